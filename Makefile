@@ -1,0 +1,53 @@
+# `make` alone lists what there is. Everything lives in .venv; nothing needs root.
+
+PYTHON ?=
+PYTEST_ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# Run a command and say nothing unless it fails.
+QUIET = run() { out=$$("$$@" 2>&1) || { printf '%s\n' "$$out"; exit 1; }; }; run
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo play test check bench clean
+
+help:
+	@echo "make demo     see it work: real brokers, one server, devices, pushes (installs what is missing)"
+	@echo "make play     the same server, left running for you to play with"
+	@echo "make install  only install: .venv with Longwire, its SDK and local brokers (PYTHON=... chooses a Python)"
+	@echo "make test     all tests, on real brokers (PYTEST_ARGS=... is passed on)"
+	@echo "make check    format, lint, types, import contracts"
+	@echo "make bench    measure the fan-out on this machine"
+	@echo "make clean    remove .venv, caches, builds and local data (.longwire)"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml sdk/pyproject.toml constraints.txt infra/bootstrap.sh
+	@PYTHON='$(PYTHON)' sh infra/bootstrap.sh
+	@touch $@
+
+demo: install
+	@$(BIN)/pushctl demo
+
+play: install
+	@$(BIN)/pushctl play
+
+# Two workers: the brokers are what is busy. Tests of one group share one set of brokers, hence one worker.
+# Kafka is fetched before, where no test's deadline runs.
+test: install
+	@$(BIN)/python -m infra.local.jars fetch
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+check: install
+	@$(QUIET) $(BIN)/ruff check .
+	@$(QUIET) $(BIN)/ruff format --check .
+	@$(QUIET) $(BIN)/mypy
+	@if grep -q '^\[tool\.importlinter\]' pyproject.toml; then $(QUIET) $(BIN)/lint-imports; fi
+
+bench: install
+	@$(BIN)/python -m bench.fanout
+
+clean:
+	@rm -rf .venv .longwire build dist sdk/build sdk/dist
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
