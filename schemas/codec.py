@@ -1,0 +1,116 @@
+"""Records to bytes and back: Avro single-object encoding (Avro 1.12, "Single-object encoding").
+
+Two marker bytes, the CRC-64-AVRO fingerprint of the writer's schema (8 bytes, little endian), the datum. What is read is
+capped in size, must name a known schema, and must consume all its bytes; whatever does not is `Undecodable`, a poison record.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import fastavro
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from schemas.records import RECORDS, ClientProduct, ClientRecord, JobRecord, Record, RoomCursor
+
+MAGIC: Final = b"\xc3\x01"
+MAX_RECORD: Final = 256 * 1024
+"""Bytes of an encoded record, at most."""
+
+R = TypeVar("R", bound=Record)
+
+_FOLDER: Final = Path(__file__).parent / "avro"
+
+
+class Undecodable(ValueError):
+    """Bytes that are no record of ours. The text says why; the bytes belong in the dead letters."""
+
+
+def load_schema(name: str) -> dict[str, Any]:
+    """The `.avsc` file of a record version, as a parsed JSON document; `name` as in `PushMessage.v1`."""
+    return cast("dict[str, Any]", json.loads((_FOLDER / f"{name}.avsc").read_text()))
+
+
+class _Form:
+    """One record class with its parsed schema and its header."""
+
+    def __init__(self, record: type[Record]) -> None:
+        document = load_schema(record.SCHEMA)
+        self.record = record
+        self.schema = fastavro.parse_schema(document)
+        digest = fingerprint(to_parsing_canonical_form(document), "CRC-64-AVRO")
+        self.header = MAGIC + bytes.fromhex(digest)
+        self.names = tuple(field.name for field in fields(record))
+
+
+_FORMS: Final = {record: _Form(record) for record in RECORDS}
+_BY_HEADER: Final = {form.header: form for form in _FORMS.values()}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def encode(record: Record) -> bytes:
+    """Encode a record; raises ValueError if it is larger than MAX_RECORD."""
+    form = _FORMS[type(record)]
+    buffer = BytesIO()
+    buffer.write(form.header)
+    fastavro.schemaless_writer(buffer, form.schema, {name: _plain(getattr(record, name)) for name in form.names})
+    data = buffer.getvalue()
+    if len(data) > MAX_RECORD:
+        raise ValueError(f"{form.record.__name__} has {len(data)} bytes encoded, more than {MAX_RECORD}")
+    return data
+
+
+def decode(data: bytes) -> Record:
+    """Decode any known record; raises Undecodable."""
+    if len(data) > MAX_RECORD:
+        raise Undecodable(f"{len(data)} bytes, more than {MAX_RECORD}")
+    form = _BY_HEADER.get(data[:10])
+    if form is None:
+        raise Undecodable("no single-object header of a known schema")
+    buffer = BytesIO(data)
+    buffer.seek(10)
+    try:
+        datum = cast("dict[str, Any]", fastavro.schemaless_reader(buffer, form.schema, None))
+    except Exception as error:  # fastavro raises whatever the bytes lead it to: EOFError, IndexError, UnicodeDecodeError…
+        raise Undecodable(f"not a {form.record.__name__}: {type(error).__name__}") from error
+    if buffer.tell() != len(data):
+        raise Undecodable(f"{len(data) - buffer.tell()} bytes follow the {form.record.__name__}")
+    return _build(form.record, datum)
+
+
+def decode_as(record: type[R], data: bytes) -> R:
+    """Decode a record of one class; raises Undecodable if it is of another, or if `check()` refuses it."""
+    found = decode(data)
+    if not isinstance(found, record):
+        raise Undecodable(f"a {type(found).__name__} where a {record.__name__} belongs")
+    check = getattr(found, "check", None)
+    if check is not None:
+        try:
+            check()
+        except ValueError as error:
+            raise Undecodable(f"{record.__name__}: {error}") from error
+    return found
+
+
+def _build(record: type[Record], datum: dict[str, Any]) -> Record:
+    if record is JobRecord:
+        datum["rooms"] = tuple(RoomCursor(**cursor) for cursor in datum["rooms"])
+    elif record is ClientRecord:
+        bind = datum["bind"]
+        datum["bind"] = ClientProduct(**{**bind, "groups": tuple(bind["groups"])})
+    else:
+        for name in ("groups", "settled_jobs"):
+            if name in datum:
+                datum[name] = tuple(datum[name])
+    return record(**datum)

@@ -1,0 +1,58 @@
+"""Words and numbers of the protocol that several processes share."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+SLOTS: Final = 4096
+"""Into how many slots the clients of a product are hashed; a broadcast's cursor counts slots."""
+
+MAX_PAYLOAD: Final = 64 * 1024
+"""Bytes of a message's payload, at most. A product may set less."""
+
+MAX_PROPERTIES: Final = 16
+"""User properties of a sender on one message, at most."""
+
+MAX_PROPERTIES_BYTES: Final = 4096
+"""All names and values of a message's user properties together, in bytes of UTF-8, at most."""
+
+
+class Priority(IntEnum):
+    """Priority class: a lower one is delivered first. FCM's `high` is transactional, `low` is bulk."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+class State(StrEnum):
+    """The states that settle an accepted (id, client), as receipts name them (docs/guarantees.md)."""
+
+    ACKED = "acked"
+    WRITTEN = "written"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    REPLACED = "replaced"
+    EVICTED = "evicted"
+    EXPANDED = "expanded"
+    DROPPED = "dropped"
+    DEAD = "dead"
+
+
+class Status(StrEnum):
+    """What happened to a client, as `push.status` tells it."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    BIND = "bind"
+    UNBIND = "unbind"
+
+
+class JobState(StrEnum):
+    """A broadcast's life. `completed`: every slot was walked in every room; late joiners still draw until it expires."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    EXPIRED = "expired"

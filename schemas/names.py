@@ -1,0 +1,257 @@
+"""Every name that crosses a process border is built and checked here: ids, topics, subjects, groups, keys.
+
+Nothing else in the tree formats a Kafka topic, a NATS subject or a Redis key. An id of a client never becomes part of a
+NATS subject, and no id may contain a character that means something to a broker (`*`, `>`, `.` in subjects, `{` `}` in
+Redis hash tags, control characters in logs).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+DEFAULT_REALM: Final = "main"
+
+_PRODUCT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_GROUP: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_REALM: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_ROOM: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_CLIENT: Final = re.compile(r"[A-Za-z0-9._:@=+~-]{1,128}")
+_USER: Final = re.compile(r"[A-Za-z0-9._:@=+~-]{1,128}")
+_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_COLLAPSE: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+class BadName(ValueError):
+    """A name that does not fit its form. The text names the kind, the value (shortened) and the form."""
+
+
+def _check(kind: str, form: re.Pattern[str], value: str) -> str:
+    if form.fullmatch(value) is None:
+        shown = ascii(value[:40])
+        raise BadName(f"{kind} {shown} does not fit {form.pattern}")
+    return value
+
+
+def product(value: str) -> str:
+    """Return `value` if it is a product's name, else raise BadName."""
+    return _check("product", _PRODUCT, value)
+
+
+def group(value: str) -> str:
+    """Return `value` if it is a group's name, else raise BadName."""
+    return _check("group", _GROUP, value)
+
+
+def realm(value: str) -> str:
+    """Return `value` if it is a realm's name, else raise BadName."""
+    return _check("realm", _REALM, value)
+
+
+def room(value: str) -> str:
+    """Return `value` if it is a room's id, else raise BadName."""
+    return _check("room", _ROOM, value)
+
+
+def uplink_type(value: str) -> str:
+    """Return `value` if it is an uplink's type, else raise BadName."""
+    return _check("uplink type", _TYPE, value)
+
+
+def client(value: str) -> str:
+    """Return `value` if it is a client's id, else raise BadName."""
+    return _check("client", _CLIENT, value)
+
+
+def user(value: str) -> str:
+    """Return `value` if it is a user's id, else raise BadName."""
+    return _check("user", _USER, value)
+
+
+def message_id(value: str) -> str:
+    """Return `value` if it is a message's or job's id, else raise BadName."""
+    return _check("id", _ID, value)
+
+
+def collapse_key(value: str) -> str:
+    """Return `value` if it is a collapse key, else raise BadName."""
+    return _check("collapse key", _COLLAPSE, value)
+
+
+# --- clients across realms ---------------------------------------------------------------------------------------------
+
+
+def client_key(realm_name: str, client_id: str) -> str:
+    """The name of a client in every table: `realm:client`. A realm has no colon, so the first one splits it."""
+    return f"{realm_name}:{client_id}"
+
+
+def split_client_key(key: str) -> tuple[str, str]:
+    """`realm:client` → (realm, client)."""
+    realm_name, _, client_id = key.partition(":")
+    return realm_name, client_id
+
+
+# --- MQTT topics (docs/protocol.md) ------------------------------------------------------------------------------------
+
+
+def push_topic(product_name: str, group_name: str = "") -> str:
+    """The topic of a bind and of what is pushed to it."""
+    return f"push/{product_name}/{group_name}" if group_name else f"push/{product_name}"
+
+
+def parse_push_topic(topic: str) -> tuple[str, str]:
+    """`push/{product}[/{group}]` → (product, group or ""); raises BadName."""
+    parts = topic.split("/")
+    if parts[0] != "push" or len(parts) not in (2, 3):
+        raise BadName(f"topic {topic[:80]!a} is not push/<product> or push/<product>/<group>")
+    return product(parts[1]), group(parts[2]) if len(parts) == 3 else ""
+
+
+def uplink_topic(product_name: str, type_name: str) -> str:
+    """The topic that a client publishes an uplink to."""
+    return f"up/{product_name}/{type_name}"
+
+
+def parse_uplink_topic(topic: str) -> tuple[str, str]:
+    """`up/{product}/{type}` → (product, type); raises BadName."""
+    parts = topic.split("/")
+    if parts[0] != "up" or len(parts) != 3:
+        raise BadName(f"topic {topic[:80]!a} is not up/<product>/<type>")
+    return product(parts[1]), uplink_type(parts[2])
+
+
+# --- Kafka -------------------------------------------------------------------------------------------------------------
+
+MESSAGES: Final = "push.messages"
+BROADCASTS: Final = "push.broadcasts"
+JOBS: Final = "push.jobs"
+RECEIPTS: Final = "push.receipts"
+UPLINK: Final = "push.uplink"
+STATUS: Final = "push.status"
+CLIENTS: Final = "push.clients"
+DEAD: Final = "push.dead"
+
+DELIVERY_GROUP: Final = "longwire-delivery"
+BROADCAST_GROUP: Final = "longwire-broadcast"
+COORDINATOR_GROUP: Final = "longwire-coordinator"
+
+
+def job_key(job: str, term: int) -> str:
+    """The compaction key of a job's record: every owner writes under its own term (docs/design.md, broadcast)."""
+    return f"{job}/{term}"
+
+
+def job_claim_key(job: str, claim: str) -> str:
+    """The key of a claim, whose offset becomes the term: it can't name it yet, so it names the claim (a random text)."""
+    return f"{job}/new-{claim}"
+
+
+def parse_job_key(key: str, offset: int) -> tuple[str, int]:
+    """A key in `push.jobs` and its record's offset → (job, term); raises BadName."""
+    job, slash, term = key.rpartition("/")
+    if not slash or not (term.startswith("new-") or term.isdecimal()):
+        raise BadName(f"key {key[:80]!a} is not <job>/<term> or <job>/new-<claim>")
+    return message_id(job), offset if term.startswith("new-") else int(term)
+
+
+# --- NATS --------------------------------------------------------------------------------------------------------------
+
+ROOMS_ANNOUNCE: Final = "rooms.announce"
+ROOMS_LEASE: Final = "rooms.lease"
+SAVER_CONNECT: Final = "saver.connect"
+SAVER_BIND: Final = "saver.bind"
+SAVER_SYNC: Final = "saver.sync"
+SAVER_UNBIND: Final = "saver.unbind"
+SAVER_DISCONNECT: Final = "saver.disconnect"
+SAVER_QUEUE: Final = "saver"
+COORDINATOR_UPLINK: Final = "coordinator.uplink"
+COORDINATOR_QUEUE: Final = "coordinator"
+
+KV_KEEPER: Final = "keeper"
+KV_ROOMS: Final = "rooms"
+KV_JOBS: Final = "jobs"
+
+
+def room_push(room_id: str) -> str:
+    """Subject of hints (and fire-and-forget messages) for a room."""
+    return f"room.{room_id}.push"
+
+
+def room_slice(room_id: str) -> str:
+    """Subject of a broadcast's slices for a room."""
+    return f"room.{room_id}.slice"
+
+
+def room_control(room_id: str) -> str:
+    """Subject of control requests for a room: announce, kick."""
+    return f"room.{room_id}.control"
+
+
+def service_subject(product_name: str, type_name: str) -> str:
+    """Subject of a product's NATS service for one uplink type: both are checked names, never a client's text."""
+    return f"app.{product(product_name)}.{uplink_type(type_name)}"
+
+
+def kv_job_key(job: str) -> str:
+    """A job's key in the bucket `jobs`: KV keys allow no colon, nor a dot at an end or beside another."""
+    return job.replace(":", "_").replace(".", "=")
+
+
+# --- Redis: everything of a client lies in one slot by the hash tag {realm:client} --------------------------------------
+
+
+def session_key(key: str) -> str:
+    """HASH: generation, number, room, epoch, connection, and a field `b:<product>` for every bind."""
+    return f"s:{{{key}}}"
+
+
+def counter_key(key: str) -> str:
+    """STRING: the client's session counter, which outlives its sessions."""
+    return f"c:{{{key}}}"
+
+
+def owed_key(key: str) -> str:
+    """HASH: receipts that are owed to Kafka, `<product> <id>` → state."""
+    return f"o:{{{key}}}"
+
+
+def pending_key(key: str, product_name: str) -> str:
+    """ZSET: pending ids by (class, n)."""
+    return f"q:{{{key}}}:{product_name}"
+
+
+def bodies_key(key: str, product_name: str) -> str:
+    """HASH: id → what is pending."""
+    return f"m:{{{key}}}:{product_name}"
+
+
+def number_key(key: str, product_name: str) -> str:
+    """STRING: the store number n of the last message of this (client, product)."""
+    return f"n:{{{key}}}:{product_name}"
+
+
+def settled_key(key: str, product_name: str) -> str:
+    """ZSET: settled ids by the time they were settled, ms."""
+    return f"t:{{{key}}}:{product_name}"
+
+
+def collapse_index_key(key: str, product_name: str) -> str:
+    """HASH: collapse key → the pending id that holds it."""
+    return f"k:{{{key}}}:{product_name}"
+
+
+def first_bind_key(key: str, product_name: str) -> str:
+    """STRING: when the client first bound this product, ms."""
+    return f"f:{{{key}}}:{product_name}"
+
+
+def settled_jobs_key(key: str, product_name: str) -> str:
+    """ZSET: numbers of settled broadcasts that may still be active, by expiry, ms."""
+    return f"j:{{{key}}}:{product_name}"
+
+
+def user_key(realm_name: str, product_name: str, user_id: str) -> str:
+    """SET: the clients of a user in a product (in a slot of its own)."""
+    return f"u:{{{realm_name}:{product_name}:{user_id}}}"

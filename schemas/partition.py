@@ -1,0 +1,36 @@
+"""Which partition a key belongs to, and which slot a client: the two hashes that processes must agree on."""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+from schemas.codes import SLOTS
+
+_MASK: Final = 0xFFFFFFFF
+_M: Final = 0x5BD1E995
+
+
+def murmur2(data: bytes) -> int:
+    """Kafka's murmur2 (org.apache.kafka.common.utils.Utils), 32 bits unsigned."""
+    length = len(data)
+    h = (0x9747B28C ^ length) & _MASK
+    tail = length & ~3
+    for i in range(0, tail, 4):
+        k = int.from_bytes(data[i : i + 4], "little") * _M & _MASK
+        k = (k ^ k >> 24) * _M & _MASK
+        h = h * _M & _MASK ^ k
+    if length & 3:
+        h = (h ^ int.from_bytes(data[tail:], "little")) * _M & _MASK
+    h = (h ^ h >> 13) * _M & _MASK
+    return h ^ h >> 15
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that Kafka's default partitioner gives to `key`."""
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def slot_of(key: str) -> int:
+    """The slot (0 ≤ slot < SLOTS) of a client by its `realm:client` key."""
+    return crc32(key.encode()) % SLOTS
