@@ -1,0 +1,110 @@
+"""Where to go next, and when."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from .address import Address
+from .backoff import Backoff
+from .dispatch import Answer, Dispatcher
+from .ending import Ending
+from .errors import DispatchError
+from .reasons import Verdict
+from .state import Stats
+
+log = logging.getLogger("pushclient")
+
+MAX_MOVES = 3
+_DEFAULT = Backoff()
+
+
+class Route:
+    """The addresses that are known, which of them failed, and how often in a row.
+
+    A count begins anew when a connection has held for longer than the longest delay: one that breaks at once, again and
+    again, must not come back at the pace of a first failure.
+    """
+
+    def __init__(
+        self,
+        *,
+        servers: Sequence[Address],
+        dispatcher: Dispatcher | None,
+        backoff: Backoff | None,
+        stats: Stats,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.heartbeat_s: int | None = None
+        self._known = tuple(servers)
+        self._dispatcher = dispatcher
+        self._chosen_backoff = backoff
+        self._backoff = backoff or _DEFAULT
+        self._stats = stats
+        self._clock = clock
+        self._fresh_until = float("-inf")
+        self._attempt = 0
+        self._moves = 0
+        self._turn = 0
+        self._failed: Address | None = None
+        self._at_once: tuple[Address, ...] = ()
+
+    def ended(self, ending: Ending, address: Address | None, *, held_s: float, resumable: bool) -> float:
+        """A connection, or an attempt, ended: the seconds to wait before `next`.
+
+        `address` is None where none was found; `held_s` is 0 for an attempt; `resumable`: a session waits there.
+        """
+        if held_s > self._backoff.cap_s:
+            self._attempt = self._moves = 0
+        self._at_once = (address,) if address is not None and resumable and held_s > 0 else ()
+        if ending.code is None or ending.verdict is Verdict.LATER:
+            self._failed = address
+            self._turn += not self._at_once
+        if ending.verdict is Verdict.MOVE and ending.references and self._moves < MAX_MOVES:
+            self._moves += 1
+            self._at_once = (random.choice(ending.references),)
+            return 0.0
+        return self._delay(ending)
+
+    async def next(self) -> Address:
+        """Raises DispatchError where neither the dispatcher nor an earlier answer of it names an address."""
+        if self._at_once:
+            (address,) = self._at_once
+            self._at_once = ()
+            return address
+        if self._dispatcher is not None and (self._attempt or self._clock() >= self._fresh_until):
+            await self._ask(self._dispatcher)
+        return self._known[self._turn % len(self._known)]
+
+    def network(self, network: str) -> None:
+        """The device's network changed: the dispatcher shall know, and be asked again."""
+        self._fresh_until = float("-inf")
+        if self._dispatcher is not None:
+            self._dispatcher.network = network
+
+    def _delay(self, ending: Ending) -> float:
+        attempt = self._attempt
+        self._attempt += 1
+        if ending.retry_after_s is not None:
+            return self._backoff.after(ending.retry_after_s)
+        return self._backoff.later() if ending.verdict is Verdict.LATER else self._backoff.delay(attempt)
+
+    async def _ask(self, dispatcher: Dispatcher) -> None:
+        try:
+            self._learn(await dispatcher.ask(self._attempt, self._failed))
+        except DispatchError as error:
+            self._stats.dispatch_failures += 1
+            if not self._known:
+                raise
+            log.info("no dispatcher, going on with the %d addresses that are known: %s", len(self._known), error)
+
+    def _learn(self, answer: Answer) -> None:
+        self._known = answer.addresses
+        # An answer that still puts first what has just failed is stale: the second may do better.
+        self._turn = int(answer.addresses[0] == self._failed)
+        self._failed = None
+        self._fresh_until = self._clock() + answer.ttl_s
+        self.heartbeat_s = answer.heartbeat_s
+        self._backoff = self._chosen_backoff or answer.backoff or _DEFAULT
