@@ -1,0 +1,202 @@
+"""Kafka as this system uses it: an idempotent producer with `acks=all`, and the topics themselves.
+
+The consuming side is `workers/runner.py`, which owns the commit rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+
+from infra.settings import KafkaSettings
+from schemas import codec, names
+from schemas.partition import partition_of
+from schemas.records import Record
+
+LINGER_MS: Final = 5
+DAY_MS: Final = 24 * 3600 * 1000
+
+log = structlog.get_logger("journal")
+
+
+class JournalDown(Exception):
+    """Kafka did not acknowledge in time: the outcome is unknown. Produce again; ids make it harmless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a record lies: partition, offset, and the broker's append time (ms)."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record to produce. `key` decides the partition by murmur2, unless `by` names another text to hash."""
+
+    topic: str
+    key: str
+    record: Record | None
+    by: str | None = None
+
+
+class Journal:
+    """The producer of a process."""
+
+    def __init__(self, settings: KafkaSettings, *, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._producer: AIOKafkaProducer | None = None
+        self._partitions: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Connect; raises JournalDown with the address if the broker can't be reached."""
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.bootstrap,
+            client_id=self._name,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=LINGER_MS,
+            max_batch_size=256 * 1024,
+            request_timeout_ms=int(self._settings.request_timeout * 1000),
+            metadata_max_age_ms=30_000,
+        )
+        try:
+            async with asyncio.timeout(20):
+                await self._producer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise JournalDown(f"Kafka at {self._settings.bootstrap} can't be reached: {error}") from error
+
+    async def stop(self) -> None:
+        """Send what is buffered, within 5 s, and close."""
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            try:
+                async with asyncio.timeout(5):
+                    await producer.stop()
+            except (TimeoutError, KafkaError):
+                log.warning("producer not closed cleanly", producer=self._name)
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions a topic has; raises JournalDown."""
+        if topic not in self._partitions:
+            producer = self._started()
+            try:
+                async with asyncio.timeout(self._settings.request_timeout):
+                    self._partitions[topic] = len(await producer.partitions_for(topic))
+            except (KafkaError, TimeoutError) as error:
+                raise JournalDown(f"{topic}: {type(error).__name__}") from error
+        return self._partitions[topic]
+
+    async def produce(self, entries: Sequence[Entry], *, timeout: float | None = None) -> list[Position]:
+        """Produce all entries and return where each one lies, when Kafka has acknowledged every one of them.
+
+        Raises JournalDown if it has not within `timeout` seconds (default: the settings' request timeout): then any of them may
+        be in Kafka or not.
+        """
+        if not entries:
+            return []
+        producer = self._started()
+        try:
+            async with asyncio.timeout(timeout or self._settings.request_timeout):
+                futures = []
+                for entry in entries:
+                    partition = partition_of(entry.by or entry.key, await self.partitions(entry.topic))
+                    value = codec.encode(entry.record) if entry.record is not None else None
+                    futures.append(await producer.send(entry.topic, key=entry.key.encode(), value=value, partition=partition))
+                results = await asyncio.gather(*futures)
+        except (KafkaError, TimeoutError) as error:
+            raise JournalDown(f"{type(error).__name__}: {error}") from error
+        return [Position(result.partition, result.offset, result.timestamp) for result in results]
+
+    async def ping(self) -> None:
+        """Raise JournalDown unless a broker answers a metadata request; the caller bounds the time."""
+        try:
+            answered = await self._started().client.force_metadata_update()
+        except KafkaError as error:
+            raise JournalDown(f"{type(error).__name__}: {error}") from error
+        if not answered:
+            raise JournalDown(f"Kafka at {self._settings.bootstrap} does not answer")
+
+    def _started(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise JournalDown("the producer is not started")
+        return self._producer
+
+
+# --- topics ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as `pushctl topics apply` creates it."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+def topic_specs(partitions: int) -> tuple[TopicSpec, ...]:
+    """All topics. Messages, receipts, status and clients share the number of partitions, so that a client's records align.
+
+    Retention: messages outlive the longest TTL (28 days) by two days of outage; receipts outlive messages.
+    """
+    log_append = {"message.timestamp.type": "LogAppendTime", "compression.type": "producer"}
+
+    def kept(days: int) -> dict[str, str]:
+        return {**log_append, "retention.ms": str(days * DAY_MS)}
+
+    compacted = {**log_append, "cleanup.policy": "compact"}
+    return (
+        TopicSpec(names.MESSAGES, partitions, kept(30)),
+        TopicSpec(names.RECEIPTS, partitions, kept(30)),
+        TopicSpec(names.STATUS, partitions, kept(30)),
+        TopicSpec(names.CLIENTS, partitions, compacted),
+        TopicSpec(names.UPLINK, partitions, kept(7)),
+        TopicSpec(names.BROADCASTS, partitions, kept(30)),
+        TopicSpec(names.JOBS, partitions, compacted),
+        TopicSpec(names.DEAD, partitions, kept(30)),
+    )
+
+
+async def apply_topics(settings: KafkaSettings) -> list[tuple[str, str]]:
+    """Create what is missing; returns (topic, "created" | "exists"). Idempotent; raises JournalDown."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap, client_id="longwire-topics")
+    outcome = []
+    try:
+        async with asyncio.timeout(60):
+            await admin.start()
+            existing = set(await admin.list_topics())
+            for spec in topic_specs(settings.partitions):
+                created = spec.name not in existing and await _create(admin, spec, settings.replication)
+                outcome.append((spec.name, "created" if created else "exists"))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise JournalDown(f"Kafka at {settings.bootstrap}: {type(error).__name__}: {error}") from error
+    finally:
+        await admin.close()
+    return outcome
+
+
+async def _create(admin: AIOKafkaAdminClient, spec: TopicSpec, replication: int) -> bool:
+    topic = NewTopic(spec.name, spec.partitions, replication, topic_configs=spec.config)
+    try:
+        response = await admin.create_topics([topic])
+    except TopicAlreadyExistsError:
+        return False
+    _raise_for(response.topic_errors)
+    return True
+
+
+def _raise_for(topic_errors: Iterable[tuple[str, int, str]]) -> None:
+    for topic, code, *text in topic_errors:
+        if code not in (0, TopicAlreadyExistsError.errno):
+            raise JournalDown(f"topic {topic} was not created: {code} {text}")

@@ -1,0 +1,193 @@
+"""Configuration that changes at run time: typed documents in the KV bucket `keeper`, in sync in every process.
+
+A document that does not parse is refused with its reason and the last good one stays. All good documents are kept on disk, so a
+process that starts while NATS's store is away or wiped goes on with what it knew. Keys: `products.<product>`, `issuers.<issuer>`,
+`policy`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import structlog
+from prometheus_client import Counter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
+
+from infra.bus import Bus
+from infra.mirror import Mirror
+from infra.settings import Seconds
+from infra.telemetry import write_json
+from schemas import names
+from schemas.codes import MAX_PAYLOAD
+from schemas.records import MAX_TTL_S
+
+log = structlog.get_logger("keeper")
+refused = Counter("longwire_keeper_refused_total", "Documents that did not parse", ["kind"])
+
+POLICY: Final = "policy"
+D = TypeVar("D", bound="Document")
+
+
+class Document(BaseModel):
+    """A document of the keeper: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Product(Document):
+    """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
+    service `app.<product>.<type>` answers."""
+
+    name: Annotated[str, AfterValidator(names.product)]
+    ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
+    max_payload: int = Field(default=16 * 1024, ge=1, le=MAX_PAYLOAD)
+    max_pending: int = Field(default=1000, ge=1, le=100_000)
+    rate: int = Field(default=10_000, ge=1)
+    services: tuple[Annotated[str, AfterValidator(names.uplink_type)], ...] = ()
+    service_timeout: Seconds = 3.0
+
+
+class SigningKey(Document):
+    """A key of an issuer. The algorithm is pinned to the key: a token that names another one is refused."""
+
+    kid: str = Field(default="", max_length=64)
+    alg: str = Field(default="HS256", pattern="^HS256$")
+    secret: SecretStr = Field(min_length=32)
+
+    @field_serializer("secret", when_used="json")
+    def _reveal(self, secret: SecretStr) -> str:
+        """The bucket is where the secret lives; logs and dumps show stars."""
+        return secret.get_secret_value()
+
+
+class Issuer(Document):
+    """Who signs tokens (`iss`): its keys sign only its own products, its client ids live in its realm. `products` empty: all."""
+
+    iss: str = Field(min_length=1, max_length=256)
+    realm: Annotated[str, AfterValidator(names.realm)] = names.DEFAULT_REALM
+    audience: str = "longwire"
+    keys: tuple[SigningKey, ...] = Field(min_length=1, max_length=4)
+    products: tuple[Annotated[str, AfterValidator(names.product)], ...] = ()
+
+
+class Policy(Document):
+    """How the cluster treats connections. Keep Alive is by the network that a client names in CONNECT (`wifi`, `4g`, …)."""
+
+    keep_alive: dict[str, int] = Field(default_factory=lambda: {"2g": 300, "3g": 300, "4g": 480, "wifi": 480})
+    keep_alive_default: int = Field(default=480, ge=5, le=3600)
+    sync_interval: Seconds = 300.0
+    ack_timeout: Seconds = 30.0
+    window: int = Field(default=32, ge=1, le=1024)
+    binds_per_connection: int = Field(default=32, ge=1, le=1024)
+    groups_per_bind: int = Field(default=64, ge=0, le=1024)
+    lease_interval: Seconds = 3.0
+    lease_dead_after: Seconds = 10.0
+    dispatch_ttl_s: int = Field(default=300, ge=1)
+    backoff_base: Seconds = 0.5
+    backoff_cap: Seconds = 30.0
+
+
+def _document_class(key: str) -> type[Document] | None:
+    kind = key.partition(".")[0]
+    kinds: dict[str, type[Document]] = {"products": Product, "issuers": Issuer, POLICY: Policy}
+    return kinds.get(kind)
+
+
+def product_key(product: str) -> str:
+    """The key of a product's document."""
+    return f"products.{names.product(product)}"
+
+
+def issuer_key(name: str) -> str:
+    """The key of an issuer's document; `name` is a label, the `iss` claim is inside."""
+    return f"issuers.{names.product(name)}"
+
+
+class Keeper:
+    """All documents, typed, as they are now.
+
+    `products`, `issuers` (by `iss`) and `policy` are replaced as a whole on a change, never mutated: a reader may keep a
+    reference for as long as one decision takes.
+    """
+
+    def __init__(self, bus: Bus, *, disk: Path, fail: Callable[[str], None] = lambda reason: None) -> None:
+        """`disk`: a folder for the last known good documents, readable by the owner only (it holds signing keys)."""
+        self.products: dict[str, Product] = {}
+        self.issuers: dict[str, Issuer] = {}
+        self.policy = Policy()
+        self.on_change: list[Callable[[], None]] = []
+        self._bus = bus
+        self._file = disk / "keeper.json"
+        self._documents: dict[str, Document] = {}
+        self._mirror = Mirror(bus, names.KV_KEEPER, on_change=self._take, keep_when_empty=True, fail=fail)
+
+    async def start(self) -> None:
+        """Load the last known good, then the bucket; a bucket that can't be read is only a warning if there is one on disk."""
+        self._load_disk()
+        try:
+            await self._mirror.start()
+        except Exception as error:
+            if not self._documents:
+                raise
+            log.warning("keeper not readable, going on with what is on disk", error=type(error).__name__)
+
+    async def stop(self) -> None:
+        """Stop following the bucket."""
+        await self._mirror.stop()
+
+    async def put(self, key: str, document: Document) -> None:
+        """Write a document; every process has it within a moment. Raises BusDown or a NATS error."""
+        bucket = await self._bus.bucket(names.KV_KEEPER)
+        await bucket.put(key, document.model_dump_json().encode())
+
+    def _take(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            self._documents.pop(key, None)
+        else:
+            document = self._parse(key, value)
+            if document is None:
+                return
+            self._documents[key] = document
+        self._publish()
+        self._save_disk()
+
+    def _parse(self, key: str, value: bytes | str) -> Document | None:
+        model = _document_class(key)
+        try:
+            if model is None:
+                raise ValueError("no such kind of document")
+            return model.model_validate_json(value)
+        except ValueError as error:
+            kind = key.partition(".")[0]
+            refused.labels(kind if model else "unknown").inc()
+            shown = error.errors(include_input=False, include_url=False) if isinstance(error, ValidationError) else str(error)
+            log.error("document refused, the last good one stays", key=key, errors=str(shown)[:500])
+            return None
+
+    def _publish(self) -> None:
+        documents = self._documents.values()
+        self.products = {item.name: item for item in documents if isinstance(item, Product)}
+        self.issuers = {item.iss: item for item in documents if isinstance(item, Issuer)}
+        self.policy = next((item for item in documents if isinstance(item, Policy)), Policy())
+        for call in self.on_change:
+            call()
+
+    def _save_disk(self) -> None:
+        try:
+            write_json(self._file, {key: json.loads(item.model_dump_json()) for key, item in self._documents.items()})
+        except OSError as error:
+            log.warning("last known good not saved", file=str(self._file), error=str(error))
+
+    def _load_disk(self) -> None:
+        try:
+            saved: dict[str, Any] = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            return
+        for key, value in saved.items():
+            document = self._parse(key, json.dumps(value))
+            if document is not None:
+                self._documents[key] = document
+        self._publish()

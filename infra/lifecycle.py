@@ -1,0 +1,133 @@
+"""How a process lives: ordered start, one reason to end, reverse stop within one deadline, a second signal forces the exit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol
+
+import structlog
+import uvloop
+
+STOP_DEADLINE: Final = 15.0
+EXIT_FAILED: Final = 1
+
+log = structlog.get_logger("lifecycle")
+
+
+class Part(Protocol):
+    """Something that is started once and stopped once. `stop()` is idempotent, and safe after a failed `start()`."""
+
+    async def start(self) -> None:
+        """Return when it works; raise if it can't."""
+
+    async def stop(self) -> None:
+        """Give back what it holds."""
+
+
+class Lifecycle:
+    """The parts of a process in their start order, and the event that ends it.
+
+    `main()` builds the parts, adds them, and awaits `run()`. Whatever can end the process on its own (a closed broker
+    connection, a fatal error in a loop) calls `fail(reason)`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._parts: list[tuple[str, Part]] = []
+        self._ended = asyncio.Event()
+        self._failure = ""
+
+    def add(self, name: str, part: Part) -> None:
+        """Append a part: started after those before it, stopped before them."""
+        self._parts.append((name, part))
+
+    def end(self) -> None:
+        """Ask for an orderly stop."""
+        self._ended.set()
+
+    def fail(self, reason: str) -> None:
+        """Ask for an orderly stop with exit status 1; the first reason is kept."""
+        self._failure = self._failure or reason
+        self._ended.set()
+
+    async def run(self, *, ready: Callable[[], None] = lambda: None) -> int:
+        """Start all parts, wait for the end, stop them in reverse; returns the exit status."""
+        self._catch_signals()
+        started: list[tuple[str, Part]] = []
+        try:
+            for name, part in self._parts:
+                started.append((name, part))
+                await part.start()
+            ready()
+            log.info("started", process=self.name)
+            await self._ended.wait()
+        except Exception as error:
+            self.fail(f"{name}: {type(error).__name__}: {error}")
+            log.exception("start failed", process=self.name, part=name)
+        await self._stop(started)
+        if self._failure:
+            log.error("ended", process=self.name, reason=self._failure)
+            return EXIT_FAILED
+        log.info("ended", process=self.name)
+        return 0
+
+    async def _stop(self, started: list[tuple[str, Part]]) -> None:
+        try:
+            async with asyncio.timeout(STOP_DEADLINE):
+                for name, part in reversed(started):
+                    try:
+                        await part.stop()
+                    except Exception:
+                        log.exception("stop failed", process=self.name, part=name)
+        except TimeoutError:
+            log.error("stop took too long", process=self.name, seconds=STOP_DEADLINE)
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def caught() -> None:
+            if self._ended.is_set():
+                os._exit(EXIT_FAILED)  # asked twice: the operator does not want to wait
+            self.end()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, caught)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run a process's `main()` on uvloop and return its exit status."""
+    return uvloop.run(main())
+
+
+class Loops:
+    """The long-running tasks of one part: strong references, and none ends unseen.
+
+    A loop that raises is reported to `fail` and so ends the process: a worker without its loop would only look alive.
+    """
+
+    def __init__(self, fail: Callable[[str], None]) -> None:
+        self._fail = fail
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, name: str, loop: Awaitable[None]) -> None:
+        """Run `loop` until `stop()`."""
+        task = asyncio.ensure_future(loop)
+        assert isinstance(task, asyncio.Task)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(name, done))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("loop failed", loop=name, exc_info=error)
+            self._fail(f"{name}: {type(error).__name__}: {error}")
+
+    async def stop(self) -> None:
+        """Cancel all loops and wait until they have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,13 @@
+-- KEYS: session, counter, owed, first bind, then the product's six. ARGV: msgpack {me, product, user, window, limit, bytes}, bind.
+-- Returns {status, now, first bind, known document, user before, page, settled jobs, owed}.
+local a = cmsgpack.unpack(ARGV[1])
+local s, c, owed, first = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local product, p, now = a[2], product_keys(5), clock()
+if not claim(s, c, me_from(a[1])) then return {'superseded'} end
+redis.call('HSET', s, 'b:' .. product, ARGV[2])
+redis.call('HSETNX', first, 'at', now)
+local known = redis.call('HMGET', first, 'at', 'document', 'user')
+redis.call('HSET', first, 'user', a[3])
+redis.call('ZREMRANGEBYSCORE', p.j, '-inf', now)
+local content = page(p, owed, product, a[4], a[5], a[6], now)
+return {'ok', now, known[1], known[2] or '', known[3] or '', content, redis.call('ZRANGE', p.j, 0, -1), owed_now(owed)}

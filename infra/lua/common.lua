@@ -1,0 +1,147 @@
+-- Shared by every script of the register. All keys of a script carry one hash tag, {realm:client}, so they lie in one slot.
+-- A product's keys come as a table: q pending, m bodies, n store number, t settled ids, k collapse index, j settled jobs.
+-- A body is `<expires_ms>|<collapse key>|<bytes>`; a pending score is class * 2^48 + n.
+
+local CLASS = 281474976710656
+local SETTLED_MS, SETTLED_MIN, SETTLED_TTL = 3600000, 128, 172800000
+
+local function clock()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function product_keys(first)
+  return {q = KEYS[first], m = KEYS[first + 1], n = KEYS[first + 2], t = KEYS[first + 3], k = KEYS[first + 4], j = KEYS[first + 5]}
+end
+
+local function header(body)
+  local _, last, expires, collapse = string.find(body, '^(%d+)|([^|]*)|')
+  return tonumber(expires), collapse, last
+end
+
+-- Remember an id as settled: for an hour at least, and the last 128.
+local function settle(p, id, now)
+  redis.call('ZADD', p.t, now, id)
+  local excess = math.min(redis.call('ZCOUNT', p.t, '-inf', now - SETTLED_MS), redis.call('ZCARD', p.t) - SETTLED_MIN)
+  if excess > 0 then redis.call('ZREMRANGEBYRANK', p.t, 0, excess - 1) end
+  redis.call('PEXPIRE', p.t, SETTLED_TTL)
+end
+
+-- Take an id out of what is pending; returns whether it was there.
+local function remove(p, id)
+  local body = redis.call('HGET', p.m, id)
+  if not body then return false end
+  local _, collapse = header(body)
+  if collapse ~= '' and redis.call('HGET', p.k, collapse) == id then redis.call('HDEL', p.k, collapse) end
+  redis.call('HDEL', p.m, id)
+  redis.call('ZREM', p.q, id)
+  return true
+end
+
+-- A script itself ends a message: its receipt is owed to Kafka until the caller says that it is there.
+local function end_message(p, owed, product, id, state, now)
+  remove(p, id)
+  settle(p, id, now)
+  redis.call('HSET', owed, product .. ' ' .. id, state)
+end
+
+-- The first pending messages that are not in `window` (a list of ids): {n, more, n1, id1, body1, n2, …}.
+-- What has expired on the way is ended. At most `limit` messages and about `bytes` bytes (one always fits).
+local function page(p, owed, product, window, limit, bytes, now)
+  local held = {}
+  for _, id in ipairs(window) do held[id] = true end
+  local items, size, more, from = {}, 0, 0, 0
+  local step = limit + #window + 8
+  while more == 0 do
+    local found = redis.call('ZRANGE', p.q, from, from + step - 1, 'WITHSCORES')
+    local removed = 0
+    for i = 1, #found, 2 do
+      local id = found[i]
+      if not held[id] then
+        local body = redis.call('HGET', p.m, id)
+        local expires, _, last = header(body)
+        if expires <= now then
+          end_message(p, owed, product, id, 'expired', now)
+          removed = removed + 1
+        elseif #items >= 3 * limit or (size > 0 and size + #body > bytes) then
+          more = 1
+          break
+        else
+          items[#items + 1] = found[i + 1] % CLASS
+          items[#items + 1] = id
+          items[#items + 1] = body
+          size = size + #body
+        end
+      end
+    end
+    if #found < 2 * step then break end
+    from = from + step - removed
+  end
+  for i = 1, #items, 3 do items[i] = string.format('%.0f', items[i]) end
+  return {redis.call('GET', p.n) or '0', more, items}
+end
+
+-- What is owed, as a flat list of `<product> <id>`, state. Bounded: the rest comes with the next script.
+local function owed_now(owed)
+  if redis.call('HLEN', owed) <= 128 then return redis.call('HGETALL', owed) end
+  return redis.call('HRANDFIELD', owed, 128, 'WITHVALUES')
+end
+
+local SESSION = {'generation', 'number', 'room', 'epoch', 'connection'}
+
+local function register(s, c, me)
+  redis.call('DEL', s)
+  redis.call('HSET', s, 'generation', me.generation, 'number', me.number, 'room', me.room, 'epoch', me.epoch, 'connection', me.connection)
+  if tonumber(redis.call('GET', c) or '0') < me.number then redis.call('SET', c, me.number) end
+end
+
+-- Is this session the client's latest? A missing one is registered again, an older one replaced; the same number from another
+-- room loses, and so does a session whose number the counter has passed.
+local function claim(s, c, me)
+  local cur = redis.call('HMGET', s, unpack(SESSION))
+  if not cur[1] then
+    if tonumber(redis.call('GET', c) or '0') > me.number then return false end
+    register(s, c, me)
+    return true
+  end
+  local generation, number = tonumber(cur[1]), tonumber(cur[2])
+  if generation == me.generation and number == me.number then
+    return cur[3] == me.room and tonumber(cur[4]) == me.epoch and tonumber(cur[5]) == me.connection
+  end
+  if generation > me.generation or (generation == me.generation and number > me.number) then return false end
+  register(s, c, me)
+  return true
+end
+
+local function me_from(a)
+  return {room = a[1], epoch = a[2], connection = a[3], generation = a[4], number = a[5]}
+end
+
+-- Acks whose receipts are in Kafka: {product place, id}.
+local function apply_acks(products, acks, owed, now)
+  for _, ack in ipairs(acks) do
+    local p = products[ack[1]]
+    remove(p, ack[2])
+    settle(p, ack[2], now)
+    redis.call('HDEL', owed, p.name .. ' ' .. ack[2])
+  end
+end
+
+-- Settled broadcasts: {product place, number, expires_in_ms}. What can no longer be active is forgotten.
+local function save_jobs(products, jobs, now)
+  for _, job in ipairs(jobs) do
+    local p = products[job[1]]
+    redis.call('ZADD', p.j, now + job[3], job[2])
+    redis.call('ZREMRANGEBYSCORE', p.j, '-inf', now)
+    redis.call('PEXPIREAT', p.j, math.floor(tonumber(redis.call('ZRANGE', p.j, -1, -1, 'WITHSCORES')[2])) + 60000)
+  end
+end
+
+local function load_products(list, first)
+  local products = {}
+  for i, name in ipairs(list) do
+    products[i] = product_keys(first + (i - 1) * 6)
+    products[i].name = name
+  end
+  return products
+end

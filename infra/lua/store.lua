@@ -1,0 +1,35 @@
+-- KEYS: session, owed, then the product's six. ARGV: msgpack {product, cap, messages}, a message: {id, class, expires_ms, collapse}; then the messages' bodies.
+-- Returns {session fields, bind, now, n of each message (0: it is not to be hinted), owed}.
+local a = cmsgpack.unpack(ARGV[1])
+local s, owed, p, now = KEYS[1], KEYS[2], product_keys(3), clock()
+local product, cap, numbers = a[1], a[2], {}
+
+local function evict()
+  local highest = tonumber(redis.call('ZREVRANGE', p.q, 0, 0, 'WITHSCORES')[2])
+  local class = math.floor(highest / CLASS)
+  local oldest = redis.call('ZRANGEBYSCORE', p.q, string.format('%.0f', class * CLASS), '+inf', 'LIMIT', 0, 1)[1]
+  end_message(p, owed, product, oldest, 'evicted', now)
+end
+
+local function add(message, body)
+  local id, class, expires, collapse = message[1], message[2], message[3], message[4]
+  if redis.call('ZSCORE', p.q, id) or redis.call('ZSCORE', p.t, id) then return 0 end
+  if expires <= now then
+    end_message(p, owed, product, id, 'expired', now)
+    return 0
+  end
+  if collapse ~= '' then
+    local before = redis.call('HGET', p.k, collapse)
+    if before then end_message(p, owed, product, before, 'replaced', now) end
+    redis.call('HSET', p.k, collapse, id)
+  end
+  local n = redis.call('INCR', p.n)
+  redis.call('ZADD', p.q, string.format('%.0f', class * CLASS + n), id)
+  redis.call('HSET', p.m, id, string.format('%.0f', expires) .. '|' .. collapse .. '|' .. body)
+  while redis.call('ZCARD', p.q) > cap do evict() end
+  return n
+end
+
+for i, message in ipairs(a[3]) do numbers[i] = add(message, ARGV[i + 1]) end
+local bind = redis.call('HGET', s, 'b:' .. product)
+return {redis.call('HMGET', s, unpack(SESSION)), bind, now, numbers, owed_now(owed)}

@@ -1,0 +1,16 @@
+-- KEYS: session, counter, owed, then six a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs}, then binds.
+-- `products` names every product whose keys are given; windows, limits and binds are given for the first of them.
+-- Returns {status, now, pages, owed}.
+local a = cmsgpack.unpack(ARGV[1])
+local s, c, owed, now = KEYS[1], KEYS[2], KEYS[3], clock()
+if not claim(s, c, me_from(a[1])) then return {'superseded'} end
+local products = load_products(a[2], 4)
+apply_acks(products, a[6], owed, now)
+save_jobs(products, a[7], now)
+local pages = {}
+for i, window in ipairs(a[3]) do
+  local p, bind = products[i], ARGV[i + 1]
+  if redis.call('HGET', s, 'b:' .. p.name) ~= bind then redis.call('HSET', s, 'b:' .. p.name, bind) end
+  pages[i] = page(p, owed, p.name, window, a[4][i], a[5], now)
+end
+return {'ok', now, pages, owed_now(owed)}

@@ -1,0 +1,89 @@
+"""Which rooms there are, where they listen, and which of them live: KV entries joined with leases.
+
+A lease routes, it does not decide: a room counts as live while its last lease is younger than `lease_dead_after` by this
+process's own monotonic clock. No clocks of two hosts are compared: a room's own clock is followed by its leases.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from infra.bus import Bus
+from infra.mirror import Mirror
+from infra.wire import Lease, RoomEntry
+from schemas import names
+
+log = structlog.get_logger("rooms")
+
+
+@dataclass(slots=True)
+class RoomView:
+    """A room as this process sees it. `seen`: the monotonic time of the last lease, s."""
+
+    entry: RoomEntry
+    lease: Lease
+    seen: float
+
+    def clock_ms(self, now: float) -> int:
+        """What the room's monotonic clock shows at least, when ours shows `now` (the lease's way here is not counted)."""
+        return self.lease.clock_ms + int((now - self.seen) * 1000)
+
+
+class Rooms:
+    """All live rooms. `dead_after`: seconds without a lease."""
+
+    def __init__(self, bus: Bus, *, dead_after: Callable[[], float], fail: Callable[[str], None] = lambda reason: None) -> None:
+        self._bus = bus
+        self._dead_after = dead_after
+        self._entries: dict[str, RoomEntry] = {}
+        self._leases: dict[str, tuple[Lease, float]] = {}
+        self._mirror = Mirror(bus, names.KV_ROOMS, on_change=self._take_entry, fail=fail)
+        self._lease = msgspec.msgpack.Decoder(Lease)
+        self._entry = msgspec.json.Decoder(RoomEntry)
+
+    async def start(self) -> None:
+        """Follow the entries and the leases; raises BusDown."""
+        await self._bus.subscribe(names.ROOMS_LEASE, self._take_lease)
+        await self._mirror.start()
+
+    async def stop(self) -> None:
+        """Stop following."""
+        await self._mirror.stop()
+
+    def live(self) -> list[RoomView]:
+        """The rooms with an entry and a young lease of the same epoch, in the order of their ids."""
+        now, limit = time.monotonic(), self._dead_after()
+        views = []
+        for room, entry in sorted(self._entries.items()):
+            lease, seen = self._leases.get(room, (None, 0.0))
+            if lease is not None and lease.epoch == entry.epoch and now - seen < limit:
+                views.append(RoomView(entry, lease, seen))
+        return views
+
+    def alive(self, room: str, epoch: int) -> bool:
+        """Is this boot of a room alive, as far as its leases tell?"""
+        lease, seen = self._leases.get(room, (None, 0.0))
+        return lease is not None and lease.epoch == epoch and time.monotonic() - seen < self._dead_after()
+
+    def _take_lease(self, data: bytes) -> None:
+        lease = self._lease.decode(data)
+        known, _ = self._leases.get(lease.room, (None, 0.0))
+        if known is None or lease.epoch >= known.epoch:
+            self._leases[lease.room] = (lease, time.monotonic())
+        if lease.state == "stopped":
+            self._leases.pop(lease.room, None)
+
+    def _take_entry(self, room: str, value: bytes | None) -> None:
+        if value is None:
+            self._entries.pop(room, None)
+            self._leases.pop(room, None)
+            return
+        try:
+            self._entries[room] = self._entry.decode(value)
+        except msgspec.MsgspecError as error:
+            log.error("room entry refused", room=room, error=str(error)[:200])
