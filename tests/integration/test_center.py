@@ -1,0 +1,187 @@
+"""Center as a process on real brokers: what it answers 202 is in Kafka, and what it shows comes from KV, leases and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from worker_process import environment, running, start, until
+
+from infra.bus import Bus
+from infra.keeper import Keeper, Policy, Product, product_key
+from infra.register import Register
+from infra.settings import Settings
+from infra.wire import ConnectItem, Lease, RoomEntry, encoder
+from schemas import codec, names
+from schemas.records import Broadcast, PushMessage, Record
+
+pytestmark = pytest.mark.xdist_group("local-brokers")
+
+KEY = "integration-key"
+PRODUCT = "center-shop"
+MAIN = "workers.center.main:main"
+
+
+@pytest_asyncio.fixture(scope="module")
+async def bus(settings: Settings) -> AsyncIterator[Bus]:
+    part = Bus(settings.nats, name="test-center", version="0.0.0")
+    await part.start()
+    yield part
+    await part.stop()
+
+
+@pytest_asyncio.fixture(scope="module")
+async def http(settings: Settings, bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a running center that already knows the product."""
+    folder: Path = tmp_path_factory.mktemp("center")
+    keeper = Keeper(bus, disk=folder / "keeper")
+    await keeper.put(product_key(PRODUCT), Product(name=PRODUCT, rate=100))
+    async with (
+        running(MAIN, settings, folder / "run", LONGWIRE_CENTER__API_KEY=KEY) as report,
+        httpx.AsyncClient(base_url=report["url"], headers={"X-API-Key": KEY}, timeout=10) as client,
+    ):
+        yield client
+
+
+async def read(settings: Settings, topic: str, record_id: str) -> tuple[str | None, Record]:
+    """The record with this id, with its key, wherever in the topic it lies."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka.bootstrap, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(topic, i) for i in range(settings.kafka.partitions)])
+        async with asyncio.timeout(20):
+            async for item in consumer:
+                record = codec.decode(item.value)
+                if getattr(record, "id", None) == record_id:
+                    return item.key and item.key.decode(), record
+    finally:
+        await consumer.stop()
+    raise AssertionError(record_id)
+
+
+@asynccontextmanager
+async def leased(bus: Bus, room: str, *, epoch: int, state: str = "open") -> AsyncIterator[None]:
+    """A room as others see it: an entry in KV, and leases until the block ends."""
+    entry = RoomEntry(room, epoch, "127.0.0.1", 18_000 + epoch, {"zone": "a"})
+    bucket = await bus.bucket(names.KV_ROOMS)
+    await bucket.put(room, msgspec.json.encode(entry))
+
+    async def lease() -> None:
+        while True:
+            await bus.publish(names.ROOMS_LEASE, encoder().encode(Lease(room, epoch, 1, state, 5, {PRODUCT: 4})))
+            await asyncio.sleep(0.2)
+
+    task = asyncio.create_task(lease())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await bus.publish(names.ROOMS_LEASE, encoder().encode(Lease(room, epoch, 1, "stopped", 0, {})))
+        await bucket.delete(room)
+
+
+async def test_given_all_brokers_then_ready_and_the_metrics_count(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/readyz")).json()["reasons"] == {}
+    assert "longwire_center_requests_total" in (await http.get("/metrics")).text
+
+
+async def test_given_a_202_then_the_message_is_in_kafka_under_its_client(settings: Settings, http: httpx.AsyncClient) -> None:
+    body = {"product": PRODUCT, "client": "phone-1", "payload": "hello", "ttl": "1m"}
+    response = await http.post("/v1/messages", json=body)
+    assert response.status_code == 202
+    record_id = response.json()["id"]
+    expected = PushMessage(id=record_id, product=PRODUCT, client="phone-1", payload=b"hello", ttl_s=60)
+    assert await read(settings, names.MESSAGES, record_id) == ("phone-1", expected)
+
+
+async def test_given_a_product_put_later_then_center_knows_it_within_a_moment(
+    bus: Bus, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    body = {"product": "center-late", "client": "c", "payload": "", "validate_only": True}
+    assert (await http.post("/v1/messages", json=body)).status_code == 404
+    await Keeper(bus, disk=tmp_path).put(product_key("center-late"), Product(name="center-late"))
+
+    async def known() -> bool:
+        return (await http.post("/v1/messages", json=body)).status_code == 200
+
+    await until(known)
+
+
+@pytest.mark.parametrize("own", [None, "job:1", ".dots..and:colons."])
+async def test_given_a_broadcast_then_it_is_in_kafka_and_shown_as_its_owner_tells(
+    settings: Settings, bus: Bus, http: httpx.AsyncClient, own: str | None
+) -> None:
+    response = await http.post("/v1/broadcasts", json={"product": PRODUCT, "payload": "sale", "rate": 10, "id": own})
+    assert response.status_code == 202
+    job, where = response.json()["id"], response.headers["Location"]
+    assert await read(settings, names.BROADCASTS, job) == (PRODUCT, Broadcast(id=job, product=PRODUCT, payload=b"sale", rate=10))
+    assert (await http.get(where)).json()["state"] == "accepted"
+
+    bucket = await bus.bucket(names.KV_JOBS)
+    running_job = {"job": job, "product": PRODUCT, "state": "running", "rate": 10, "totals": {"sent": 3}}
+    await bucket.put(names.kv_job_key(job), json.dumps(running_job).encode())
+
+    async def told() -> bool:
+        return (await http.get(where)).json()["totals"].get("sent") == 3
+
+    await until(told)
+    again = await http.post("/v1/broadcasts", json={"product": PRODUCT, "payload": "sale", "rate": 10, "id": job})
+    assert again.status_code == 202
+    assert (await http.get(where)).json()["state"] == "running", "a repeat must not set the shown state back"
+
+
+async def test_given_rooms_with_leases_then_they_are_listed_and_devices_sent_to_the_open_one(
+    bus: Bus, http: httpx.AsyncClient
+) -> None:
+    assert (await http.get("/v1/dispatch", params={"client": "c1"})).status_code == 503
+    async with leased(bus, "center-r1", epoch=1), leased(bus, "center-r2", epoch=2, state="draining"):
+
+        async def both() -> bool:
+            return len((await http.get("/v1/rooms")).json()["rooms"]) == 2
+
+        await until(both)
+        answer = (await http.get("/v1/dispatch", params={"client": "c1"})).json()
+        assert [entry["room"] for entry in answer["addresses"]] == ["center-r1"]
+        assert answer["heartbeat_s"] == Policy().keep_alive_default
+
+    async def gone() -> bool:
+        return (await http.get("/v1/dispatch", params={"client": "c1"})).status_code == 503
+
+    await until(gone)
+
+
+async def test_given_a_client_in_the_register_then_its_session_is_shown(settings: Settings, http: httpx.AsyncClient) -> None:
+    assert (await http.get("/v1/clients/center-c1")).status_code == 404
+    register = Register(settings.redis)
+    await register.start()
+    try:
+        [connected] = await register.connect([ConnectItem("main:center-c1", "r9", 3, 1)])
+    finally:
+        await register.stop()
+    shown = (await http.get("/v1/clients/center-c1")).json()
+    assert shown["session"] == {
+        "room": "r9",
+        "epoch": 3,
+        "generation": connected.generation,
+        "number": connected.number,
+        "connection": 1,
+        "live": False,
+    }
+
+
+async def test_given_no_api_key_then_center_refuses_to_start_and_says_what_to_set(settings: Settings, tmp_path: Path) -> None:
+    process = await start(MAIN, tmp_path, environment(settings, tmp_path))
+    async with asyncio.timeout(30):
+        assert await process.wait() == 1
+    assert "LONGWIRE_CENTER__API_KEY" in (tmp_path / "log").read_text()

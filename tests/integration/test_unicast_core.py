@@ -1,0 +1,271 @@
+"""Unicast through Kafka and Redis: order, replay, acks, expansion, and what ends without an ack. The room is the test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from aiokafka import AIOKafkaProducer
+from core import Core, TopicReader, eventually, unique
+
+from infra.settings import Settings
+from infra.wire import Ack, SettledJob
+from schemas import codec, names
+from schemas.codes import State
+from schemas.partition import partition_of
+from schemas.records import DeadLetter, PushMessage, Receipt
+
+
+@pytest_asyncio.fixture(scope="module")
+async def core(settings: Settings) -> AsyncIterator[Core]:
+    running = Core(settings)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+def message(product: str, client: str, number: int, **more: object) -> PushMessage:
+    return PushMessage(id=f"{client}-{number}", product=product, client=client, payload=b"%d" % number, **more)  # type: ignore[arg-type]
+
+
+async def test_given_an_offline_client_when_it_binds_then_it_gets_everything_in_order(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    await core.push(*[message(product, client, i) for i in range(50)])
+    await eventually(lambda: _has_pending(core, client, product, 50), what="50 pending")
+
+    device = await room.connect(client)
+    first = await device.bind(product, limit=32)
+    assert [item.id for item in first.page.items] == [f"{client}-{i}" for i in range(32)]
+    assert [item.n for item in first.page.items] == list(range(1, 33))
+    assert first.page.more
+    assert first.page.n == 50
+
+    acks = [Ack(product, item.id, State.ACKED) for item in first.page.items]
+    rest = await device.sync(product, acks=acks)
+    assert [item.id for item in rest.pages[0].items] == [f"{client}-{i}" for i in range(32, 50)]
+    assert not rest.pages[0].more
+    assert await core.pending(client, product) == 18
+
+
+async def _has_pending(core: Core, client: str, product: str, count: int) -> bool:
+    return await core.pending(client, product) == count
+
+
+async def test_given_an_online_client_when_a_message_is_stored_then_its_room_gets_one_hint_with_the_next_number(
+    core: Core,
+) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    device = await room.connect(client)
+    assert (await device.bind(product)).page.n == 0
+    await core.push(message(product, client, 1), message(product, client, 2))
+    await eventually(lambda: len(room.hints) == 2, what="two hints")
+    assert [(hint.number, hint.message.n, hint.message.id) for hint in room.hints] == [
+        (device.number, 1, f"{client}-1"),
+        (device.number, 2, f"{client}-2"),
+    ]
+
+
+async def test_given_acks_when_synced_then_receipts_are_in_kafka_and_a_repeat_is_harmless(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    async with TopicReader(core.settings, names.RECEIPTS).open() as receipts:
+        await core.push(message(product, client, 1))
+        device = await room.connect(client)
+        await device.bind(product)
+        await eventually(lambda: _has_pending(core, client, product, 1))
+        ack = Ack(product, f"{client}-1", State.ACKED)
+        for _ in range(2):
+            assert (await device.sync(product, acks=[ack])).status == "ok"
+        assert await core.pending(client, product) == 0
+        found = await eventually(lambda: [r for r in receipts.records if isinstance(r, Receipt) and r.client == client])
+        assert found[0].state == State.ACKED
+
+
+async def test_given_a_settled_id_when_it_is_produced_again_then_it_is_not_stored(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    await core.push(message(product, client, 1))
+    await eventually(lambda: _has_pending(core, client, product, 1))
+    device = await room.connect(client)
+    await device.bind(product)
+    await device.sync(product, acks=[Ack(product, f"{client}-1", State.ACKED)])
+    await core.push(message(product, client, 1), message(product, client, 2))
+    await eventually(lambda: _has_pending(core, client, product, 1))
+    page = (await device.sync(product)).pages[0]
+    assert [item.id for item in page.items] == [f"{client}-2"]
+
+
+async def test_given_ids_in_the_window_when_synced_then_the_page_leaves_them_out(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    await core.push(*[message(product, client, i) for i in range(3)])
+    await eventually(lambda: _has_pending(core, client, product, 3))
+    device = await room.connect(client)
+    await device.bind(product)
+    page = (await device.sync(product, window=[f"{client}-0", f"{client}-2"])).pages[0]
+    assert [item.id for item in page.items] == [f"{client}-1"]
+    full = (await device.sync(product, limit=0)).pages[0]
+    assert full.items == []
+    assert full.more
+
+
+async def test_given_a_message_for_a_user_then_each_of_its_clients_has_it_once(core: Core) -> None:
+    product, user, room = await core.product(), unique("u"), await core.room()
+    clients = [unique("c") for _ in range(3)]
+    for client in clients:
+        await (await room.connect(client)).bind(product, user=user)
+    push = PushMessage(id=unique("m"), product=product, user=user, payload=b"x")
+    await core.push(push, push)
+    for client in clients:
+        await eventually(lambda c=client: _has_pending(core, c, product, 1), what="the user's message")
+    other = await room.connect(clients[0])
+    page = (await other.bind(product, user=user)).page
+    assert [item.id for item in page.items] == [push.id]
+
+
+async def test_given_a_user_without_clients_then_its_message_is_a_dead_letter(core: Core) -> None:
+    product, user = await core.product(), unique("u")
+    async with TopicReader(core.settings, names.DEAD).open() as dead:
+        await core.push(PushMessage(id=unique("m"), product=product, user=user))
+        [letter] = await eventually(lambda: [r for r in dead.records if isinstance(r, DeadLetter) and r.product == product])
+        assert user in letter.reason
+
+
+async def test_given_another_partitioner_then_the_client_has_the_message_once(core: Core) -> None:
+    product, client = await core.product(), unique("c")
+    right = partition_of(client, core.settings.kafka.partitions)
+    wrong = (right + 1) % core.settings.kafka.partitions
+    producer = AIOKafkaProducer(bootstrap_servers=core.settings.kafka.bootstrap)
+    await producer.start()
+    try:
+        value = codec.encode(message(product, client, 1))
+        await producer.send_and_wait(names.MESSAGES, value, key=b"anything", partition=wrong)
+    finally:
+        await producer.stop()
+    await eventually(lambda: _has_pending(core, client, product, 1))
+
+
+async def test_given_bytes_that_are_no_record_then_they_are_a_dead_letter_and_the_rest_goes_on(core: Core) -> None:
+    product, client = await core.product(), unique("c")
+    partition = partition_of(client, core.settings.kafka.partitions)
+    producer = AIOKafkaProducer(bootstrap_servers=core.settings.kafka.bootstrap)
+    async with TopicReader(core.settings, names.DEAD).open() as dead:
+        await producer.start()
+        try:
+            garbage = client.encode()
+            await producer.send_and_wait(names.MESSAGES, garbage, key=client.encode(), partition=partition)
+            await producer.send_and_wait(
+                names.MESSAGES, codec.encode(message(product, client, 1)) + b"!", key=client.encode(), partition=partition
+            )
+        finally:
+            await producer.stop()
+        await core.push(message(product, client, 2))
+        await eventually(lambda: _has_pending(core, client, product, 1))
+        letters = await eventually(lambda: _two_letters(dead, client))
+        assert letters[0].value == garbage
+        assert "header" in letters[0].reason
+        assert "follow" in letters[1].reason
+
+
+def _two_letters(dead: TopicReader, client: str) -> list[DeadLetter]:
+    found = [r for r in dead.records if isinstance(r, DeadLetter) and r.key == client.encode()]
+    return found if len(found) == 2 else []
+
+
+async def test_given_an_unknown_product_then_the_message_is_a_dead_letter_with_the_reason(core: Core) -> None:
+    await core.product()
+    client = unique("c")
+    async with TopicReader(core.settings, names.DEAD).open() as dead:
+        await core.push(message("nobodys-product", client, 1))
+        [letter] = await eventually(lambda: [r for r in dead.records if isinstance(r, DeadLetter) and r.client == client])
+        assert letter.reason == "unknown product nobodys-product"
+
+
+async def test_given_a_full_queue_then_the_lowest_class_and_oldest_is_evicted_with_a_receipt(core: Core) -> None:
+    product, client, room = await core.product(max_pending=3), unique("c"), await core.room()
+    async with TopicReader(core.settings, names.RECEIPTS).open() as receipts:
+        await core.push(
+            message(product, client, 1, priority=2),
+            message(product, client, 2, priority=2),
+            message(product, client, 3),
+            message(product, client, 4, priority=0),
+            message(product, client, 5),
+        )
+        device = await room.connect(client)
+        gone = await eventually(lambda: _ended(receipts, client, State.EVICTED, 2), what="two evictions")
+        assert gone == [f"{client}-1", f"{client}-2"]
+        page = (await device.bind(product)).page
+        assert [item.id for item in page.items] == [f"{client}-4", f"{client}-3", f"{client}-5"]
+
+
+async def test_given_a_collapse_key_then_a_newer_message_replaces_the_pending_one(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    async with TopicReader(core.settings, names.RECEIPTS).open() as receipts:
+        await core.push(*[message(product, client, i, collapse_key="score") for i in range(3)])
+        assert await eventually(lambda: _ended(receipts, client, State.REPLACED, 2)) == [f"{client}-0", f"{client}-1"]
+        page = (await (await room.connect(client)).bind(product)).page
+        assert [item.id for item in page.items] == [f"{client}-2"]
+
+
+async def test_given_a_short_ttl_when_it_has_passed_then_the_message_is_expired_with_a_receipt(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    async with TopicReader(core.settings, names.RECEIPTS).open() as receipts:
+        await core.push(message(product, client, 1, ttl_s=1), message(product, client, 2))
+        await eventually(lambda: _has_pending(core, client, product, 2))
+        device = await room.connect(client)
+
+        async def only_the_second() -> bool:
+            return [item.id for item in (await device.bind(product)).page.items] == [f"{client}-2"]
+
+        await eventually(only_the_second, what="the expiry")
+        assert await eventually(lambda: _ended(receipts, client, State.EXPIRED, 1)) == [f"{client}-1"]
+
+
+def _ended(receipts: TopicReader, client: str, state: State, count: int) -> list[str]:
+    found = [r.id for r in receipts.records if isinstance(r, Receipt) and r.client == client and r.state == state]
+    return sorted(set(found)) if len(set(found)) >= count else []
+
+
+async def test_given_a_client_that_connects_elsewhere_then_the_old_session_is_superseded(core: Core) -> None:
+    product, client, old, new = await core.product(), unique("c"), await core.room(), await core.room()
+    before = await old.connect(client)
+    await before.bind(product)
+    after = await new.connect(client)
+    assert after.number == before.number + 1
+    assert (await before.sync(product)).status == "superseded"
+    assert (await after.bind(product)).status == "ok"
+    assert (await after.sync(product)).status == "ok"
+
+
+async def test_given_a_repeated_connect_then_it_has_the_same_number(core: Core) -> None:
+    client, room = unique("c"), await core.room()
+    first = await room.connect(client)
+    room.connections -= 1
+    assert (await room.connect(client)).number == first.number
+
+
+async def test_given_a_lost_session_when_synced_then_it_is_registered_again_with_its_binds(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    device = await room.connect(client)
+    await device.bind(product)
+    await core.register._redis.delete(names.session_key(device.key))
+    assert (await device.sync(product)).status == "ok"
+    view = await core.register.show(device.key)
+    assert view is not None
+    assert view.session is not None
+    assert (view.session.number, list(view.binds)) == (device.number, [product])
+
+
+async def test_given_settled_broadcasts_when_synced_then_the_next_bind_names_them(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    device = await room.connect(client)
+    await device.bind(product)
+    await device.sync(product, jobs=[SettledJob(product, 3, 17, 60), SettledJob(product, 3, 18, 0)])
+    again = await (await room.connect(client)).bind(product)
+    assert list(again.settled_jobs) == [(3, 17)]
+
+
+async def test_given_a_qos_0_message_then_it_is_hinted_without_a_number_and_never_stored(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    await (await room.connect(client)).bind(product)
+    await core.push(message(product, client, 1, qos=0))
+    [hint] = await eventually(lambda: room.hints)
+    assert hint.message.n == 0
+    assert await core.pending(client, product) == 0

@@ -1,0 +1,103 @@
+"""Center's application in process: twins at its ports, and an HTTP client that shows the API key."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from journal_twin import JournalTwin
+
+from infra.keeper import Policy, Product
+from infra.register import ClientView, RegisterDown
+from infra.rooms import RoomView
+from infra.wire import Lease, RoomEntry
+from workers.center import app
+from workers.center.ports import Parts
+
+KEY = "a-secret-key"
+
+
+def room(name: str, *, port: int = 1883, state: str = "open", epoch: int = 7) -> RoomView:
+    entry = RoomEntry(name, epoch, "10.0.0.1", port, {"zone": "a"})
+    return RoomView(entry, Lease(name, epoch, 1000, state, 3, {"shop": 2}), time.monotonic())
+
+
+@dataclass
+class DocumentsTwin:
+    products: dict[str, Product] = field(
+        default_factory=lambda: {"shop": Product(name="shop", max_payload=1000, rate=500, ttl_s=60)}
+    )
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass
+class RoomsTwin:
+    views: list[RoomView] = field(default_factory=list)
+
+    def live(self) -> list[RoomView]:
+        return self.views
+
+    def alive(self, name: str, epoch: int) -> bool:
+        return any(view.entry.room == name and view.entry.epoch == epoch for view in self.views)
+
+
+@dataclass
+class ClientsTwin:
+    views: dict[str, ClientView] = field(default_factory=dict)
+    down: bool = False
+
+    async def show(self, key: str, products: Sequence[str] = ()) -> ClientView | None:
+        if self.down:
+            raise RegisterDown("the twin is down")
+        return self.views.get(key)
+
+
+@dataclass
+class JobsTwin:
+    documents: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    async def get(self, job: str) -> dict[str, Any] | None:
+        return self.documents.get(job)
+
+    async def announce(self, document: dict[str, Any]) -> None:
+        self.documents.setdefault(document["job"], document)
+
+
+@dataclass
+class HealthTwin:
+    found: dict[str, str] = field(default_factory=dict)
+
+    def reasons(self) -> dict[str, str]:
+        return self.found
+
+
+class World:
+    """One application with its twins. Without `key` the client shows none."""
+
+    def __init__(self) -> None:
+        self.journal = JournalTwin()
+        self.documents = DocumentsTwin()
+        self.rooms = RoomsTwin()
+        self.clients = ClientsTwin()
+        self.jobs = JobsTwin()
+        self.health = HealthTwin()
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(
+            journal=self.journal,
+            documents=self.documents,
+            rooms=self.rooms,
+            clients=self.clients,
+            jobs=self.jobs,
+            health=self.health,
+            api_key=KEY,
+        )
+
+    def client(self, *, key: str = KEY) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(app.build(self.parts, version="0.0.0"))
+        headers = {"X-API-Key": key} if key else {}
+        return httpx.AsyncClient(transport=transport, base_url="http://center", headers=headers)

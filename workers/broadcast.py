@@ -1,0 +1,236 @@
+"""The broadcast worker: owns the jobs of its partitions of `push.broadcasts`.
+
+A command's offset is committed only after the job was claimed in `push.jobs`, so no job is forgotten and none is started twice.
+Whoever is given a partition reads `push.jobs` of it to the end, claims every job there that is not over under a new term, and
+goes on from its cursor; whoever loses it stops at once. All jobs of a product lie in one partition, so one owner paces them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from prometheus_client import Counter
+
+from infra.journal import Entry, Journal, Position
+from infra.keeper import Product
+from infra.settings import KafkaSettings
+from schemas import codec, names
+from schemas.codes import JobState
+from schemas.partition import partition_of
+from schemas.records import Broadcast, JobRecord
+from workers.jobfold import UNNUMBERED, Folded, fold, number_of, read_broadcasts, read_jobs
+from workers.jobrun import Claim, JobRun, Tools, first_cursors
+from workers.pacing import Pace
+from workers.runner import Dead, Incoming
+
+MAX_ACTIVE: Final = 64
+"""Broadcasts of one product that run side by side (a room has so many places); more wait for one to be over."""
+REMEMBERED_MS: Final = 31 * 24 * 3600 * 1000
+"""How long after its end a job's id is kept, so that its command is not started again: longer than commands are."""
+
+log = structlog.get_logger("broadcast")
+claimed = Counter("longwire_broadcast_claims_total", "Jobs claimed", ["kind"])
+repeated = Counter("longwire_broadcast_repeats_total", "Commands of a job that is known already")
+
+
+class Refused(ValueError):
+    """A command that can't become a job; the text says why and what to do."""
+
+
+@dataclass(slots=True)
+class _Product:
+    """What the jobs of one product share."""
+
+    pace: Pace
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_ACTIVE))
+
+
+@dataclass(slots=True)
+class _Owned:
+    """One partition while it is ours."""
+
+    known: set[str] = field(default_factory=set)
+    products: dict[str, _Product] = field(default_factory=dict)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Broadcasts:
+    """The handler of the shared runner (`workers.runner.Handler`)."""
+
+    def __init__(self, settings: KafkaSettings, tools: Tools, *, fail: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._tools = tools
+        self._journal: Journal = tools.journal
+        self._fail = fail
+        self._born = time.monotonic()
+        self._owned: dict[int, _Owned] = {}
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    async def handle(self, partition: int, records: Sequence[Incoming]) -> list[Dead]:
+        """Claim a job for every new command. Raises JournalDown: the batch comes again."""
+        owned = self._owned.setdefault(partition, _Owned())
+        partitions = await self._journal.partitions(names.BROADCASTS)
+        dead: list[Dead] = []
+        fresh: dict[str, tuple[JobRecord, Broadcast]] = {}
+        for record in records:
+            try:
+                broadcast = codec.decode_as(Broadcast, record.value or b"")
+                if broadcast.id in owned.known or broadcast.id in fresh:
+                    repeated.inc()
+                    continue
+                fresh[broadcast.id] = self._first_record(record, broadcast, partitions), broadcast
+            except (codec.Undecodable, Refused) as error:
+                dead.append(Dead(record, str(error)))
+        await self._start(partition, list(fresh.values()), frozenset(), kind="new")
+        return dead
+
+    def _first_record(self, record: Incoming, broadcast: Broadcast, partitions: int) -> JobRecord:
+        product = self._product_of(broadcast)
+        belongs = partition_of(product.name, partitions)
+        if belongs != record.partition:
+            text = f"broadcasts of {product.name} belong to partition {belongs}, not {record.partition}: key them by the product"
+            raise Refused(text)
+        return JobRecord(
+            job=broadcast.id,
+            product=product.name,
+            state=JobState.RUNNING,
+            number_partition=UNNUMBERED[0],
+            number_offset=UNNUMBERED[1],
+            source_partition=record.partition,
+            source_offset=record.offset,
+            rate=min(broadcast.rate or product.rate, product.rate),
+            started_ms=record.timestamp_ms,
+            expires_ms=record.timestamp_ms + (broadcast.ttl_s or product.ttl_s) * 1000,
+            rooms=first_cursors(self._tools.rooms, product.name),
+        )
+
+    def _product_of(self, broadcast: Broadcast) -> Product:
+        product = self._tools.keeper.products.get(broadcast.product)
+        if product is None:
+            raise Refused(f"product {broadcast.product} is not known: put products.{broadcast.product} into the keeper")
+        if len(broadcast.payload) > product.max_payload:
+            raise Refused(f"payload has {len(broadcast.payload)} bytes, more than the product's {product.max_payload}")
+        return product
+
+    # --- ownership ----------------------------------------------------------------------------------------------------
+
+    async def assigned(self, partitions: frozenset[int]) -> None:
+        """Fold the jobs of these partitions and go on with those that are not over. Raises Retryable or JournalDown."""
+        await self._check_partitions()
+        await self._see_leases()
+        jobs = fold(await read_jobs(self._settings, partitions))
+        contents = await read_broadcasts(self._settings, [_source(item.record) for item in jobs.values() if not _over(item)])
+        for partition in partitions:
+            await self._stop(self._owned.pop(partition, None))
+            self._owned[partition] = _Owned()
+        await self._forget([item for item in jobs.values() if _forgettable(item)])
+        for job, item in jobs.items():
+            self._owned[item.partition].known.add(job)
+            content = contents.get(_source(item.record))
+            if _over(item):
+                continue
+            if content is None:
+                log.error("broadcast has lost its content, it ends", job=job, product=item.record.product)
+                await self._give_up(item)
+                continue
+            await self._start(item.partition, [(item.record, content)], item.keys, kind="taken-over")
+
+    async def revoked(self, partitions: frozenset[int]) -> None:
+        """Stop at once: the jobs belong to somebody else."""
+        await asyncio.gather(*(self._stop(self._owned.pop(partition, None)) for partition in partitions))
+
+    async def _start(
+        self, partition: int, jobs: list[tuple[JobRecord, Broadcast]], old_keys: frozenset[str], *, kind: str
+    ) -> None:
+        """Claim jobs, and run them once Kafka has the claims."""
+        keys = [names.job_claim_key(record.job, uuid4().hex) for record, _ in jobs]
+        entries = [Entry(names.JOBS, key, record, by=record.product) for key, (record, _) in zip(keys, jobs, strict=True)]
+        positions = await self._journal.produce(entries)
+        owned = self._owned.get(partition)
+        if owned is None:  # revoked meanwhile: the next owner folds the claims
+            return
+        for key, position, (record, content) in zip(keys, positions, jobs, strict=True):
+            claimed.labels(kind).inc()
+            owned.known.add(record.job)
+            claim = Claim(_numbered(record, position), position.offset, content, old_keys | {key})
+            log.info("broadcast claimed", job=record.job, product=record.product, term=claim.term, kind=kind, rate=record.rate)
+            self._run(owned, claim)
+
+    def _run(self, owned: _Owned, claim: Claim) -> None:
+        now = time.monotonic()
+        product = owned.products.get(claim.record.product)
+        if product is None:
+            document = self._tools.keeper.products.get(claim.record.product)
+            pace = Pace(document.rate if document is not None else claim.record.rate, now)
+            product = owned.products[claim.record.product] = _Product(pace)
+        run = JobRun(claim, self._tools, product.pace, wall_ms=int(time.time() * 1000), now=now)
+        task = asyncio.ensure_future(_in_place(run, product.places))
+        owned.tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(owned, claim.record.job, done))
+
+    def _ended(self, owned: _Owned, job: str, task: asyncio.Task[None]) -> None:
+        owned.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("broadcast failed", job=job, exc_info=error)
+            self._fail(f"broadcast {job}: {type(error).__name__}: {error}")
+
+    async def _stop(self, owned: _Owned | None) -> None:
+        tasks = list(owned.tasks) if owned is not None else []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _give_up(self, item: Folded) -> None:
+        """The last word on a job that can't go on."""
+        record = replace(item.record, state=JobState.EXPIRED)
+        claim = names.job_claim_key(record.job, uuid4().hex)
+        entries = [Entry(names.JOBS, claim, record, by=record.product)]
+        await self._journal.produce(entries + [Entry(names.JOBS, key, None, by=record.product) for key in sorted(item.keys)])
+
+    async def _forget(self, jobs: Iterable[Folded]) -> None:
+        """Remove what is left of jobs that ended long ago."""
+        entries = [Entry(names.JOBS, key, None, by=item.record.product) for item in jobs for key in sorted(item.keys)]
+        for at in range(0, len(entries), 1_000):
+            await self._journal.produce(entries[at : at + 1_000])
+
+    async def _check_partitions(self) -> None:
+        jobs, commands = await self._journal.partitions(names.JOBS), await self._journal.partitions(names.BROADCASTS)
+        if jobs != commands:
+            raise RuntimeError(
+                f"{names.JOBS} has {jobs} partitions, {names.BROADCASTS} {commands}: they must have the same number"
+            )
+
+    async def _see_leases(self) -> None:
+        """A process that has just begun knows no room until each has sent a lease; a job that began now would plan with none."""
+        interval = self._tools.keeper.policy.lease_interval
+        await asyncio.sleep(max(0.0, self._born + interval + 1.0 - time.monotonic()))
+
+
+async def _in_place(run: JobRun, places: asyncio.Semaphore) -> None:
+    async with places:
+        await run.run()
+
+
+def _source(record: JobRecord) -> tuple[int, int]:
+    return record.source_partition, record.source_offset
+
+
+def _over(item: Folded) -> bool:
+    return item.record.state == JobState.EXPIRED
+
+
+def _forgettable(item: Folded) -> bool:
+    return _over(item) and item.record.expires_ms + REMEMBERED_MS < time.time() * 1000
+
+
+def _numbered(record: JobRecord, position: Position) -> JobRecord:
+    if number_of(record) != UNNUMBERED:
+        return record
+    return replace(record, number_partition=position.partition, number_offset=position.offset)

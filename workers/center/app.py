@@ -1,0 +1,97 @@
+"""The ASGI application: the nouns' routes, behind the gate and the API key."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
+
+from workers.center import broadcasts, clients, dispatch, messages, page, problems, rooms
+from workers.center.auth import KeyCheck
+from workers.center.gate import MAX_BODY, Gate
+from workers.center.ports import Parts
+
+DESCRIPTION: Final = "Push to one device, to a user's devices, or to everyone at a controlled rate."
+
+
+def build(parts: Parts, *, version: str) -> ASGIApp:
+    """The whole application; raises auth.NoKey if no API key is configured."""
+    app = api(parts, version=version)
+    return Gate(KeyCheck(app, key=parts.api_key))
+
+
+def api(parts: Parts, *, version: str) -> FastAPI:
+    """The routes and their OpenAPI document, without the gate and the key."""
+    app = FastAPI(
+        title="Longwire",
+        version=version,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    problems.install(app)
+    for noun in (messages, broadcasts, clients, rooms, dispatch):
+        app.include_router(noun.router(parts))
+    app.include_router(_operations(parts))
+    _describe(app)
+
+    @app.get("/", include_in_schema=False)
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(page.render(app.openapi()), headers=page.HEADERS)
+
+    return app
+
+
+def _operations(parts: Parts) -> APIRouter:
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/healthz")
+    async def alive() -> dict[str, str]:
+        """The process is alive."""
+        return {"status": "ok", "process": "center"}
+
+    @routes.get("/readyz", responses={503: {"description": "A broker can't be reached; the body says which and why."}})
+    async def ready() -> JSONResponse:
+        """Kafka, NATS and Redis can be reached; else 503 with each reason."""
+        reasons = parts.health.reasons()
+        body = {"status": "not ready" if reasons else "ok", "process": "center", "reasons": reasons}
+        return JSONResponse(body, 503 if reasons else 200)
+
+    @routes.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus's text format: counts only."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return routes
+
+
+def _describe(app: FastAPI) -> None:
+    """Make the OpenAPI document say what is true here: problems are problem+json, and what does not fit is a 400, no 422."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generated()
+            for item in document["paths"].values():
+                for operation in item.values():
+                    _tell_problems(operation)
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+            document["info"]["x-max-body-bytes"] = MAX_BODY
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _tell_problems(operation: dict[str, Any]) -> None:
+    operation["responses"].pop("422", None)
+    for status, answer in operation["responses"].items():
+        content = answer.get("content", {})
+        if int(status) >= 400 and "application/json" in content and "$ref" in content["application/json"].get("schema", {}):
+            answer["content"] = {problems.MEDIA_TYPE: content["application/json"]}

@@ -1,0 +1,79 @@
+"""`GET /v1/clients/{client}`: where a client is, what it is bound to, and what waits for it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from infra.register import ClientView
+from schemas import names
+from workers.center.auth import DOCUMENTED
+from workers.center.ports import Parts
+from workers.center.problems import Problem, responses
+
+
+class Session(BaseModel):
+    """The register's session. `live`: its room's lease is young; without it, the client is on its way elsewhere or gone."""
+
+    room: str
+    epoch: int
+    generation: int
+    number: int
+    connection: int
+    live: bool
+
+
+class Bind(BaseModel):
+    """A bind, with the granted QoS, the joined groups, and user and attributes by the token."""
+
+    qos: int
+    groups: list[str]
+    user: str
+    attrs: dict[str, str]
+
+
+class Client(BaseModel):
+    """A client. `pending`: product → messages stored and not settled."""
+
+    client: str
+    realm: str
+    session: Session | None
+    binds: dict[str, Bind]
+    pending: dict[str, int] = Field(examples=[{"demo": 3}])
+
+
+def router(parts: Parts) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["clients"], dependencies=DOCUMENTED)
+    problems = responses("bad-input", "unauthorized", "unknown-client", "register-down")
+
+    @routes.get("/v1/clients/{client}", response_model=Client, responses=problems)
+    async def show_client(client: str, realm: str = names.DEFAULT_REALM) -> Client:
+        """A client's session, binds and pending counts, by the register."""
+        key = names.client_key(names.realm(realm), names.client(client))
+        view = await parts.clients.show(key, sorted(parts.documents.products))
+        if view is None:
+            raise Problem("unknown-client", f"client {client} is not known in realm {realm}")
+        return _client(parts, client, realm, view)
+
+    return routes
+
+
+def _client(parts: Parts, client: str, realm: str, view: ClientView) -> Client:
+    binds = {name: Bind(qos=bind.qos, groups=bind.groups, user=bind.user, attrs=bind.attrs) for name, bind in view.binds.items()}
+    pending = {name: count for name, count in view.pending.items() if count or name in binds}
+    return Client(client=client, realm=realm, session=_session(parts, view), binds=binds, pending=pending)
+
+
+def _session(parts: Parts, view: ClientView) -> Session | None:
+    found = view.session
+    if found is None:
+        return None
+    return Session(
+        room=found.room,
+        epoch=found.epoch,
+        generation=found.generation,
+        number=found.number,
+        connection=found.connection,
+        live=parts.rooms.alive(found.room, found.epoch),
+    )

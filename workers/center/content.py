@@ -1,0 +1,114 @@
+"""What messages and broadcasts have in common: the fields of a content, its bounds, and the record's way into Kafka."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from typing import Annotated, Any, Final
+
+from fastapi import Header
+from prometheus_client import Counter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from infra.journal import Entry, JournalDown, Position
+from infra.keeper import Product
+from infra.settings import Seconds
+from schemas import names
+from schemas.codes import MAX_PROPERTIES
+from schemas.records import MAX_TTL_S
+from workers.center.ports import Parts
+from workers.center.problems import Problem, bad_input, journal_down, shown
+
+ACK_TIMEOUT: Final = 2.0
+"""How long a request waits for Kafka, s; then it is answered 503."""
+
+accepted = Counter("longwire_center_accepted_total", "Records that Kafka acknowledged before they were answered", ["kind"])
+unacknowledged = Counter("longwire_center_unacknowledged_total", "Records answered 503: Kafka did not acknowledge", ["kind"])
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("is a number or a text like 10s, not true or false")
+    return value
+
+
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("has a lone surrogate, which UTF-8 can't carry") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+ProductName = Annotated[str, AfterValidator(names.product)]
+GroupName = Annotated[str, AfterValidator(names.group)]
+RecordId = Annotated[str, AfterValidator(names.message_id)]
+Ttl = Annotated[Seconds, Field(le=MAX_TTL_S, allow_inf_nan=False), BeforeValidator(_no_bool)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", description="Requests with the same key and product get the same id, and are stored once."),
+]
+
+
+class Content(BaseModel):
+    """The fields that every push has. Exactly one of `payload` and `payload_base64` is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    product: ProductName
+    realm: Annotated[str, AfterValidator(names.realm)] = names.DEFAULT_REALM
+    payload: Text | None = Field(default=None, description="Text; it is sent as UTF-8.")
+    payload_base64: str | None = Field(default=None, description="Bytes, in base64 (RFC 4648 §4).")
+    content_type: Text | None = Field(default=None, max_length=128)
+    properties: dict[Text, Text] = Field(default_factory=dict, max_length=MAX_PROPERTIES, description="MQTT user properties.")
+    ttl: Ttl | None = Field(default=None, description="Seconds, or text like `10s`, `5m`, `2h`; default: the product's.")
+    id: RecordId | None = Field(default=None, description="The sender's own id; default: a UUIDv7.")
+
+    @model_validator(mode="after")
+    def _one_payload(self) -> Content:
+        if (self.payload is None) == (self.payload_base64 is None):
+            raise ValueError("exactly one of payload and payload_base64 must be given")
+        return self
+
+    @property
+    def ttl_s(self) -> int | None:
+        """Whole seconds, rounded up."""
+        return None if self.ttl is None else math.ceil(self.ttl)
+
+    def body(self, product: Product) -> bytes:
+        """The payload's bytes; raises a Problem if they are no base64, or more than the product allows."""
+        text = self.payload
+        data = text.encode() if text is not None else from_base64("payload_base64", self.payload_base64 or "")
+        if len(data) > product.max_payload:
+            detail = f"payload has {len(data)} bytes; product {product.name} allows {product.max_payload}"
+            raise Problem("too-large", detail)
+        return data
+
+
+def from_base64(field: str, text: str) -> bytes:
+    """The bytes of a base64 text; raises a Problem that names the field."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise bad_input(field, text, f"is not base64: {shown(str(error))[1:-1]}") from None
+
+
+def product_of(parts: Parts, name: str) -> Product:
+    """The product of a request; raises a Problem (404)."""
+    product = parts.documents.products.get(name)
+    if product is None:
+        raise Problem("unknown-product", f"product {name} is not configured; products are documents of the keeper")
+    return product
+
+
+async def accept(parts: Parts, entry: Entry, *, kind: str, record_id: str) -> Position:
+    """Put a record into Kafka; raises a Problem (503, with the id to repeat it by) if it is not acknowledged in time."""
+    try:
+        [position] = await parts.journal.produce([entry], timeout=ACK_TIMEOUT)
+    except JournalDown:
+        unacknowledged.labels(kind).inc()
+        raise journal_down(record_id) from None
+    accepted.labels(kind).inc()
+    return position

@@ -1,0 +1,74 @@
+"""The composition root of `pushctl run center`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from infra.bus import Bus, BusDown
+from infra.journal import Journal
+from infra.keeper import Keeper
+from infra.lifecycle import EXIT_FAILED, Lifecycle
+from infra.mirror import Mirror
+from infra.register import Register
+from infra.rooms import Rooms
+from infra.settings import Settings
+from infra.telemetry import InternalListener, configure_logging
+from schemas import names
+from workers.center import app
+from workers.center.auth import NoKey
+from workers.center.jobs import JobMirror
+from workers.center.ports import Parts
+from workers.center.readiness import Readiness
+from workers.center.server import HttpServer
+
+NAME: Final = "center"
+VERSION: Final = "0.1.0"
+
+log = structlog.get_logger("center")
+
+
+async def main(settings: Settings) -> int:
+    """Run the HTTP API until it is told to stop; returns the exit status."""
+    configure_logging(settings.telemetry, process=NAME)
+    life = Lifecycle(NAME)
+    bus = Bus(settings.nats, name=NAME, version=VERSION, fail=life.fail)
+    keeper = Keeper(bus, disk=settings.data / NAME, fail=life.fail)
+    rooms = Rooms(bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=life.fail)
+    journal = Journal(settings.kafka, name=NAME)
+    register = Register(settings.redis)
+    jobs = Mirror(bus, names.KV_JOBS, fail=life.fail)
+    readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
+    parts = Parts(
+        journal=journal,
+        documents=keeper,
+        rooms=rooms,
+        clients=register,
+        jobs=JobMirror(bus, jobs),
+        health=readiness,
+        api_key=settings.center.api_key.get_secret_value(),
+    )
+    try:
+        application = app.build(parts, version=VERSION)
+    except NoKey as error:
+        log.error("not started", process=NAME, reason=str(error))
+        return EXIT_FAILED
+    server = HttpServer(application, host=settings.center.host, port=settings.center.port, fail=life.fail)
+    internal = InternalListener(settings.telemetry, process=NAME, ready=readiness.reason)
+
+    life.add("internal listener", internal)
+    life.add("bus", bus)
+    life.add("keeper", keeper)
+    life.add("rooms", rooms)
+    life.add("jobs", jobs)
+    life.add("journal", journal)
+    life.add("register", register)
+    life.add("readiness", readiness)
+    life.add("http", server)
+    return await life.run(ready=lambda: internal.report(url=server.url))
+
+
+async def _connected(bus: Bus) -> None:
+    if not bus.connected:
+        raise BusDown("the connection to NATS is down")

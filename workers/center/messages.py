@@ -1,0 +1,102 @@
+"""`POST /v1/messages`: one message for a client, or for every client of a user."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from infra.journal import Entry
+from schemas import names
+from schemas.codes import Priority
+from schemas.records import PushMessage
+from workers.center.auth import DOCUMENTED
+from workers.center.content import Content, GroupName, IdempotencyKey, accept, from_base64, product_of
+from workers.center.ids import choose_id
+from workers.center.ports import Parts
+from workers.center.problems import Problem, responses
+
+_PRIORITIES = {"high": Priority.HIGH, "normal": Priority.NORMAL, "low": Priority.LOW}
+
+
+class Message(Content):
+    """A message as it is posted. Exactly one of `client` and `user` is given."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"product": "demo", "client": "phone-1", "payload": "hello", "qos": 1, "ttl": "10m", "priority": "high"}]
+        }
+    )
+
+    client: Annotated[str, AfterValidator(names.client)] | None = None
+    user: Annotated[str, AfterValidator(names.user)] | None = None
+    qos: Literal[0, 1] = 1
+    priority: Literal["high", "normal", "low"] = "normal"
+    collapse_key: Annotated[str, AfterValidator(names.collapse_key)] | None = Field(
+        default=None, description="A later message with the same key replaces one that is still pending."
+    )
+    group: GroupName | None = Field(default=None, description="The topic it is delivered under: push/{product}/{group}.")
+    correlation_base64: str | None = Field(default=None, description="MQTT Correlation Data, in base64.")
+    validate_only: bool = Field(default=False, description="Check the request, store nothing (answered 200).")
+
+    @model_validator(mode="after")
+    def _one_recipient(self) -> Message:
+        if (self.client is None) == (self.user is None):
+            raise ValueError("exactly one of client and user must be given")
+        return self
+
+    def correlation(self) -> bytes | None:
+        """MQTT Correlation Data; raises a Problem if it is no base64."""
+        return None if self.correlation_base64 is None else from_base64("correlation_base64", self.correlation_base64)
+
+
+class Accepted(BaseModel):
+    """The answer: the message is in Kafka, acknowledged by all in-sync replicas."""
+
+    id: str = Field(examples=["0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e"])
+
+
+def router(parts: Parts) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["messages"], dependencies=DOCUMENTED)
+    problems = responses("bad-input", "unauthorized", "unknown-product", "too-large", "journal-down", "busy")
+
+    @routes.post("/v1/messages", status_code=202, response_model=Accepted, responses=problems)
+    async def send_message(message: Message, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
+        """Accept a message: answered when Kafka has it, with the id that its receipts and its MQTT property `id` carry."""
+        record = _record(parts, message, idempotency_key)
+        if message.validate_only:
+            response.status_code = 200
+        else:
+            entry = Entry(names.MESSAGES, record.client or record.user or "", record)
+            await accept(parts, entry, kind="message", record_id=record.id)
+        return Accepted(id=record.id)
+
+    return routes
+
+
+def _record(parts: Parts, message: Message, idempotency_key: str | None) -> PushMessage:
+    """The record of a message; raises a Problem."""
+    product = product_of(parts, message.product)
+    record = PushMessage(
+        id=choose_id(message.id, idempotency_key, product.name),
+        product=product.name,
+        client=message.client,
+        user=message.user,
+        realm=message.realm,
+        payload=message.body(product),
+        qos=message.qos,
+        priority=_PRIORITIES[message.priority],
+        ttl_s=message.ttl_s,
+        collapse_key=message.collapse_key,
+        group=message.group,
+        content_type=message.content_type,
+        correlation=message.correlation(),
+        properties=message.properties,
+    )
+    try:
+        record.check()
+    except ValueError as error:
+        raise Problem("bad-input", str(error)) from None
+    return record

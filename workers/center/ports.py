@@ -1,0 +1,78 @@
+"""What the API needs of the world, as protocols: `main.py` fills them with the adapters, tests with twins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from infra.journal import Entry, Position
+from infra.keeper import Policy, Product
+from infra.register import ClientView
+from infra.rooms import RoomView
+
+
+class Producer(Protocol):
+    """Where accepted records go (infra.journal.Journal)."""
+
+    async def produce(self, entries: Sequence[Entry], *, timeout: float | None = None) -> list[Position]:
+        """Return when every entry is acknowledged by all in-sync replicas; raises JournalDown: then the outcome is unknown."""
+
+
+class Documents(Protocol):
+    """Products and policy as they are now (infra.keeper.Keeper)."""
+
+    @property
+    def products(self) -> Mapping[str, Product]:
+        """Products by name."""
+
+    @property
+    def policy(self) -> Policy:
+        """How the cluster treats connections."""
+
+
+class RoomDirectory(Protocol):
+    """Which rooms live (infra.rooms.Rooms)."""
+
+    def live(self) -> list[RoomView]:
+        """Rooms with a young lease, in the order of their ids."""
+
+    def alive(self, room: str, epoch: int) -> bool:
+        """Does this boot of a room live, as far as its leases tell?"""
+
+
+class ClientTable(Protocol):
+    """The register's reading side (infra.register.Register)."""
+
+    async def show(self, key: str, products: Sequence[str] = ()) -> ClientView | None:
+        """A client's session, binds and pending counts, None if nothing is known; raises RegisterDown."""
+
+
+class JobBoard(Protocol):
+    """Jobs as readers see them (workers.center.jobs.JobMirror): a fold of `push.jobs`, seconds old at most."""
+
+    async def get(self, job: str) -> dict[str, Any] | None:
+        """A job's document, or None; raises problems.Problem if that can't be told now."""
+
+    async def announce(self, document: dict[str, Any]) -> None:
+        """Show an accepted job before its owner does. Only a hint: never raises, never replaces what is there."""
+
+
+class Health(Protocol):
+    """Whether the center can do its work (workers.center.readiness.Readiness)."""
+
+    def reasons(self) -> dict[str, str]:
+        """Broker → why it can't be used; empty when all can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything that the application is built from."""
+
+    journal: Producer
+    documents: Documents
+    rooms: RoomDirectory
+    clients: ClientTable
+    jobs: JobBoard
+    health: Health
+    api_key: str

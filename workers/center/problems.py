@@ -1,0 +1,182 @@
+"""Every answer that is not a success, as `application/problem+json` (RFC 9457).
+
+`type` is `urn:longwire:problem:<kind>`: programs compare it, people read `title` and `detail`. A detail names the thing, the
+value and the way out; a value that a sender gave is shown shortened and in ASCII, so that it can't break the document or a log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from infra.journal import JournalDown
+from infra.register import RegisterDown
+from schemas.names import BadName
+
+RETRY_AFTER_S: Final = 2
+SHOWN: Final = 80
+"""Characters of a sender's value that a problem shows."""
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+_TITLES: Final = {
+    "bad-input": (400, "The request does not fit"),
+    "unauthorized": (401, "The API key is missing or wrong"),
+    "not-found": (404, "There is no such page"),
+    "unknown-product": (404, "There is no such product"),
+    "unknown-client": (404, "Nothing is known of this client"),
+    "unknown-broadcast": (404, "There is no such broadcast"),
+    "body-timeout": (408, "The body did not arrive in time"),
+    "too-large": (413, "The request is too large"),
+    "busy": (503, "Too many requests are in flight"),
+    "journal-down": (503, "Kafka did not acknowledge"),
+    "register-down": (503, "Redis did not answer"),
+    "bus-down": (503, "NATS did not answer"),
+    "no-room": (503, "No room admits clients now"),
+}
+
+log = structlog.get_logger("center")
+
+
+class FieldError(BaseModel):
+    """One thing that does not fit: where, what was given (shortened), and the bound that it breaks."""
+
+    field: str
+    value: str | None
+    bound: str
+
+
+class ProblemDocument(BaseModel):
+    """The form of every problem."""
+
+    type: str = Field(examples=["urn:longwire:problem:unknown-product"])
+    title: str = Field(examples=["There is no such product"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["product 'shop' is not configured; products are documents of the keeper"])
+    errors: list[FieldError] | None = Field(default=None, description="For `bad-input`: each field that does not fit.")
+    id: str | None = Field(
+        default=None, description="For `journal-down`: repeat the request with this id; it is then stored once."
+    )
+
+
+class Problem(Exception):
+    """Raised where a request can't be served; answered as its document. `kind` is a key of the table above."""
+
+    def __init__(self, kind: str, detail: str, *, retry_after_s: int | None = None, **more: Any) -> None:
+        super().__init__(detail)
+        self.status, self.title = _TITLES[kind]
+        self.document = {
+            "type": f"urn:longwire:problem:{kind}",
+            "title": self.title,
+            "status": self.status,
+            "detail": detail,
+            **more,
+        }
+        self.headers: dict[str, str] = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            self.headers["WWW-Authenticate"] = 'Bearer realm="longwire"'
+
+    def response(self) -> JSONResponse:
+        """The answer."""
+        return JSONResponse(self.document, self.status, self.headers, MEDIA_TYPE)
+
+
+def shown(value: object) -> str:
+    """A value as a problem shows it: ASCII, at most `SHOWN` characters."""
+    text = ascii(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def bad_input(field: str, value: object, bound: str) -> Problem:
+    """A 400 for one field."""
+    return Problem(
+        "bad-input", f"{field} {shown(value)}: {bound}", errors=[{"field": field, "value": shown(value), "bound": bound}]
+    )
+
+
+def responses(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """The problem responses of an operation, for the OpenAPI document."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        status, title = _TITLES[kind]
+        before = found.get(status)
+        found[status] = {
+            "model": ProblemDocument,
+            "description": f"{before['description']}; {title[0].lower()}{title[1:]}" if before else title,
+        }
+    return found
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` as a problem."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(BadName, _on_bad_name)
+    app.add_exception_handler(JournalDown, _on_journal_down)
+    app.add_exception_handler(RegisterDown, _on_register_down)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_problem(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _on_validation(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [_field_error(item) for item in error.errors()[:20]]
+    detail = "; ".join(f"{item['field']}{' ' + item['value'] if item['value'] else ''}: {item['bound']}" for item in errors)
+    return Problem("bad-input", detail, errors=errors).response()
+
+
+def _field_error(item: Mapping[str, Any]) -> dict[str, Any]:
+    location: Sequence[Any] = item["loc"]
+    known = item["type"] not in ("missing", "json_invalid")
+    return {
+        "field": ".".join(ascii(str(part)[:64])[1:-1] for part in (location[1:] or location))
+        if known or item["type"] == "missing"
+        else "body",
+        "value": shown(item["input"]) if known else None,
+        "bound": ascii(item["msg"].removeprefix("Value error, "))[1:-1][:300],
+    }
+
+
+async def _on_bad_name(_: Request, error: Exception) -> JSONResponse:
+    return Problem("bad-input", str(error)).response()
+
+
+async def _on_journal_down(_: Request, error: Exception) -> JSONResponse:
+    return journal_down().response()
+
+
+def journal_down(message_id: str | None = None) -> Problem:
+    """The 503 for what Kafka did not acknowledge: the outcome is unknown, and repeating it with its id is harmless."""
+    more = {} if message_id is None else {"id": message_id}
+    detail = "Kafka did not acknowledge in time, so the outcome is unknown; repeat the request with the same id"
+    return Problem("journal-down", detail, retry_after_s=RETRY_AFTER_S, **more)
+
+
+async def _on_register_down(_: Request, error: Exception) -> JSONResponse:
+    return Problem("register-down", "Redis did not answer; ask again", retry_after_s=RETRY_AFTER_S).response()
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    detail = f"{request.method} {shown(request.url.path)}: {shown(error.detail)[1:-1]}; GET / lists what there is"
+    document = {"type": "about:blank", "title": title, "status": error.status_code, "detail": detail}
+    return JSONResponse(document, error.status_code, error.headers, MEDIA_TYPE)
+
+
+async def _on_bug(_: Request, error: Exception) -> JSONResponse:
+    document = {"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": type(error).__name__}
+    return JSONResponse(document, 500, media_type=MEDIA_TYPE)

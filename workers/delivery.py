@@ -1,0 +1,247 @@
+"""Delivery consumes `push.messages`: decode, expand, store, commit, hint.
+
+One record's way: bytes → PushMessage (or a dead letter) → a user's message, or one that another partitioner put in the wrong
+partition, is produced again under its client's key → a stored message gets its number n and its client's place in one script →
+what the script ended is receipted → the offset may be committed → the room gets a hint. Delivery never waits for a room.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+from prometheus_client import Counter
+
+from infra.journal import Entry, Journal
+from infra.keeper import Keeper, Product
+from infra.register import Register, SessionView, Stored, StoreItem, StoreMessage, StoreOutcome
+from infra.wire import Downlink, Hint
+from schemas import names
+from schemas.codec import Undecodable, decode_as
+from schemas.codes import State
+from schemas.partition import partition_of
+from schemas.records import PushMessage, Receipt
+from workers.hints import HintSender
+from workers.owed import pay
+from workers.runner import Dead, Incoming, Retryable
+
+EXPANSION: Final = 500
+"""Records produced in one go when a user's message is expanded."""
+
+log = structlog.get_logger("delivery")
+outcomes = Counter("longwire_delivery_messages_total", "Messages by what delivery did", ["outcome"])
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message with what delivery needs beside it."""
+
+    record: Incoming
+    message: PushMessage
+    product: Product
+
+    @property
+    def key(self) -> str:
+        """The client's key."""
+        return names.client_key(self.message.realm, self.message.client or "")
+
+    @property
+    def accepted_ms(self) -> int:
+        """When Kafka first appended it."""
+        return self.message.accepted_ms or self.record.timestamp_ms
+
+    @property
+    def expires_ms(self) -> int:
+        """When it expires, by Kafka's clock."""
+        return self.accepted_ms + 1000 * (self.message.ttl_s or self.product.ttl_s)
+
+
+class Delivery:
+    """The handler of `push.messages` (workers.runner.Handler)."""
+
+    def __init__(self, journal: Journal, register: Register, keeper: Keeper, hints: HintSender) -> None:
+        self._journal = journal
+        self._register = register
+        self._keeper = keeper
+        self._hints = hints
+
+    async def assigned(self, partitions: frozenset[int]) -> None:
+        """Nothing is kept between batches."""
+
+    async def revoked(self, partitions: frozenset[int]) -> None:
+        """Nothing is kept between batches."""
+
+    async def handle(self, partition: int, records: Sequence[Incoming]) -> list[Dead]:
+        """Store one partition's records in order; on return everything of them is in Redis or in Kafka again."""
+        partitions = await self._journal.partitions(names.MESSAGES)
+        letters: list[Dead] = []
+        here: list[Accepted] = []
+        for record in records:
+            accepted = self._accept(record)
+            if isinstance(accepted, Dead):
+                letters.append(accepted)
+            elif accepted.message.user is not None:
+                letters += await self._expand(accepted)
+            elif partition_of(accepted.message.client or "", partitions) != partition:
+                await self._produce_again(accepted, [accepted.message.client or ""])
+            else:
+                here.append(accepted)
+        await self._store([item for item in here if item.message.qos == 1])
+        await self._pass_on([item for item in here if item.message.qos == 0])
+        await self._receipt_dead(letters)
+        self._hints.flush()
+        return letters
+
+    # --- in ------------------------------------------------------------------------------------------------------------
+
+    def _accept(self, record: Incoming) -> Accepted | Dead:
+        if record.value is None:
+            return Dead(record, "a tombstone is no message")
+        try:
+            message = decode_as(PushMessage, record.value)
+        except Undecodable as error:
+            outcomes.labels("undecodable").inc()
+            return Dead(record, str(error))
+        product = self._keeper.products.get(message.product)
+        reason = ""
+        if product is None:
+            if not self._keeper.products:
+                raise Retryable("the keeper knows no product yet")
+            reason = f"unknown product {message.product}"
+        elif len(message.payload) > product.max_payload:
+            reason = f"payload has {len(message.payload)} bytes, the product allows {product.max_payload}"
+        if product is None or reason:
+            outcomes.labels("refused").inc()
+            return Dead(record, reason, message.id, message.client, message.product)
+        return Accepted(record, message, product)
+
+    async def _expand(self, item: Accepted) -> list[Dead]:
+        """A user's message becomes one for each of the user's clients, with the same id and accept time."""
+        message = item.message
+        clients = await self._register.clients_of(message.realm, message.product, message.user or "")
+        if not clients:
+            outcomes.labels("no clients").inc()
+            return [
+                Dead(item.record, f"user {message.user} has no clients in {message.product}", message.id, None, message.product)
+            ]
+        await self._produce_again(item, clients)
+        return []
+
+    async def _produce_again(self, item: Accepted, clients: list[str]) -> None:
+        """Under each client's own key, acknowledged before the source is committed. Source and copies share id and time."""
+        message = item.message
+        for start in range(0, len(clients), EXPANSION):
+            await self._journal.produce(
+                [
+                    Entry(names.MESSAGES, client, replace(message, client=client, user=None, accepted_ms=item.accepted_ms))
+                    for client in clients[start : start + EXPANSION]
+                ]
+            )
+        source = message.client or message.user or ""
+        receipt = Receipt(
+            id=message.id,
+            product=message.product,
+            realm=message.realm,
+            client=source,
+            state=State.EXPANDED,
+            at_ms=_now_ms(),
+            count=len(clients),
+            detail="user" if message.user else f"partition {item.record.partition}",
+        )
+        await self._journal.produce([Entry(names.RECEIPTS, source, receipt)])
+        outcomes.labels("expanded").inc()
+
+    # --- stored --------------------------------------------------------------------------------------------------------
+
+    async def _store(self, items: list[Accepted]) -> None:
+        groups: dict[tuple[str, str], list[Accepted]] = {}
+        for item in items:
+            groups.setdefault((item.key, item.message.product), []).append(item)
+        requests = [
+            StoreItem(key, product, group[0].product.max_pending, [_stored(item) for item in group])
+            for (key, product), group in groups.items()
+        ]
+        results = await self._register.store(requests)
+        await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
+        outcomes.labels("stored").inc(len(items))
+        for group, result in zip(groups.values(), results, strict=True):
+            self._hint(group, result)
+
+    def _hint(self, group: list[Accepted], result: StoreOutcome) -> None:
+        session = result.session
+        if session is None or result.bind is None:
+            return
+        for item, n in zip(group, result.numbers, strict=True):
+            if n:
+                remaining = max(1, -((result.now_ms - item.expires_ms) // 1000))
+                self._hints.add(session.room, _hint(item, session, n, remaining))
+
+    # --- fire and forget -----------------------------------------------------------------------------------------------
+
+    async def _pass_on(self, items: list[Accepted]) -> None:
+        """QoS 0 is never stored: written if the client is there now, else counted as dropped."""
+        found = await self._register.locate([(item.key, item.message.product) for item in items])
+        for item, (session, bind) in zip(items, found, strict=True):
+            if session is None or bind is None:
+                outcomes.labels("dropped").inc()
+                continue
+            outcomes.labels("passed on").inc()
+            self._hints.add(session.room, _hint(item, session, 0, _remaining_by_kafka(item)))
+
+    # --- dead ----------------------------------------------------------------------------------------------------------
+
+    async def _receipt_dead(self, letters: list[Dead]) -> None:
+        now = _now_ms()
+        receipts = [
+            Receipt(
+                id=letter.id,
+                product=letter.product,
+                realm=names.DEFAULT_REALM,
+                client=letter.client or "",
+                state=State.DEAD,
+                at_ms=now,
+                detail=letter.reason[:200],
+            )
+            for letter in letters
+            if letter.id and letter.product
+        ]
+        await self._journal.produce([Entry(names.RECEIPTS, receipt.client or receipt.product, receipt) for receipt in receipts])
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _remaining_by_kafka(item: Accepted) -> int:
+    """Seconds left of a message that Redis never judged: its whole TTL, since it is passed on as soon as it is read."""
+    return item.message.ttl_s or item.product.ttl_s
+
+
+def _stored(item: Accepted) -> StoreMessage:
+    message = item.message
+    body = Stored(
+        message.payload,
+        message.group or "",
+        message.content_type or "",
+        message.correlation,
+        list(message.properties.items()),
+    )
+    return StoreMessage(message.id, message.priority, item.expires_ms, message.collapse_key or "", body)
+
+
+def _hint(item: Accepted, session: SessionView, n: int, remaining_s: int) -> Hint:
+    message = item.message
+    downlink = Downlink(
+        message.id,
+        n,
+        message.payload,
+        remaining_s,
+        message.group or "",
+        message.content_type or "",
+        message.correlation,
+        list(message.properties.items()),
+    )
+    return Hint(item.key, session.number, message.product, downlink)

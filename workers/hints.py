@@ -1,0 +1,119 @@
+"""Hints from delivery to rooms: one batch a room at a time in flight order, two tries, then it lets go.
+
+A hint that is lost costs the client one sync, so nothing here waits for a room, and nothing here is durable. Queues are bounded:
+a room that does not keep up loses hints, counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from prometheus_client import Counter
+
+from infra.bus import Bus, BusError
+from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, VERSION, Hint, HintResult, Reply, Request
+from schemas import names
+
+QUEUE: Final = 20_000
+"""Hints that wait for one room, at most."""
+ROOM_IDLE: Final = 60.0
+TRIES: Final = 2
+TIMEOUT: Final = 1.0
+_OVERHEAD: Final = 512
+
+sent = Counter("longwire_hints_total", "Hints by what became of them", ["outcome"])
+
+
+class _RoomQueue:
+    """What waits for one room, and how many batches are unanswered."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Hint] = deque()
+        self.unanswered: set[asyncio.Task[None]] = set()
+
+
+class HintSender:
+    """Sends hints in the order they came, in batches, at most `MAX_UNANSWERED` of them unanswered a room."""
+
+    def __init__(self, bus: Bus, *, instance: str, dropped: Callable[[Hint], None] = lambda hint: None) -> None:
+        self._bus = bus
+        self._instance = instance
+        self._dropped = dropped
+        self._seq = 0
+        self._rooms: dict[str, _RoomQueue] = {}
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(Reply[HintResult]).decode
+
+    async def start(self) -> None:
+        """Nothing to start: batches go as hints come."""
+
+    async def stop(self) -> None:
+        """Wait a moment for what is in flight, then let go."""
+        tasks = [task for queue in self._rooms.values() for task in queue.unanswered]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=TIMEOUT)
+            for task in late:
+                task.cancel()
+        self._rooms.clear()
+
+    def add(self, room: str, hint: Hint) -> None:
+        """Queue a hint; it leaves with the next `flush()`."""
+        queue = self._rooms.setdefault(room, _RoomQueue())
+        if len(queue.waiting) >= QUEUE:
+            sent.labels("overflow").inc()
+            self._dropped(hint)
+            return
+        queue.waiting.append(hint)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the rooms answer; what is left goes on as answers come. Idle rooms are forgotten."""
+        for room in list(self._rooms):
+            queue = self._rooms[room]
+            if queue.waiting:
+                self._pump(room, queue)
+            elif not queue.unanswered:
+                del self._rooms[room]
+
+    def _pump(self, room: str, queue: _RoomQueue) -> None:
+        while queue.waiting and len(queue.unanswered) < MAX_UNANSWERED:
+            task = asyncio.ensure_future(self._send(room, _take_batch(queue.waiting)))
+            queue.unanswered.add(task)
+            task.add_done_callback(lambda done: self._answered(room, queue, done))
+
+    def _answered(self, room: str, queue: _RoomQueue, task: asyncio.Task[None]) -> None:
+        queue.unanswered.discard(task)
+        if not task.cancelled():
+            self._pump(room, queue)
+
+    async def _send(self, room: str, batch: list[Hint]) -> None:
+        self._seq += 1
+        data = self._encode(Request(VERSION, self._instance, self._seq, batch))
+        for _ in range(TRIES):
+            try:
+                reply = self._decode(await self._bus.request(names.room_push(room), data, timeout=TIMEOUT))
+            except (BusError, msgspec.MsgspecError):
+                continue
+            for hint, result in zip(batch, reply.items, strict=False):
+                sent.labels(result.outcome).inc()
+                if result.outcome in ("dropped", "gone"):
+                    self._dropped(hint)
+            return
+        sent.labels("let go").inc(len(batch))
+        for hint in batch:
+            self._dropped(hint)
+
+
+def _take_batch(waiting: deque[Hint]) -> list[Hint]:
+    batch: list[Hint] = []
+    size = 0
+    while waiting and len(batch) < MAX_ITEMS:
+        message = waiting[0].message
+        size += len(message.payload) + sum(len(k) + len(v) for k, v in message.properties) + _OVERHEAD
+        if batch and size > MAX_BYTES:
+            break
+        batch.append(waiting.popleft())
+    return batch

@@ -1,0 +1,327 @@
+"""The run loop of every worker that consumes a Kafka topic: poll, handle, dead-letter, commit.
+
+The commit rule: a batch's offset is committed only after its handler returned, and a handler returns only when every effect of
+the batch is durable. So a record may be handled twice, never skipped. Partitions are handled side by side, one batch in flight
+each; a completion that comes after its partition was taken away is dropped, not committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
+from aiokafka.errors import KafkaError
+from prometheus_client import Counter
+
+from infra.bus import BusError
+from infra.journal import Entry, Journal, JournalDown
+from infra.lifecycle import Loops
+from infra.register import RegisterDown
+from infra.settings import KafkaSettings
+from schemas import names
+from schemas.records import DeadLetter
+
+DRAIN: Final = 5.0
+"""How long a revoked or stopping partition may finish its batch, s."""
+REWIND: Final = 60.0
+"""A commit's metadata names the offset that was committed this long before, s: where a fold of a lost tail begins."""
+BACKOFF: Final = (0.1, 5.0)
+ATTEMPTS_ON_BUG: Final = 3
+
+log = structlog.get_logger("runner")
+handled = Counter("longwire_runner_records_total", "Records handled", ["topic"])
+dead = Counter("longwire_runner_dead_total", "Records sent to the dead letters", ["topic"])
+retried = Counter("longwire_runner_retries_total", "Batches handled again", ["topic", "reason"])
+
+
+class Retryable(Exception):
+    """The batch can't be handled now: it is handled again, from its start, after a backoff."""
+
+
+RETRYABLE: Final = (Retryable, JournalDown, BusError, RegisterDown)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One record as it was read. `timestamp_ms` is the broker's append time."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A poison record with the reason: it goes to `push.dead`, and the rest goes on."""
+
+    record: Incoming
+    reason: str
+    id: str | None = None
+    client: str | None = None
+    product: str | None = None
+
+
+class Handler(Protocol):
+    """What a worker does with records."""
+
+    async def handle(self, partition: int, records: Sequence[Incoming]) -> list[Dead]:
+        """Handle records of one partition, in order; on return all effects are durable. It must be idempotent."""
+
+    async def assigned(self, partitions: frozenset[int]) -> None:
+        """Called before the first batch of these partitions."""
+
+    async def revoked(self, partitions: frozenset[int]) -> None:
+        """Called when these partitions belong to somebody else; must return within a few seconds."""
+
+
+@dataclass(slots=True)
+class _Partition:
+    """One assignment of a partition: dropped as a whole when it is revoked."""
+
+    number: int
+    task: asyncio.Task[None] | None = None
+    done: int | None = None
+    committed: int | None = None
+    history: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=128))
+
+    def rewind_offset(self, now: float) -> int | None:
+        """The offset committed `REWIND` seconds ago (or the oldest known)."""
+        while len(self.history) > 1 and self.history[1][0] <= now - REWIND:
+            self.history.popleft()
+        return self.history[0][1] if self.history else None
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """aiokafka swallows what a listener raises, so it only records (PITFALLS)."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._runner.partitions_lost()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._runner.partitions_gained({item.partition for item in assigned})
+
+
+class Runner:
+    """Consumes one topic as one member of a consumer group."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        journal: Journal,
+        *,
+        topic: str,
+        group: str,
+        handler: Handler,
+        name: str,
+        fail: Callable[[str], None],
+        max_records: int = 500,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._topic = topic
+        self._group = group
+        self._handler = handler
+        self._name = name
+        self._fail = fail
+        self._max_records = max_records
+        self._loops = Loops(fail)
+        self._consumer: AIOKafkaConsumer | None = None
+        self._partitions: dict[int, _Partition] = {}
+        self._fresh: set[int] = set()
+        self._joined = asyncio.Event()
+
+    @property
+    def joined(self) -> bool:
+        """Has the group given this member its partitions (perhaps none) at least once?"""
+        return self._joined.is_set()
+
+    async def start(self) -> None:
+        """Join the group; raises JournalDown if Kafka can't be reached."""
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.bootstrap,
+            client_id=self._name,
+            group_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=int(self._settings.session_timeout * 1000),
+            heartbeat_interval_ms=int(self._settings.session_timeout * 1000 / 4),
+            rebalance_timeout_ms=int(self._settings.session_timeout * 1000),
+            request_timeout_ms=int(self._settings.request_timeout * 1000) + 5000,
+            metadata_max_age_ms=30_000,
+        )
+        try:
+            async with asyncio.timeout(20):
+                await self._consumer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise JournalDown(f"Kafka at {self._settings.bootstrap} can't be reached: {error}") from error
+        self._consumer.subscribe([self._topic], listener=_Listener(self))
+        self._loops.start(f"{self._name}-poll", self._poll())
+
+    async def stop(self) -> None:
+        """Finish the batches in flight within `DRAIN` seconds, commit, leave the group."""
+        await self._loops.stop()
+        await self.partitions_lost()
+        if self._consumer is not None:
+            consumer, self._consumer = self._consumer, None
+            try:
+                async with asyncio.timeout(5):
+                    await consumer.stop()
+            except (TimeoutError, KafkaError):
+                log.warning("consumer not closed cleanly", consumer=self._name)
+
+    # --- assignment ----------------------------------------------------------------------------------------------------
+
+    def partitions_gained(self, partitions: set[int]) -> None:
+        """Remember what was assigned; the poll loop tells the handler, so that its errors are seen."""
+        self._partitions = {number: _Partition(number) for number in partitions}
+        self._fresh = set(partitions)
+        self._joined.set()
+
+    async def partitions_lost(self) -> None:
+        """Let batches in flight end within `DRAIN`, commit what is done, forget the assignment (eager rebalancing)."""
+        lost, self._partitions = self._partitions, {}
+        self._fresh.clear()
+        if not lost:
+            return
+        tasks = [item.task for item in lost.values() if item.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=DRAIN)
+            for task in late:
+                task.cancel()
+        await self._commit(lost)
+        try:
+            async with asyncio.timeout(DRAIN):
+                await self._handler.revoked(frozenset(lost))
+        except Exception:
+            log.exception("revoke failed", consumer=self._name)
+
+    async def _tell_assigned(self) -> None:
+        while self._fresh:
+            fresh = frozenset(self._fresh)
+            try:
+                await self._handler.assigned(fresh)
+            except RETRYABLE as error:
+                retried.labels(self._topic, type(error).__name__).inc()
+                await asyncio.sleep(1)
+                continue
+            self._fresh -= fresh
+
+    # --- the loop ------------------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        while True:
+            await self._tell_assigned()
+            await self._commit(self._partitions)
+            idle = [TopicPartition(self._topic, item.number) for item in self._partitions.values() if item.task is None]
+            if not idle:
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                assert self._consumer is not None
+                batches = await self._consumer.getmany(*idle, timeout_ms=100, max_records=self._max_records)
+            except KafkaError as error:
+                retried.labels(self._topic, type(error).__name__).inc()
+                log.warning("poll failed", consumer=self._name, error=type(error).__name__)
+                await asyncio.sleep(0.5)
+                continue
+            for where, records in batches.items():
+                if records and (partition := self._partitions.get(where.partition)) is not None:
+                    batch = [
+                        Incoming(where.topic, where.partition, item.offset, item.timestamp, item.key, item.value)
+                        for item in records
+                    ]
+                    self._begin(partition, batch)
+
+    def _begin(self, partition: _Partition, batch: list[Incoming]) -> None:
+        task = asyncio.ensure_future(self._handle(partition, batch))
+        partition.task = task
+        task.add_done_callback(lambda done: self._handled(partition, done))
+
+    def _handled(self, partition: _Partition, task: asyncio.Task[None]) -> None:
+        partition.task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("batch failed for good", consumer=self._name, partition=partition.number, exc_info=error)
+            self._fail(f"{self._name}: partition {partition.number}: {type(error).__name__}: {error}")
+
+    async def _handle(self, partition: _Partition, batch: list[Incoming]) -> None:
+        """Handle one batch until it succeeds: what is retryable for ever, a bug of ours a few times."""
+        bugs, delay = 0, BACKOFF[0]
+        while True:
+            try:
+                letters = await self._handler.handle(partition.number, batch)
+                await self._bury(letters)
+            except RETRYABLE as error:
+                reason: Exception = error
+            except Exception as error:
+                bugs += 1
+                if bugs >= ATTEMPTS_ON_BUG:
+                    raise
+                reason = error
+                log.exception("batch failed", consumer=self._name, partition=partition.number, offset=batch[0].offset)
+            else:
+                break
+            retried.labels(self._topic, type(reason).__name__).inc()
+            log.warning("batch retried", consumer=self._name, partition=partition.number, reason=str(reason)[:200])
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, BACKOFF[1])
+        partition.done = batch[-1].offset + 1
+        handled.labels(self._topic).inc(len(batch))
+
+    async def _bury(self, letters: list[Dead]) -> None:
+        if letters:
+            now = int(time.time() * 1000)
+            await self._journal.produce(
+                [Entry(names.DEAD, item.product or item.record.topic, _letter(item, now)) for item in letters]
+            )
+            dead.labels(self._topic).inc(len(letters))
+            for item in letters[:10]:
+                log.warning("dead letter", partition=item.record.partition, offset=item.record.offset, reason=item.reason)
+
+    async def _commit(self, partitions: dict[int, _Partition]) -> None:
+        """Commit what is done. A failure is only more work later: the records are handled again."""
+        now = time.monotonic()
+        offsets = {}
+        for item in partitions.values():
+            if item.done is not None and item.done != item.committed:
+                item.history.append((now, item.done))
+                metadata = str(item.rewind_offset(now))
+                offsets[TopicPartition(self._topic, item.number)] = OffsetAndMetadata(item.done, metadata)
+        if not offsets or self._consumer is None:
+            return
+        try:
+            async with asyncio.timeout(DRAIN):
+                await self._consumer.commit(offsets)
+        except (KafkaError, TimeoutError) as error:
+            retried.labels(self._topic, "commit").inc()
+            log.warning("commit failed", consumer=self._name, error=type(error).__name__)
+            return
+        for where, offset in offsets.items():
+            partitions[where.partition].committed = offset.offset
+
+
+def _letter(item: Dead, now_ms: int) -> DeadLetter:
+    record = item.record
+    return DeadLetter(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        reason=item.reason[:500],
+        at_ms=now_ms,
+        key=record.key[:256] if record.key else None,
+        value=record.value[: 128 * 1024] if record.value else None,
+        id=item.id,
+        client=item.client,
+        product=item.product,
+    )

@@ -1,0 +1,243 @@
+"""The saver answers rooms: `connect, bind, sync, unbind, disconnect`.
+
+It is the only writer of sessions, of `push.status` and `push.clients`, and of per-client receipts for acks. The order is always
+the same: what must be in Kafka first (receipts), the script, what follows from it in Kafka, the answer. A failure between leaves
+the room asking again, and every step bears a repeat.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from infra.bus import Bus, BusError
+from infra.journal import Entry, Journal
+from infra.register import Bound, Connected, PendingPage, Register
+from infra.wire import (
+    OK,
+    Ack,
+    BindItem,
+    BindResult,
+    ConnectItem,
+    ConnectResult,
+    DisconnectItem,
+    DoneResult,
+    Downlink,
+    Kick,
+    Page,
+    Request,
+    SettledJob,
+    SyncItem,
+    SyncResult,
+    UnbindItem,
+)
+from schemas import names
+from schemas.codes import State, Status
+from schemas.records import ClientProduct, ClientRecord, Receipt, StatusEvent
+from workers.owed import pay
+from workers.responder import respond
+
+TAKEN_OVER: Final = 0x8E
+
+log = structlog.get_logger("saver")
+
+
+class Saver:
+    """The five answers. `instance` names this process in what it sends to rooms."""
+
+    def __init__(self, bus: Bus, journal: Journal, register: Register, *, instance: str) -> None:
+        self._bus = bus
+        self._journal = journal
+        self._register = register
+        self._instance = instance
+        self._kicks = 0
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    async def start(self) -> None:
+        """Serve the five subjects."""
+        queue = names.SAVER_QUEUE
+        await respond(self._bus, "connect", subject=names.SAVER_CONNECT, queue=queue, item=ConnectItem, handle=self.connect)
+        await respond(self._bus, "bind", subject=names.SAVER_BIND, queue=queue, item=BindItem, handle=self.bind)
+        await respond(self._bus, "sync", subject=names.SAVER_SYNC, queue=queue, item=SyncItem, handle=self.sync)
+        await respond(self._bus, "unbind", subject=names.SAVER_UNBIND, queue=queue, item=UnbindItem, handle=self.unbind)
+        await respond(
+            self._bus, "disconnect", subject=names.SAVER_DISCONNECT, queue=queue, item=DisconnectItem, handle=self.disconnect
+        )
+
+    async def stop(self) -> None:
+        """The bus stops the handlers."""
+
+    # --- the five ------------------------------------------------------------------------------------------------------
+
+    async def connect(self, items: Sequence[ConnectItem]) -> list[ConnectResult]:
+        """Number the sessions, tell `push.status`, and tell the rooms that lost one."""
+        results = await self._register.connect(items)
+        events = [
+            _event(item, Status.ONLINE, (result.generation, result.number))
+            for item, result in zip(items, results, strict=True)
+            if result.status == OK
+        ]
+        await self._journal.produce([_by_client(names.STATUS, event) for event in events])
+        for item, result in zip(items, results, strict=True):
+            await self._tell_old_room(item.key, result)
+        return [ConnectResult(result.status, result.generation, result.number) for result in results]
+
+    async def bind(self, items: Sequence[BindItem]) -> list[BindResult]:
+        """Register binds; the durable registry gets what it does not have yet."""
+        results = await self._register.bind(items)
+        good = [(item, result) for item, result in zip(items, results, strict=True) if result.status == OK]
+        changed = [(item, result) for item, result in good if result.document_changed]
+        entries = [
+            _by_client(names.STATUS, _event(item, Status.BIND, (item.generation, item.number), product=item.bind.product))
+            for item, _ in good
+        ]
+        entries += [_client_entry(item, result) for item, result in changed]
+        await self._journal.produce(entries)
+        await self._register.registered([(item.key, item.bind, result.user_before) for item, result in changed])
+        await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
+        return [
+            BindResult(result.status, result.first_bind_ms, _wire_page(result.page), result.settled_jobs) for result in results
+        ]
+
+    async def sync(self, items: Sequence[SyncItem]) -> list[SyncResult]:
+        """Receipts for the acks, then settle them and page what is next."""
+        await self._receipt_acks((item.key, item.acks) for item in items)
+        results = await self._register.sync(items)
+        await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
+        return [
+            SyncResult(result.status, [page for raw in result.pages if (page := _wire_page(raw)) is not None])
+            for result in results
+        ]
+
+    async def unbind(self, items: Sequence[UnbindItem]) -> list[DoneResult]:
+        """The client left the product: no user's message is expanded to it any more. What is pending stays."""
+        results = await self._register.unbind(items)
+        entries = []
+        for item, (status, _) in zip(items, results, strict=True):
+            if status == OK:
+                realm, client = names.split_client_key(item.key)
+                event = _event(item, Status.UNBIND, (item.generation, item.number), product=item.product)
+                entries.append(_by_client(names.STATUS, event))
+                entries.append(Entry(names.CLIENTS, _registry_key(realm, client, item.product), None, by=client))
+        await self._journal.produce(entries)
+        await self._register.unregistered(
+            [(item.key, item.product, user) for item, (_, user) in zip(items, results, strict=True) if user]
+        )
+        return [DoneResult(status) for status, _ in results]
+
+    async def disconnect(self, items: Sequence[DisconnectItem]) -> list[DoneResult]:
+        """Settle the last acks, remove the session, tell `push.status` with the broadcasts that the client has settled."""
+        await self._receipt_acks((item.key, item.acks) for item in items)
+        events = [
+            _event(item, Status.OFFLINE, (item.generation, item.number), reason=item.reason, jobs=item.jobs) for item in items
+        ]
+        await self._journal.produce([_by_client(names.STATUS, event) for event in events])
+        results = await self._register.disconnect(items)
+        await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
+        return [DoneResult(result.status) for result in results]
+
+    # --- parts ---------------------------------------------------------------------------------------------------------
+
+    async def _receipt_acks(self, acks: Iterable[tuple[str, list[Ack]]]) -> None:
+        now = _now_ms()
+        entries = [_by_client(names.RECEIPTS, _receipt(key, ack, now)) for key, group in acks for ack in group]
+        await self._journal.produce(entries)
+
+    async def _tell_old_room(self, key: str, result: Connected) -> None:
+        """A hint: the old room's next sync is told as well."""
+        old = result.old
+        if old is None:
+            return
+        self._kicks += 1
+        kick = Kick(key, old.generation, old.number, TAKEN_OVER, "the client connected elsewhere")
+        try:
+            await self._bus.publish(names.room_control(old.room), self._encode(Request(1, self._instance, self._kicks, [kick])))
+        except BusError:
+            log.debug("old room not told", room=old.room)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _by_client(topic: str, record: StatusEvent | Receipt) -> Entry:
+    return Entry(topic, record.client, record)
+
+
+def _registry_key(realm: str, client: str, product: str) -> str:
+    return f"{names.client_key(realm, client)} {product}"
+
+
+def _client_entry(item: BindItem, result: Bound) -> Entry:
+    realm, client = names.split_client_key(item.key)
+    bind = item.bind
+    document = ClientProduct(
+        user=bind.user or None,
+        groups=tuple(bind.groups),
+        attrs=bind.attrs,
+        qos=bind.qos,
+        first_bind_ms=result.first_bind_ms,
+    )
+    record = ClientRecord(realm=realm, client=client, product=bind.product, bind=document)
+    return Entry(names.CLIENTS, _registry_key(realm, client, bind.product), record, by=client)
+
+
+def _event(
+    item: ConnectItem | BindItem | UnbindItem | DisconnectItem,
+    event: Status,
+    session: tuple[int, int],
+    *,
+    product: str | None = None,
+    reason: str | None = None,
+    jobs: Sequence[SettledJob] = (),
+) -> StatusEvent:
+    realm, client = names.split_client_key(item.key)
+    return StatusEvent(
+        realm=realm,
+        client=client,
+        event=event,
+        generation=session[0],
+        session=session[1],
+        room=item.room,
+        epoch=item.epoch,
+        at_ms=_now_ms(),
+        product=product,
+        reason=reason,
+        settled_jobs=tuple(f"{job.product}:{job.partition}:{job.offset}" for job in jobs),
+    )
+
+
+def _receipt(key: str, ack: Ack, at_ms: int) -> Receipt:
+    realm, client = names.split_client_key(key)
+    return Receipt(
+        id=ack.id,
+        product=ack.product,
+        realm=realm,
+        client=client,
+        state=State(ack.state),
+        at_ms=at_ms,
+        detail=ack.detail or None,
+    )
+
+
+def _wire_page(page: PendingPage | None) -> Page | None:
+    if page is None:
+        return None
+    items = [
+        Downlink(
+            item.id,
+            item.n,
+            item.body.payload,
+            item.expires_in_s,
+            item.body.group,
+            item.body.content_type,
+            item.body.correlation,
+            item.body.properties,
+        )
+        for item in page.items
+    ]
+    return Page(page.product, page.n, items, page.more)
