@@ -1,0 +1,241 @@
+"""Requests of many clients, sent as batches: one `Batcher` for each NATS subject.
+
+A batch leaves at the end of the loop's turn, while fewer than `MAX_UNANSWERED` are under way; otherwise items gather. What is
+not answered (timeout, nobody there, `retry`) is asked again after a backoff with full jitter: every request is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import msgspec
+import structlog
+
+from gateway import metrics
+from gateway.ports import Done
+from infra.bus import BusError
+from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, RETRY, VERSION, Reply, Request, encoder
+
+BACKOFF_BASE: Final = 0.1
+BACKOFF_CAP: Final = 3.0
+HEADROOM: Final = 1024
+"""Bytes of a batch that are its own: version, sender, number, array headers."""
+
+log = structlog.get_logger("batcher")
+
+I = TypeVar("I", bound=msgspec.Struct)  # noqa: E741
+O = TypeVar("O", bound="HasStatus")  # noqa: E741
+
+
+class HasStatus(Protocol):
+    """A result of the wire."""
+
+    @property
+    def status(self) -> str:
+        """`retry` means: ask again."""
+
+
+class Ask(Generic[O]):
+    """One item on its way. It is encoded once, however often it is sent."""
+
+    __slots__ = ("_done", "cancelled", "data", "expires", "sent", "tries")
+
+    def __init__(self, data: bytes, done: Done[O], expires: float) -> None:
+        self.data = data
+        self.expires = expires
+        self.tries = 0
+        self.sent = False
+        self.cancelled = False
+        self._done: Done[O] | None = done
+
+    def cancel(self) -> None:
+        """See `gateway.ports.Ask`."""
+        self.cancelled = True
+        if not self.sent:
+            self.finish(None)
+
+    def finish(self, result: O | None) -> None:
+        """Tell whoever waits, once. What it raises is ours to log: the other items of the batch have their own results."""
+        done, self._done = self._done, None
+        if done is not None:
+            try:
+                done(result)
+            except Exception:
+                log.exception("result not taken")
+
+    @property
+    def over(self) -> bool:
+        """Already finished."""
+        return self._done is None
+
+
+class Batcher(Generic[I, O]):
+    """Batches to `subject`. `limit`: items that may wait, at most; the oldest is given up for a new one beyond it."""
+
+    def __init__(
+        self,
+        request: Callable[[str, bytes], Awaitable[bytes]],
+        subject: str,
+        result: type[O],
+        *,
+        sender: str,
+        limit: int,
+        give_up: float = float("inf"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`give_up`: seconds after which an item is no longer repeated."""
+        self._request = request
+        self._subject = subject
+        self._sender = sender
+        self._limit = limit
+        self._give_up = give_up
+        self._clock = clock
+        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Reply[result])  # type: ignore[valid-type]
+        self._encoder = encoder()
+        self._waiting: deque[Ask[O]] = deque()
+        self._later: dict[asyncio.TimerHandle, list[Ask[O]]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+        self._seq = 0
+        self.bytes = 0
+        """Bytes of all items that are not finished."""
+        self.items = 0
+        self.idle = asyncio.Event()
+        """Set while nothing waits and nothing is under way."""
+        self.idle.set()
+
+    def ask(self, item: I, done: Done[O]) -> Ask[O]:
+        """Send an item with the next batch; `done` gets its result."""
+        ask: Ask[O] = Ask(self._encoder.encode(item), done, self._clock() + self._give_up)
+        self.items += 1
+        self.bytes += len(ask.data)
+        self.idle.clear()
+        if self.items > self._limit and self._waiting:
+            self._lose(self._waiting.popleft())
+        self._waiting.append(ask)
+        self._schedule()
+        return ask
+
+    async def stop(self) -> None:
+        """Stop asking; whatever waits is given up."""
+        for handle in self._later:
+            handle.cancel()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    # --- batches -------------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._waiting and len(self._running) < MAX_UNANSWERED:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        self._scheduled = False
+        while len(self._running) < MAX_UNANSWERED and (batch := self._take()):
+            task = asyncio.ensure_future(self._send(batch))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("batch failed", subject=self._subject, exc_info=error)
+        self._schedule()
+
+    def _take(self) -> list[Ask[O]]:
+        batch: list[Ask[O]] = []
+        size = HEADROOM
+        while self._waiting and len(batch) < MAX_ITEMS:
+            ask = self._waiting[0]
+            if batch and size + len(ask.data) > MAX_BYTES:
+                break
+            self._waiting.popleft()
+            if ask.over:
+                self._forget(ask)
+                continue
+            size += len(ask.data)
+            batch.append(ask)
+        return batch
+
+    async def _send(self, batch: list[Ask[O]]) -> None:
+        self._seq += 1
+        seq = self._seq
+        for ask in batch:
+            ask.sent = True
+        metrics.batches.labels(self._subject).inc()
+        try:
+            body = Request(VERSION, self._sender, seq, [msgspec.Raw(ask.data) for ask in batch])
+            reply = self._decoder.decode(await self._request(self._subject, self._encoder.encode(body)))
+            reason = reply.error and "asked to"
+        except (BusError, msgspec.MsgspecError) as error:
+            reason = type(error).__name__
+        except BaseException:
+            self._again(batch, "failed")
+            raise
+        if not reason and (reply.seq != seq or len(reply.items) != len(batch)):
+            reason = "mismatch"
+        if reason:
+            self._again(batch, reason)
+        else:
+            self._conclude(batch, reply.items)
+
+    def _conclude(self, batch: list[Ask[O]], results: list[O]) -> None:
+        again = []
+        for ask, result in zip(batch, results, strict=True):
+            if result.status == RETRY:
+                again.append(ask)
+            else:
+                self._forget(ask)
+                ask.finish(result)
+        if again:
+            self._again(again, RETRY)
+
+    # --- again, or never -----------------------------------------------------------------------------------------------
+
+    def _again(self, asks: list[Ask[O]], reason: str) -> None:
+        now = self._clock()
+        kept = []
+        for ask in asks:
+            ask.sent = False
+            ask.tries += 1
+            if ask.cancelled:
+                self._forget(ask)
+                ask.finish(None)
+            elif now >= ask.expires:
+                self._lose(ask)
+            else:
+                kept.append(ask)
+        metrics.retries.labels(self._subject, reason).inc(len(kept))
+        if kept:
+            self._wait(kept)
+
+    def _wait(self, asks: list[Ask[O]]) -> None:
+        fewest = min(ask.tries for ask in asks)
+        ceiling = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** min(8, fewest))
+        delay = ceiling * random.uniform(0.5, 1.0)
+
+        def back() -> None:
+            self._later.pop(handle)
+            self._waiting.extendleft(reversed(asks))
+            self._schedule()
+
+        handle = asyncio.get_running_loop().call_later(delay, back)
+        self._later[handle] = asks
+
+    def _lose(self, ask: Ask[O]) -> None:
+        metrics.lost.labels(self._subject).inc()
+        self._forget(ask)
+        ask.finish(None)
+
+    def _forget(self, ask: Ask[O]) -> None:
+        self.items -= 1
+        self.bytes -= len(ask.data)
+        if not self.items:
+            self.idle.set()

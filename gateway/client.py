@@ -1,0 +1,97 @@
+"""What a room remembers of one connected client, and of each of its binds.
+
+Plain data with `__slots__`: no task, no timer, no dict of its own for an idle connection. The session machine
+(`gateway/session.py`) owns the rules; the fan-out (`gateway/fanout.py`) owns the masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from infra.wire import Ack
+from schemas.partition import slot_of
+
+NO_GROUPS: Final[frozenset[str]] = frozenset()
+FIRST_BROADCAST_ID: Final = 0x8000
+"""Packet ids from here up belong to broadcasts (one id a job, the same for every connection); below, to unicast."""
+
+
+class Inflight:
+    """One unicast message written at QoS 1 and not yet acknowledged."""
+
+    __slots__ = ("id", "n", "product", "sent_at")
+
+    def __init__(self, product: str, id: str, n: int, sent_at: float) -> None:  # noqa: A002 - the message's id
+        self.product = product
+        self.id = id
+        self.n = n
+        self.sent_at = sent_at
+
+
+class BindState:
+    """A client's bind to one product: granted QoS, groups, the last store number seen, and the masks of broadcasts.
+
+    `n` is 0 until something came. `behind`: pending holds something that no hint will bring; a sync will. `sent`, `settled`,
+    `saved` are bit masks over the places of the product's active jobs in this room; `early` are numbers of settled jobs that the
+    register told us of before the job was announced here.
+    """
+
+    __slots__ = (
+        "attrs", "behind", "client", "early", "first_bind_ms", "groups", "hinted_n", "n", "product",
+        "qos", "ready", "saved", "sent", "settled", "user",
+    )  # fmt: skip
+
+    def __init__(self, client: Client, product: str, qos: int, user: str, attrs: dict[str, str]) -> None:
+        self.client = client
+        self.product = product
+        self.qos = qos
+        self.user = user
+        self.attrs = attrs
+        self.groups: frozenset[str] = NO_GROUPS
+        self.first_bind_ms = 0
+        self.n = 0
+        self.hinted_n = 0
+        self.behind = False
+        self.ready = False  # the saver has answered the bind
+        self.sent = 0
+        self.settled = 0
+        self.saved = 0
+        self.early: tuple[tuple[int, int], ...] = ()
+
+
+class Client:
+    """One authenticated connection. `write` is the transport's own bound method: one call, one packet or several joined."""
+
+    __slots__ = (
+        "acks", "binds", "broadcast_at", "broadcasts_inflight", "connection", "epoch", "generation", "inflight", "key",
+        "max_packet", "next_packet_id", "number", "receive_max", "slot", "write",
+    )  # fmt: skip
+
+    def __init__(self, key: str, connection: int, write: Callable[[bytes], None], receive_max: int, max_packet: int) -> None:
+        self.key = key
+        self.slot = slot_of(key)
+        self.connection = connection
+        self.write = write
+        self.receive_max = receive_max
+        self.max_packet = max_packet
+        self.generation = 0
+        self.number = 0
+        self.epoch = 0
+        self.binds: dict[str, BindState] = {}
+        self.inflight: dict[int, Inflight] | None = None
+        self.broadcasts_inflight = 0
+        self.broadcast_at = 0.0  # since when the oldest of them waits, or the last of them made progress
+        self.acks: list[Ack] | None = None
+        self.next_packet_id = 1
+
+    def unicast_places(self) -> int:
+        """Free places in the window for unicast (Receive Maximum covers unicast and broadcast together, MQTT 5 §3.1.2.11.3)."""
+        used = len(self.inflight) if self.inflight else 0
+        return self.receive_max - used - self.broadcasts_inflight
+
+    def has_broadcast_place(self) -> bool:
+        """May one more broadcast be in flight? They take at most half of the window, or the one place when it is free."""
+        if self.unicast_places() <= 0:
+            return False
+        return self.broadcasts_inflight < max(1, self.receive_max // 2)

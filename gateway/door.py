@@ -1,0 +1,123 @@
+"""The room's listening socket, its clock's tick, its NATS endpoints, and its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from gateway.connection import Connection
+from gateway.lease import LeaseKeeper
+from gateway.reasons import End, Reason
+from gateway.room import Room
+from gateway.saver_link import SaverLink
+from gateway.wheel import RESOLUTION
+from infra.bus import Bus
+from infra.lifecycle import Loops
+from infra.wire import Control, ControlReply, Hint, Kick, Reply, Request, Slice, SliceReply, encoder
+from schemas import names
+
+BACKLOG: Final = 4096
+SLICES_AT_ONCE: Final = 64
+"""Slices of different jobs are written side by side, each at its own pace."""
+
+DRAIN_STEPS_S: Final = 0.1
+FLUSH_S: Final = 2.0
+
+log = structlog.get_logger("door")
+
+
+class Endpoints:
+    """`room.{room}.push`, `.control` and `.slice`."""
+
+    def __init__(self, bus: Bus, room: Room) -> None:
+        self._bus = bus
+        self._room = room
+        self._encoder = encoder()
+        self._hints = msgspec.msgpack.Decoder(Request[Hint])
+        self._control = msgspec.msgpack.Decoder(Control)
+        self._slice = msgspec.msgpack.Decoder(Slice)
+
+    async def start(self) -> None:
+        """Serve all three."""
+        room = self._room.id
+        endpoints: tuple[tuple[str, str, Callable[[bytes], Awaitable[bytes]], int], ...] = (
+            ("push", names.room_push(room), self._push, 1),
+            ("control", names.room_control(room), self._take_control, 1),
+            ("slice", names.room_slice(room), self._take_slice, SLICES_AT_ONCE),
+        )
+        for name, subject, handler, concurrency in endpoints:
+            await self._bus.serve(name, subject, handler, concurrency=concurrency)
+
+    async def stop(self) -> None:
+        """The bus ends its endpoints itself."""
+
+    async def _push(self, data: bytes) -> bytes:
+        request = self._hints.decode(data)
+        return self._encoder.encode(Reply(request.seq, self._room.push(request.items)))
+
+    async def _take_control(self, data: bytes) -> bytes:
+        message: Control = self._control.decode(data)
+        reply: ControlReply
+        reply = self._room.kick(message) if isinstance(message, Kick) else self._room.fanout.control(message)
+        return self._encoder.encode(reply)
+
+    async def _take_slice(self, data: bytes) -> bytes:
+        reply: SliceReply = await self._room.fanout.slice(self._slice.decode(data))
+        return self._encoder.encode(reply)
+
+
+class Door:
+    """Accepts clients; on `stop()` sees them out."""
+
+    def __init__(self, room: Room, saver: SaverLink, lease: LeaseKeeper, *, fail: Callable[[str], None]) -> None:
+        """`lease`: begins once we listen, ends once all have left."""
+        self._room = room
+        self._saver = saver
+        self._lease = lease
+        self._loops = Loops(fail)
+        self._server: asyncio.Server | None = None
+        self.host = room.settings.host
+        self.port = room.settings.port
+
+    async def start(self) -> None:
+        """Listen, then say so; raises OSError if the address is taken, BusDown. `port` is known afterwards."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self._room), self.host, self.port, backlog=BACKLOG)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._loops.start("wheel", self._tick())
+        await self._lease.start()
+
+    async def stop(self) -> None:
+        """Stop accepting → ask everyone to leave, spread over the drain → tell the saver → close what is left."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            await self._see_out()
+        await self._lease.stop()
+        await self._loops.stop()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(RESOLUTION)
+            self._room.wheel.advance(self._room.clock())
+
+    async def _see_out(self) -> None:
+        room = self._room
+        room.draining = True
+        await self._lease.drain()
+        log.info("draining", room=room.id, connections=room.connections, seconds=room.settings.drain)
+        leaving = list(room.sessions)
+        steps = max(1, int(room.settings.drain / DRAIN_STEPS_S))
+        for i in range(steps):
+            for session in leaving[i::steps]:
+                session.close(Reason.USE_ANOTHER_SERVER, End.MOVING, "moving")
+            if i + 1 < len(leaving):
+                await asyncio.sleep(DRAIN_STEPS_S)
+        if not await self._saver.flush(FLUSH_S):
+            log.warning("some sessions were not signed off", room=room.id)
+        for session in room.sessions:
+            session.cut()

@@ -1,0 +1,92 @@
+"""The composition root of a gateway process: one room."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Final
+
+from gateway.auth import Verifier
+from gateway.delivery import Host
+from gateway.door import Door, Endpoints
+from gateway.fanout import FanOut
+from gateway.lease import LeaseKeeper
+from gateway.room import Room
+from gateway.saver_link import SaverLink
+from gateway.uplink_link import UplinkLink
+from infra.bus import Bus
+from infra.keeper import Keeper
+from infra.lifecycle import Lifecycle
+from infra.settings import Settings
+from infra.telemetry import InternalListener, configure_logging
+from infra.wire import RoomEntry
+from schemas import names
+
+VERSION: Final = "0.1.0"
+
+
+async def main(settings: Settings) -> int:
+    """Run a room until it is told to stop; returns the exit status."""
+    room_id = names.room(settings.room.id or f"r-{os.urandom(4).hex()}")
+    epoch = time.time_ns() // 1_000_000
+    name = f"gateway-{room_id}"
+    configure_logging(settings.telemetry, process=name)
+    life = Lifecycle(name)
+    bus = Bus(settings.nats, name="gateway", version=VERSION, fail=life.fail)
+    keeper = Keeper(bus, disk=settings.data / name, fail=life.fail)
+    verifier = Verifier()
+    keeper.on_change.append(lambda: verifier.load(keeper.issuers))
+    sender = f"{room_id}:{epoch}"
+    saver = SaverLink(bus.request, sender=sender)
+    uplinks = UplinkLink(bus.request, sender=sender)
+    fanout = FanOut(clock=time.monotonic, watch=lambda client: room.watch(client))  # noqa: PLW0108 - the room is built below
+    host = Host(
+        room=room_id,
+        epoch=epoch,
+        saver=saver,
+        fanout=fanout,
+        clock=time.monotonic,
+        policy=lambda: keeper.policy,
+        products=lambda: keeper.products,
+    )
+    room = Room(
+        room=room_id,
+        epoch=epoch,
+        settings=settings.room,
+        host=host,
+        verifier=verifier,
+        uplinks=uplinks,
+        fanout=fanout,
+        clock=time.monotonic,
+        wall=time.time,
+        later=asyncio.get_running_loop().call_later,
+    )
+
+    def entry() -> RoomEntry:
+        where, port = _advertised(settings.room.advertise, door.host, door.port)
+        return RoomEntry(room_id, epoch, where, port, settings.room.labels, internal.url)
+
+    def ready() -> str:
+        if not bus.connected:
+            return "the connection to NATS is down"
+        return "draining" if room.draining else ""
+
+    internal = InternalListener(settings.telemetry, process=name, ready=ready)
+    door = Door(room, saver, LeaseKeeper(bus, room, entry, fail=life.fail), fail=life.fail)
+    life.add("internal listener", internal)
+    life.add("bus", bus)
+    life.add("keeper", keeper)
+    life.add("saver link", saver)
+    life.add("uplink link", uplinks)
+    life.add("endpoints", Endpoints(bus, room))
+    life.add("door", door)
+    return await life.run(ready=lambda: internal.report(room=room_id, host=door.host, port=door.port))
+
+
+def _advertised(advertise: str, host: str, port: int) -> tuple[str, int]:
+    """What clients are told: `host`, `host:port` or nothing, where the rest is what the room listens on."""
+    if not advertise:
+        return host, port
+    name, _, number = advertise.rpartition(":")
+    return (name, int(number)) if number.isdigit() and name else (advertise, port)

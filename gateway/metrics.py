@@ -1,0 +1,20 @@
+"""What a room counts. No label ever holds a client, a user or a token's text."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+connections = Gauge("longwire_gateway_connections", "Open sockets, authenticated or not")
+clients = Gauge("longwire_gateway_clients", "Clients with a session in this room")
+accepted = Counter("longwire_gateway_accepted_total", "Sockets accepted")
+refused = Counter("longwire_gateway_refused_total", "CONNECTs refused", ["reason"])
+closed = Counter("longwire_gateway_closed_total", "Connections ended", ["reason"])
+hints = Counter("longwire_gateway_hints_total", "Hints by outcome", ["outcome"])
+written = Counter("longwire_gateway_written_total", "Unicast messages written", ["qos"])
+settled = Counter("longwire_gateway_settled_total", "Unicast messages settled in the room", ["state"])
+unknown_acks = Counter("longwire_gateway_unknown_acks_total", "PUBACKs for no packet of ours")
+syncs = Counter("longwire_gateway_syncs_total", "Syncs asked of the saver")
+uplinks = Counter("longwire_gateway_uplinks_total", "Uplinks by outcome", ["outcome"])
+batches = Counter("longwire_gateway_batches_total", "Batches sent", ["subject"])
+retries = Counter("longwire_gateway_retries_total", "Items asked again", ["subject", "reason"])
+lost = Counter("longwire_gateway_lost_total", "Items given up after their time or because a queue was full", ["subject"])

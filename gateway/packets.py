@@ -1,0 +1,109 @@
+"""The bytes of every packet that a room writes. Values that the codec's enums lack (0x8C in a DISCONNECT) are written here.
+
+A Reason String that would push a packet over the client's Maximum Packet Size is left out (MQTT 5 §3.2.2.3.9).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import mqtt5
+
+from gateway.reasons import Reason
+from infra.wire import Properties
+
+PINGRESP: Final = mqtt5.PingRespPacket().write()
+CONNACK_311_VERSION: Final = b"\x20\x02\x00\x01"
+"""CONNACK of MQTT 3.1.1 §3.2.2.3: unacceptable protocol version."""
+
+RECEIVE_MAXIMUM: Final = 16
+"""Uplinks at QoS 1 that a client may have unacknowledged."""
+
+_UNLIMITED: Final = 1 << 28
+_QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
+
+
+def publish(
+    topic: str,
+    payload: bytes,
+    *,
+    id: str,  # noqa: A002 - the message's id
+    qos: int,
+    packet_id: int | None,
+    expires_in_s: int = -1,
+    content_type: str = "",
+    correlation: bytes | None = None,
+    properties: Properties | None = None,
+    duplicate: bool = False,
+) -> bytes:
+    """PUBLISH with the user property `id` first. `expires_in_s` −1: none. Raises ValueError on what MQTT can't carry."""
+    return mqtt5.PublishPacket(
+        topic,
+        payload,
+        qos=_QOS[qos],
+        packet_id=packet_id if qos else None,
+        duplicate=duplicate,
+        message_expiry_interval=None if expires_in_s < 0 else expires_in_s,
+        content_type=content_type or None,
+        correlation_data=correlation,
+        user_properties=[("id", id), *(properties or ())],
+    ).write()
+
+
+def connack(*, keep_alive: int, max_packet: int, room: str) -> bytes:
+    """CONNACK for a client that is let in: all that is offered, and what is not."""
+    return mqtt5.ConnAckPacket(
+        session_expiry_interval=0,
+        server_keep_alive=keep_alive,
+        receive_max=RECEIVE_MAXIMUM,
+        max_qos=mqtt5.QoS.AT_LEAST_ONCE,
+        retain_available=False,
+        max_packet_size=max_packet,
+        wildcard_subscription_available=False,
+        subscription_id_available=False,
+        shared_subscription_available=False,
+        user_properties=[("room", room)],
+    ).write()
+
+
+def connack_refused(code: Reason, text: str, *, retry_after: int = 0, max_packet: int | None = None) -> bytes:
+    """CONNACK that says no. `retry_after`: seconds, as a user property, where the client may come again."""
+    more = [("retry-after", str(retry_after))] if retry_after else None
+    reason = mqtt5.ConnAckReasonCode(code)
+    whole = mqtt5.ConnAckPacket(reason_code=reason, reason_str=text, user_properties=more).write()
+    if len(whole) <= (max_packet or _UNLIMITED):
+        return whole
+    return mqtt5.ConnAckPacket(reason_code=reason).write()
+
+
+def disconnect(code: int, text: str = "", *, max_packet: int | None = None, server_reference: str = "") -> bytes:
+    """DISCONNECT from the server's side."""
+    try:
+        reason = mqtt5.DisconnectReasonCode(code)
+    except ValueError:
+        return bytes((0xE0, 2, code, 0))
+    whole = mqtt5.DisconnectPacket(reason_code=reason, reason_str=text or None, server_reference=server_reference or None).write()
+    if len(whole) <= (max_packet or _UNLIMITED):
+        return whole
+    return mqtt5.DisconnectPacket(reason_code=reason).write()
+
+
+def puback(packet_id: int, code: int = 0, text: str = "") -> bytes:
+    """PUBACK of an uplink. A code that MQTT does not know for PUBACK is said as 0x83."""
+    if not code:
+        return bytes((0x40, 2, packet_id >> 8, packet_id & 0xFF))
+    try:
+        reason = mqtt5.PubAckReasonCode(code)
+    except (ValueError, OverflowError):
+        reason = mqtt5.PubAckReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
+    return mqtt5.PubAckPacket(packet_id, reason_code=reason, reason_str=text or None).write()
+
+
+def suback(packet_id: int, codes: list[int], text: str = "") -> bytes:
+    """SUBACK, one code a filter."""
+    return mqtt5.SubAckPacket(packet_id, [mqtt5.SubAckReasonCode(code) for code in codes], reason_str=text or None).write()
+
+
+def unsuback(packet_id: int, codes: list[int]) -> bytes:
+    """UNSUBACK, one code a filter."""
+    return mqtt5.UnsubAckPacket(packet_id, [mqtt5.UnsubAckReasonCode(code) for code in codes]).write()

@@ -1,0 +1,132 @@
+"""What the room's rules need of the world: a socket, the saver, the coordinator, the fan-out. Sans-IO code sees only these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from gateway.client import BindState, Client
+from infra.wire import (
+    Announce,
+    BindItem,
+    BindResult,
+    ConnectItem,
+    ConnectResult,
+    ControlReply,
+    DisconnectItem,
+    DoneResult,
+    EndJob,
+    JobNumber,
+    SettledJob,
+    Slice,
+    SliceReply,
+    SyncItem,
+    SyncResult,
+    UnbindItem,
+    UplinkItem,
+    UplinkResult,
+)
+
+R = TypeVar("R")
+Done = Callable[[R | None], None]
+"""Called once, later or at once, with the result; None where the request was given up or cancelled."""
+
+
+class Shell(Protocol):
+    """One socket. Nothing here blocks or raises; after `close` and `abort` nothing is written."""
+
+    def write(self, data: bytes, /) -> None:
+        """Send; beyond the byte cap of a connection it is cut."""
+
+    def buffered(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+
+    def close(self, last: bytes = b"") -> None:
+        """Send what is buffered and `last`, then close."""
+
+    def abort(self) -> None:
+        """Close now."""
+
+    def pause_reading(self) -> None:
+        """Hand out no packets until `resume_reading`."""
+
+    def resume_reading(self) -> None:
+        """Go on with what was read, and with reading."""
+
+
+class Ask(Protocol):
+    """A request under way."""
+
+    def cancel(self) -> None:
+        """Nobody waits for the result any more: not sent, or not repeated. `done` is called with None (at the latest when an
+        answer or the timeout of a sent one has come: until then the receiver may still act on it)."""
+
+
+class Saver(Protocol):
+    """The saver as a room asks it. Requests are repeated until they are answered; no result has the status `retry`."""
+
+    def connect(self, item: ConnectItem, done: Done[ConnectResult]) -> Ask:
+        """Give a connection its session."""
+
+    def bind(self, item: BindItem, done: Done[BindResult]) -> Ask:
+        """Register a bind and page it."""
+
+    def sync(self, item: SyncItem, done: Done[SyncResult]) -> Ask:
+        """Settle acks, heal the session, page all binds."""
+
+    def unbind(self, item: UnbindItem, done: Done[DoneResult]) -> Ask:
+        """Forget a bind."""
+
+    def disconnect(self, item: DisconnectItem) -> None:
+        """The socket is gone; tried for a minute."""
+
+
+class Uplinks(Protocol):
+    """The coordinator as a room asks it."""
+
+    @property
+    def overloaded(self) -> bool:
+        """Too much waits already: take what is read, and read no more."""
+
+    def send(self, item: UplinkItem, done: Done[UplinkResult]) -> Ask:
+        """Put an uplink into Kafka; `done` gets ok or refused."""
+
+    def when_relieved(self, call: Callable[[], None]) -> None:
+        """Call once, when `overloaded` has ended."""
+
+
+class FanOut(Protocol):
+    """Broadcasts in this room (`gateway/fanout.py`)."""
+
+    def bound(self, bind: BindState, settled: list[JobNumber]) -> None:
+        """The saver has answered the bind; `settled`: broadcasts that the client already has."""
+
+    def unbound(self, bind: BindState) -> None:
+        """UNSUBSCRIBE, or the socket is gone; once for each ready bind."""
+
+    def regrouped(self, bind: BindState) -> None:
+        """The bind's groups changed."""
+
+    def puback(self, client: Client, packet_id: int, reason: int) -> None:
+        """A PUBACK with an id of broadcasts."""
+
+    def drained(self, client: Client) -> None:
+        """All that was written to the client has left for the kernel."""
+
+    def place_free(self, client: Client) -> None:
+        """A place of the window is free again."""
+
+    def settled_jobs(self, bind: BindState, *, all: bool = False) -> list[SettledJob]:  # noqa: A002 - agreed name
+        """Settled broadcasts that the saver does not know yet; with `all`, all that are active."""
+
+    def saved(self, bind: BindState, jobs: list[SettledJob]) -> None:
+        """The saver has these now."""
+
+    def control(self, message: Announce | EndJob) -> ControlReply:
+        """A job begins or ends."""
+
+    async def slice(self, order: Slice) -> SliceReply:
+        """Write a slice of a job."""
+
+    def bound_counts(self) -> dict[str, int]:
+        """product → clients bound."""

@@ -1,0 +1,202 @@
+"""One room: who is connected, what is shared by all, and what the workers say to it. No socket and no loop in here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import mqtt5
+
+from gateway import metrics
+from gateway.auth import Refusal, Verifier
+from gateway.client import Client
+from gateway.delivery import DROPPED, GONE, WRITTEN, Host
+from gateway.ports import FanOut, Shell, Uplinks
+from gateway.reasons import End, Reason
+from gateway.session import Session
+from gateway.wheel import Wheel
+from infra.settings import RoomSettings
+from infra.wire import ConnectResult, ControlReply, DisconnectItem, Hint, HintResult, Kick
+
+FLUSH_DELAY: Final = 0.03
+"""Seconds that acks gather before a sync carries them."""
+
+RESYNC_SPREAD: Final = 5.0
+"""Seconds over which all clients are synced after NATS was away."""
+
+JITTER: Final = 0.1
+
+_RESULTS: Final = {outcome: HintResult(outcome) for outcome in ("written", "behind", "gone", "dropped")}
+
+
+class Room:
+    """The registry and the shared parts.
+
+    `later(seconds, call)` runs a call once, later: the only timer besides the wheel. `wall` is the time of day (for tokens),
+    `clock` the monotonic one (for everything else), both in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        room: str,
+        epoch: int,
+        settings: RoomSettings,
+        host: Host,
+        verifier: Verifier,
+        uplinks: Uplinks,
+        fanout: FanOut,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self.id = room
+        self.epoch = epoch
+        self.settings = settings
+        self.host = host
+        self.verifier = verifier
+        self.uplinks = uplinks
+        self.fanout = fanout
+        self.clock = clock
+        self.wall = wall
+        self.wheel = Wheel(clock())
+        self.draining = False
+        self._later = later
+        self._clients: dict[str, Session] = {}
+        self._sessions: set[Session] = set()
+        self._dirty: list[Session] = []
+        self._connections = 0
+        self._uplink_count = 0
+
+    @property
+    def connections(self) -> int:
+        """Clients with a session here."""
+        return len(self._clients)
+
+    @property
+    def sessions(self) -> Iterable[Session]:
+        """All open connections, authenticated or not."""
+        return tuple(self._sessions)
+
+    # --- connections ---------------------------------------------------------------------------------------------------
+
+    def accept(self, shell: Shell) -> Session:
+        """A socket was accepted. Its number only grows."""
+        self._connections += 1
+        session = Session(self, shell, self._connections, self.clock())
+        self._sessions.add(session)
+        metrics.accepted.inc()
+        metrics.connections.set(len(self._sessions))
+        return session
+
+    def left(self, session: Session) -> None:
+        """A socket is gone."""
+        self._sessions.discard(session)
+        metrics.connections.set(len(self._sessions))
+
+    def admit(self) -> None:
+        """Raises Refusal if nobody is let in now."""
+        if self.draining:
+            raise Refusal(Reason.USE_ANOTHER_SERVER, "draining", "this room is moving its clients")
+        if len(self._sessions) > self.settings.max_connections:
+            raise Refusal(Reason.SERVER_BUSY, "full", "this room is full")
+
+    def register(self, session: Session, client: Client) -> bool:
+        """A client has its session; an older connection of it ends. False if a newer one is here already."""
+        older = self._clients.get(client.key)
+        if older is not None:
+            if older.connection > session.connection:
+                return False
+            older.close(Reason.TAKEN_OVER, End.TAKEN_OVER, "the client connected again")
+        self._clients[client.key] = session
+        metrics.clients.set(len(self._clients))
+        return True
+
+    def unregister(self, session: Session) -> None:
+        """A client's connection ended."""
+        assert session.client is not None
+        if self._clients.get(session.client.key) is session:
+            del self._clients[session.client.key]
+            metrics.clients.set(len(self._clients))
+
+    def forget_session(self, key: str, result: ConnectResult, why: End) -> None:
+        """The saver gave a session to a connection that is gone."""
+        self.host.saver.disconnect(DisconnectItem(key, self.id, self.epoch, result.generation, result.number, why, [], []))
+
+    # --- numbers that policy gives -------------------------------------------------------------------------------------
+
+    def keep_alive(self, packet: mqtt5.ConnectPacket) -> int:
+        """Server Keep Alive: by the network that the client names, or less if it asks for less. Seconds."""
+        policy = self.host.policy
+        network = next((value for name, value in packet.user_properties if name == "network"), "")
+        most = policy.keep_alive.get(network, policy.keep_alive_default)
+        return min(packet.keep_alive, most) if packet.keep_alive else most
+
+    def sync_interval(self) -> float:
+        """Seconds until a client's next sync, jittered."""
+        return self.host.policy.sync_interval * random.uniform(1 - JITTER, 1 + JITTER)
+
+    def uplink_number(self, client: Client) -> str:
+        """An uplink's id, where the client gives none: unique for this boot of this room."""
+        self._uplink_count += 1
+        return f"{self.id[:16]}.{self.epoch}.{client.number}.{self._uplink_count}"
+
+    # --- flush ---------------------------------------------------------------------------------------------------------
+
+    def touch(self, session: Session) -> None:
+        """Have `session.flush()` called soon, together with others."""
+        if not session.dirty:
+            session.dirty = True
+            self._dirty.append(session)
+            if len(self._dirty) == 1:
+                self._later(FLUSH_DELAY, self.flush)
+
+    def watch(self, client: Client) -> None:
+        """The fan-out wrote at QoS 0: tell it when the buffer has drained."""
+        session = self._clients.get(client.key)
+        if session is not None:
+            self.touch(session)
+
+    def flush(self) -> None:
+        """Flush every touched session. One whose buffer is not empty is looked at again."""
+        dirty, self._dirty = self._dirty, []
+        for session in dirty:
+            session.dirty = False
+        for session in dirty:
+            session.flush()
+
+    # --- what workers say ----------------------------------------------------------------------------------------------
+
+    def push(self, hints: Iterable[Hint]) -> list[HintResult]:
+        """`room.{room}.push`: one result a hint."""
+        return [_RESULTS[self._push(hint)] for hint in hints]
+
+    def _push(self, hint: Hint) -> str:
+        session = self._clients.get(hint.key)
+        if session is None or session.delivery is None or session.delivery.client.number != hint.number:
+            outcome = GONE if hint.message.n else DROPPED
+        else:
+            outcome = session.delivery.hint(hint.product, hint.message)
+            if outcome == WRITTEN:
+                session.wrote()
+        metrics.hints.labels(outcome).inc()
+        return outcome
+
+    def kick(self, order: Kick) -> ControlReply:
+        """`room.{room}.control`: close one session, if it is this one."""
+        session = self._clients.get(order.key)
+        if session is None or session.client is None:
+            return ControlReply("gone")
+        if (session.client.generation, session.client.number) != (order.generation, order.number):
+            return ControlReply("gone")
+        why = End.TAKEN_OVER if order.code == Reason.TAKEN_OVER else End.KICKED
+        code = order.code if 0x80 <= order.code <= 0xA2 else Reason.ADMINISTRATIVE
+        session.close(code, why, order.reason)
+        return ControlReply("ok")
+
+    def resync(self) -> None:
+        """NATS was away: sync all, over a few seconds. Until its sync is answered a client gets nothing by hints."""
+        now = self.clock()
+        for session in self._clients.values():
+            session.resync(now + random.uniform(0, RESYNC_SPREAD))

@@ -1,0 +1,460 @@
+"""The protocol of one connection, without a socket, a loop or a clock: packets in, calls out, `now` passed in.
+
+The table `Session.HANDLERS` is the machine: what is not in it is a protocol error (MQTT 5 §4.13). PUBACK and PINGREQ are
+handled by direct calls: an event object for each would cost more than its handling. The shell (`gateway/connection.py`) feeds
+packets, calls `check()` when the wheel says so, and `lost()` at the end.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import mqtt5
+
+from gateway import metrics, packets
+from gateway.auth import Grant, Refusal
+from gateway.client import FIRST_BROADCAST_ID, Client
+from gateway.delivery import Delivery
+from gateway.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, OldProtocol
+from gateway.ports import Ask, Shell
+from gateway.reasons import End, Reason
+from gateway.uplinking import Refused, Uplinking, accept
+from gateway.wheel import IDLE, NEVER
+from infra.wire import OK, ConnectItem, ConnectResult
+from schemas import names
+
+if TYPE_CHECKING:
+    from gateway.room import Room
+
+SAVER_TIMEOUT: Final = 5.0
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that a peer has to take the last bytes; then the socket is cut."""
+
+RETRY_AFTER: Final = 5
+KEEP_ALIVE_FACTOR: Final = 1.5
+"""MQTT 5 §3.1.2.10."""
+
+
+class State(enum.Enum):
+    """Where a connection is. A session that outlives its socket (flash disconnect) would be one more state before CLOSED."""
+
+    NEW = "before CONNECT"
+    OPENING = "waiting for the saver"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Hold(enum.IntFlag):
+    """Why nothing is read."""
+
+    OPENING = 1
+    CHANGES = 2
+    UPLINKS = 4
+
+
+class Violation(Exception):
+    """A packet that ends the connection."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Session:
+    """One connection, from its accept to its end."""
+
+    __slots__ = (
+        "_ask", "_connect", "_deadline", "_grant", "_held", "_keep_alive", "_room", "_shell", "_sync_due", "_token_due",
+        "_uplinking", "client", "connection", "delivery", "dirty", "due_tick", "last_seen", "packet_due", "packet_limit",
+        "state",
+    )  # fmt: skip
+
+    def __init__(self, room: Room, shell: Shell, connection: int, now: float) -> None:
+        self.state = State.NEW
+        self.client: Client | None = None
+        self.delivery: Delivery | None = None
+        self.connection = connection
+        self.last_seen = now
+        self.packet_due = NEVER
+        self.packet_limit = BEFORE_CONNECT
+        self.dirty = False
+        self.due_tick = IDLE
+        self._room = room
+        self._shell = shell
+        self._held = Hold(0)
+        self._deadline = now + room.settings.connect_timeout
+        self._connect: mqtt5.ConnectPacket | None = None
+        self._grant: Grant | None = None
+        self._ask: Ask | None = None
+        self._keep_alive = 0.0
+        self._sync_due = NEVER
+        self._token_due = NEVER
+        self._uplinking: Uplinking | None = None
+        room.wheel.at(self, self._deadline)
+
+    @property
+    def held(self) -> bool:
+        """Hand over no packet now."""
+        return bool(self._held) or self.state is State.CLOSED
+
+    # --- packets -------------------------------------------------------------------------------------------------------
+
+    def receive(self, packet: mqtt5.Packet, now: float) -> None:
+        """Handle one packet. Call it only while not `held`."""
+        handler = self.HANDLERS.get((self.state, type(packet)))
+        try:
+            if handler is None:
+                code = Reason.BAD_AUTH_METHOD if isinstance(packet, mqtt5.AuthPacket) else Reason.PROTOCOL_ERROR
+                raise Violation(code, f"{type(packet).__name__} while {self.state.value}")
+            handler(self, packet, now)
+        except Violation as violation:
+            self.close(violation.code, End.PROTOCOL, violation.text)
+
+    def malformed(self, error: BadPacket) -> None:
+        """What came is no packet of ours."""
+        if self.state is State.NEW:
+            self._refuse_bytes(error)
+        else:
+            self.close(error.code, End.PROTOCOL, error.text)
+
+    def _refuse_bytes(self, error: BadPacket) -> None:
+        """Before CONNECT was understood only a version is answered; to the rest nothing is owed (MQTT 5 §4.13.1)."""
+        metrics.refused.labels("version" if error.code == Reason.UNSUPPORTED_VERSION else "malformed").inc()
+        if isinstance(error, OldProtocol):
+            self._finish(packets.CONNACK_311_VERSION, End.REFUSED)
+        elif error.code == Reason.UNSUPPORTED_VERSION:
+            self._finish(packets.connack_refused(error.code, error.text), End.REFUSED)
+        else:
+            self._finish(b"", End.REFUSED)
+
+    def _pingreq(self, packet: mqtt5.PingReqPacket, now: float) -> None:
+        self._shell.write(packets.PINGRESP)
+
+    def _puback(self, packet: mqtt5.PubAckPacket, now: float) -> None:
+        assert self.client is not None
+        assert self.delivery is not None
+        if packet.packet_id >= FIRST_BROADCAST_ID:
+            self._room.fanout.puback(self.client, packet.packet_id, int(packet.reason_code))
+            self.delivery.pump()
+        else:
+            self.delivery.puback(packet.packet_id, int(packet.reason_code))
+
+    def _change(self, packet: mqtt5.SubscribePacket | mqtt5.UnsubscribePacket, now: float) -> None:
+        assert self.delivery is not None
+        if not packet.packet_id:
+            raise Violation(Reason.PROTOCOL_ERROR, "a packet id of 0")
+        if isinstance(packet, mqtt5.SubscribePacket) and packet.subscription_id is not None:
+            raise Violation(Reason.SUBSCRIPTION_ID_NOT_SUPPORTED, "subscription identifiers are not offered")
+        self.delivery.change(packet)
+        if self.delivery.full:
+            self._hold(Hold.CHANGES)
+            self._room.touch(self)
+
+    def _publish(self, packet: mqtt5.PublishPacket, now: float) -> None:
+        if packet.qos == mqtt5.QoS.EXACTLY_ONCE:
+            raise Violation(Reason.QOS_NOT_SUPPORTED, "QoS 2 is not offered")
+        if packet.retain:
+            raise Violation(Reason.RETAIN_NOT_SUPPORTED, "retained messages are not offered")
+        if packet.topic_alias is not None:
+            raise Violation(Reason.TOPIC_ALIAS, "topic aliases are not offered")
+        if packet.subscription_ids:
+            raise Violation(Reason.PROTOCOL_ERROR, "a client's PUBLISH has no subscription identifier")
+        self._uplink(packet)
+
+    def _uplink(self, packet: mqtt5.PublishPacket) -> None:
+        assert self.client is not None
+        assert self._grant is not None
+        packet_id = packet.packet_id or 0  # the codec has one at QoS 1 only
+        unacked = self._uplinking.unacked if self._uplinking is not None else set()
+        if packet.qos == mqtt5.QoS.AT_LEAST_ONCE:  # the codec's QoS is true even for 0
+            if not packet_id or packet_id in unacked:
+                raise Violation(Reason.PROTOCOL_ERROR, f"packet id {packet_id} is 0 or in use")
+            if len(unacked) >= packets.RECEIVE_MAXIMUM:
+                raise Violation(Reason.RECEIVE_MAXIMUM, f"more than {packets.RECEIVE_MAXIMUM} uplinks unacknowledged")
+        try:
+            room = self._room
+            number = room.uplink_number(self.client)
+            item = accept(packet, self.client, self._grant, room.host.products, room=room.id, number=number)
+        except Refused as refused:
+            metrics.uplinks.labels("refused_here").inc()
+            if packet_id:
+                self._shell.write(self._explained(packets.puback, packet_id, refused.code, refused.text))
+            return
+        if self._uplinking is None:
+            self._uplinking = Uplinking(self._room.uplinks, self._shell.write, self._relieved)
+        self._uplinking.add(item, packet_id)
+        if self._uplinking.blocked:
+            self._hold(Hold.UPLINKS)
+
+    def _explained(self, build: Callable[[int, int, str], bytes], packet_id: int, code: int, text: str) -> bytes:
+        """A PUBACK with its text, unless that would be larger than the client takes."""
+        assert self.client is not None
+        whole = build(packet_id, code, text)
+        return whole if len(whole) <= self.client.max_packet else build(packet_id, code, "")
+
+    def _disconnect(self, packet: mqtt5.DisconnectPacket, now: float) -> None:
+        if packet.session_expiry_interval:
+            raise Violation(Reason.PROTOCOL_ERROR, "Session Expiry Interval was 0 in CONNECT")
+        self._finish(b"", End.NORMAL)
+
+    # --- CONNECT -------------------------------------------------------------------------------------------------------
+
+    def _connect_packet(self, packet: mqtt5.ConnectPacket, now: float) -> None:
+        room = self._room
+        try:
+            room.admit()
+            grant = self._authorize(packet)
+        except Refusal as refusal:
+            self._refuse(refusal, packet)
+            return
+        self.state = State.OPENING
+        self._connect, self._grant = packet, grant
+        self._deadline = now + SAVER_TIMEOUT
+        self._hold(Hold.OPENING)
+        room.wheel.at(self, self._deadline)
+        item = ConnectItem(grant.key, room.id, room.epoch, self.connection)
+        ask = room.host.saver.connect(item, self._connected)
+        if self.state is State.OPENING:
+            self._ask = ask
+
+    def _authorize(self, packet: mqtt5.ConnectPacket) -> Grant:
+        if packet.authentication_method is not None:
+            raise Refusal(
+                Reason.BAD_AUTH_METHOD, "auth_method", "extended authentication is not offered: the token is the password"
+            )
+        if packet.will is not None:
+            raise Refusal(Reason.TOPIC_NAME_INVALID, "will", "a Will is not offered")
+        try:
+            names.client(packet.client_id)
+        except names.BadName as error:
+            text = str(error) if packet.client_id else "an empty client id: none is assigned here"
+            raise Refusal(Reason.CLIENT_ID_NOT_VALID, "client_id", text) from error
+        if not packet.password:
+            raise Refusal(Reason.BAD_TOKEN, "form", "no token: it belongs into the password")
+        return self._room.verifier.verify(packet.password, packet.client_id, self._room.wall())
+
+    def _refuse(self, refusal: Refusal, packet: mqtt5.ConnectPacket) -> None:
+        metrics.refused.labels(refusal.kind).inc()
+        retry = RETRY_AFTER if refusal.code in (Reason.SERVER_BUSY, Reason.SERVER_UNAVAILABLE) else 0
+        answer = packets.connack_refused(refusal.code, refusal.text, retry_after=retry, max_packet=packet.max_packet_size)
+        self._finish(answer, End.REFUSED)
+
+    def _connected(self, result: ConnectResult | None) -> None:
+        """The saver's answer: the session, or that a later connection has the client."""
+        assert self._connect is not None
+        self._ask = None
+        if self.state is not State.OPENING:
+            self._too_late(result)
+        elif result is None:
+            self._refuse(Refusal(Reason.SERVER_UNAVAILABLE, "saver", "sessions are not available now"), self._connect)
+        elif result.status != OK:
+            self._finish(b"", End.TAKEN_OVER)
+        else:
+            self._open(result, self._connect)
+
+    def _too_late(self, result: ConnectResult | None) -> None:
+        """The client did not wait. The register has its session, so it must hear of the end too."""
+        if result is not None and result.status == OK:
+            assert self._grant is not None
+            self._room.forget_session(self._grant.key, result, End.UNAVAILABLE)
+
+    def _open(self, result: ConnectResult, packet: mqtt5.ConnectPacket) -> None:
+        assert self._grant is not None
+        room, policy = self._room, self._room.host.policy
+        client = Client(
+            self._grant.key,
+            self.connection,
+            self._shell.write,
+            min(packet.receive_max, policy.window),
+            packet.max_packet_size or 1 << 28,
+        )
+        client.generation, client.number, client.epoch = result.generation, result.number, room.epoch
+        if not room.register(self, client):
+            self._finish(b"", End.TAKEN_OVER)
+            return
+        self._connect = None
+        self.client = client
+        self.delivery = Delivery(
+            client,
+            self._grant,
+            self._shell,
+            room.host,
+            soft_cap=room.settings.max_write_buffer // 2,
+            touch=lambda: room.touch(self),
+            dismiss=self.close,
+        )
+        self.state = State.OPEN
+        self._start_timers(packet)
+        self._shell.write(packets.connack(keep_alive=int(self._keep_alive), max_packet=AFTER_CONNECT, room=room.id))
+        self._release(Hold.OPENING)
+
+    def _start_timers(self, packet: mqtt5.ConnectPacket) -> None:
+        room, now = self._room, self._room.clock()
+        assert self._grant is not None
+        self._keep_alive = room.keep_alive(packet)
+        self._token_due = now + (self._grant.expires_at - room.wall())
+        self._sync_due = now + room.sync_interval()
+        self._deadline = NEVER
+        self.packet_limit = AFTER_CONNECT
+        self.last_seen = now
+        room.wheel.at(self, self._next_due())
+
+    # --- holding the reader --------------------------------------------------------------------------------------------
+
+    def _hold(self, why: Hold) -> None:
+        if not self._held:
+            self._shell.pause_reading()
+        self._held |= why
+
+    def _release(self, why: Hold) -> None:
+        if self._held & why:
+            self._held &= ~why
+            if not self._held and self.state is not State.CLOSED:
+                self.last_seen = self._room.clock()
+                self._shell.resume_reading()
+
+    def _relieved(self) -> None:
+        self._release(Hold.UPLINKS)
+
+    # --- time ----------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """The room's flush, some tens of milliseconds after `Room.touch`."""
+        if self.delivery is None or self.state is not State.OPEN:
+            return
+        self.delivery.flush()
+        if self._shell.buffered() == 0 and self.client is not None:
+            self._room.fanout.drained(self.client)
+        if self._held & Hold.CHANGES:
+            if self.delivery.full:
+                self._room.touch(self)
+            else:
+                self._release(Hold.CHANGES)
+        self.wrote()
+
+    def reading_partial(self, partial: bool, now: float) -> None:
+        """A packet has begun (`partial`), or none is open: it must be whole within a time of its own (Slowloris)."""
+        if not partial:
+            self.packet_due = NEVER
+        elif self.packet_due == NEVER and self.state is State.OPEN:
+            self.packet_due = now + self._room.settings.packet_timeout
+            self._room.wheel.at(self, self.packet_due)
+
+    def wrote(self) -> None:
+        """Something was written that wants a PUBACK."""
+        if self.state is State.OPEN:
+            self._room.wheel.at(self, self._ack_due())
+
+    def check(self, now: float) -> float:
+        """See `gateway.wheel.Entry`."""
+        if self.state is State.OPEN:
+            self._check_open(now)
+        elif now >= self._deadline:
+            self._check_early()
+        if self.state is State.OPEN:
+            return self._next_due()
+        return self._deadline
+
+    def _check_early(self) -> None:
+        if self.state is State.NEW:
+            self._finish(b"", End.CONNECT_TIMEOUT)
+        elif self.state is State.OPENING and self._connect is not None:
+            self._refuse(Refusal(Reason.SERVER_UNAVAILABLE, "saver", "sessions are not available now"), self._connect)
+        else:
+            self._deadline = NEVER
+            self._shell.abort()
+
+    def _check_open(self, now: float) -> None:
+        assert self.delivery is not None
+        if now >= self._token_due:
+            self.close(Reason.NOT_AUTHORIZED, End.TOKEN_EXPIRED, "token expired")
+        elif now >= self.packet_due:
+            self.close(Reason.PROTOCOL_ERROR, End.PACKET_TIMEOUT, "a packet took too long")
+        elif now >= self._keep_alive_due():
+            self.close(Reason.KEEP_ALIVE_TIMEOUT, End.KEEP_ALIVE)
+        elif now >= self._ack_due():
+            self.close(Reason.IMPLEMENTATION, End.ACK_TIMEOUT, "no PUBACK within the ack timeout")
+        elif now >= self._sync_due:
+            self._sync_due = now + self._room.sync_interval()
+            self.delivery.sync_soon()
+
+    def _next_due(self) -> float:
+        return min(self._token_due, self.packet_due, self._keep_alive_due(), self._ack_due(), self._sync_due)
+
+    def _keep_alive_due(self) -> float:
+        """While we do not read, silence is ours."""
+        return self.last_seen + KEEP_ALIVE_FACTOR * self._keep_alive if not self._held else NEVER
+
+    def _ack_due(self) -> float:
+        assert self.delivery is not None
+        client, oldest = self.delivery.client, self.delivery.window.oldest()
+        if client.broadcasts_inflight:
+            oldest = min(client.broadcast_at, NEVER if oldest is None else oldest)
+        return oldest + self._room.host.policy.ack_timeout if oldest is not None and not self._held else NEVER
+
+    def resync(self, due: float) -> None:
+        """NATS was away: no hint is believed before a sync was answered, and that is asked at `due`."""
+        if self.delivery is not None and self.state is State.OPEN:
+            for bind in self.delivery.client.binds.values():
+                bind.behind = True
+            self._sync_due = min(self._sync_due, due)
+            self._room.wheel.at(self, self._sync_due)
+
+    # --- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self, code: int, why: End, text: str = "", server_reference: str = "") -> None:
+        """Say DISCONNECT with a reason, and close."""
+        if self.state is State.CLOSED:
+            return
+        last = b""
+        if self.client is not None:
+            last = packets.disconnect(code, text, max_packet=self.client.max_packet, server_reference=server_reference)
+        self._finish(last, why)
+
+    def slow(self) -> None:
+        """More is buffered than a connection may hold: cut. Its messages stay pending."""
+        self._end(End.SLOW)
+        self._shell.abort()
+
+    def cut(self) -> None:
+        """The room ends now: whoever has not left is cut."""
+        self._end(End.MOVING)
+        self._shell.abort()
+
+    def lost(self) -> None:
+        """The socket is gone."""
+        self._end(End.SOCKET)
+        self._deadline = NEVER
+        self._room.left(self)
+
+    def _finish(self, last: bytes, why: End) -> None:
+        self._end(why)
+        self._deadline = self._room.clock() + CLOSE_TIMEOUT
+        self._room.wheel.at(self, self._deadline)
+        self._shell.close(last)
+
+    def _end(self, why: End) -> None:
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        metrics.closed.labels(why).inc()
+        if self._uplinking is not None:
+            self._uplinking.end()
+        if self.client is not None and self.delivery is not None:
+            if self._shell.buffered() == 0:
+                self._room.fanout.drained(self.client)
+            self._room.unregister(self)
+            self.delivery.end(why)
+
+    HANDLERS: ClassVar[dict[tuple[State, type[Any]], Callable[[Session, Any, float], None]]] = {
+        (State.NEW, mqtt5.ConnectPacket): _connect_packet,
+        (State.OPEN, mqtt5.PublishPacket): _publish,
+        (State.OPEN, mqtt5.PubAckPacket): _puback,
+        (State.OPEN, mqtt5.SubscribePacket): _change,
+        (State.OPEN, mqtt5.UnsubscribePacket): _change,
+        (State.OPEN, mqtt5.PingReqPacket): _pingreq,
+        (State.OPEN, mqtt5.DisconnectPacket): _disconnect,
+    }

@@ -1,0 +1,168 @@
+"""What a SUBSCRIBE or UNSUBSCRIBE means here: pure rules, from the packet and what is bound to codes and steps.
+
+`push/{product}` binds, `push/{product}/{group}` joins a group of a product that is bound, before or in the same packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import mqtt5
+
+from gateway.auth import ProductGrant
+from gateway.client import BindState
+from gateway.reasons import Reason
+from infra.keeper import Policy
+from schemas import names
+
+MAX_GROUPS: Final = 1024
+"""Groups of all binds of a connection together, at most: a sync names them all and has to fit into a batch."""
+
+
+@dataclass(slots=True)
+class Wish:
+    """A bind as it shall be."""
+
+    product: str
+    qos: int
+    groups: set[str]
+
+
+@dataclass(slots=True)
+class Plan:
+    """The answer's codes, one a filter, the reason of one refusal, and what to ask of the saver, in order."""
+
+    codes: list[int] = field(default_factory=list)
+    text: str = ""
+    wishes: dict[str, Wish] = field(default_factory=dict)
+    drops: list[str] = field(default_factory=list)
+
+
+class _No(Exception):
+    def __init__(self, code: Reason, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Subscribing:
+    """One SUBSCRIBE against one connection's binds and token."""
+
+    def __init__(
+        self,
+        binds: Mapping[str, BindState],
+        granted: Mapping[str, ProductGrant],
+        products: Container[str],
+        policy: Policy,
+    ) -> None:
+        self._binds = binds
+        self._granted = granted
+        self._products = products
+        self._policy = policy
+        self._plan = Plan()
+
+    def plan(self, packet: mqtt5.SubscribePacket) -> Plan:
+        """Binds first, then groups, whatever their order in the packet."""
+        parsed = [self._parse(item.pattern) for item in packet.topic_filters]
+        codes: list[int] = [0] * len(parsed)
+        for groups in (False, True):
+            for i, where in enumerate(parsed):
+                if isinstance(where, _No):
+                    codes[i] = self._refuse(where)
+                elif bool(where[1]) == groups:
+                    codes[i] = self._grant(*where, min(1, int(packet.topic_filters[i].max_qos)))
+        self._plan.codes = codes
+        return self._plan
+
+    def _parse(self, pattern: str) -> tuple[str, str] | _No:
+        if pattern.startswith("$share/"):
+            return _No(Reason.SHARED_NOT_SUPPORTED, "shared subscriptions are not offered")
+        if "+" in pattern or "#" in pattern:
+            return _No(Reason.WILDCARD_NOT_SUPPORTED, "wildcards are not offered")
+        try:
+            return names.parse_push_topic(pattern)
+        except names.BadName as error:
+            return _No(Reason.TOPIC_FILTER_INVALID, str(error))
+
+    def _grant(self, product: str, group: str, qos: int) -> int:
+        try:
+            return self._join(product, group) if group else self._bind(product, qos)
+        except _No as refused:
+            return self._refuse(refused)
+
+    def _refuse(self, refused: _No) -> int:
+        self._plan.text = self._plan.text or refused.text
+        return refused.code
+
+    def _bind(self, product: str, qos: int) -> int:
+        if product not in self._granted:
+            raise _No(Reason.NOT_AUTHORIZED, f"the token does not name product {product}")
+        if product not in self._products:
+            raise _No(Reason.TOPIC_FILTER_INVALID, f"product {product} is not configured here")
+        wishes = self._plan.wishes
+        fresh = sum(name not in self._binds for name in wishes)
+        if product not in self._binds and len(self._binds) + fresh >= self._policy.binds_per_connection:
+            raise _No(Reason.QUOTA_EXCEEDED, f"more than {self._policy.binds_per_connection} binds on a connection")
+        wishes[product] = Wish(product, qos, self._groups(product))
+        return qos
+
+    def _join(self, product: str, group: str) -> int:
+        wish = self._plan.wishes.get(product) or self._existing(product)
+        allowed = self._granted[product].groups
+        if allowed is not None and group not in allowed:
+            raise _No(Reason.NOT_AUTHORIZED, f"the token does not allow group {group} of {product}")
+        if group not in wish.groups:
+            self._check_room(wish)
+        wish.groups.add(group)
+        self._plan.wishes[product] = wish
+        return wish.qos
+
+    def _existing(self, product: str) -> Wish:
+        bind = self._binds.get(product)
+        if bind is None or product not in self._granted:
+            raise _No(Reason.NOT_AUTHORIZED, f"bind push/{product} first")
+        return Wish(product, bind.qos, set(bind.groups))
+
+    def _groups(self, product: str) -> set[str]:
+        bind = self._binds.get(product)
+        return set(bind.groups) if bind is not None else set()
+
+    def _check_room(self, wish: Wish) -> None:
+        if len(wish.groups) >= self._policy.groups_per_bind:
+            raise _No(Reason.QUOTA_EXCEEDED, f"more than {self._policy.groups_per_bind} groups of a product")
+        total = sum(len(bind.groups) for bind in self._binds.values()) + sum(len(w.groups) for w in self._plan.wishes.values())
+        if total >= MAX_GROUPS:
+            raise _No(Reason.QUOTA_EXCEEDED, f"more than {MAX_GROUPS} groups on a connection")
+
+
+def plan_unsubscribe(packet: mqtt5.UnsubscribePacket, binds: Mapping[str, BindState]) -> Plan:
+    """Leaving a product leaves its groups."""
+    plan = Plan()
+    for pattern in packet.patterns:
+        try:
+            product, group = names.parse_push_topic(pattern)
+        except names.BadName:
+            plan.codes.append(Reason.TOPIC_FILTER_INVALID)
+            continue
+        plan.codes.append(_leave(plan, product, group, binds.get(product)))
+    for product in plan.drops:
+        plan.wishes.pop(product, None)
+    return plan
+
+
+def _leave(plan: Plan, product: str, group: str, bind: BindState | None) -> int:
+    if bind is None:
+        return Reason.NO_SUBSCRIPTION
+    if not group:
+        if product in plan.drops:
+            return Reason.NO_SUBSCRIPTION
+        plan.drops.append(product)
+        return Reason.SUCCESS
+    wish = plan.wishes.get(product) or Wish(product, bind.qos, set(bind.groups))
+    if group not in wish.groups:
+        return Reason.NO_SUBSCRIPTION
+    wish.groups.discard(group)
+    plan.wishes[product] = wish
+    return Reason.SUCCESS

@@ -1,0 +1,156 @@
+"""Unicast messages on one connection: what is written, what of it is unacknowledged, what is settled and not yet confirmed.
+
+Pure but for `Shell.write`: whether something may be written is asked of `Delivery`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway import metrics, packets
+from gateway.client import FIRST_BROADCAST_ID, BindState, Client, Inflight
+from gateway.ports import Shell
+from infra.wire import Ack, Downlink
+from schemas import names
+from schemas.codes import State
+
+TOO_LARGE: Final = "larger than the client's Maximum Packet Size"
+
+
+class Window:
+    """The unicast window of one client. `soft_cap`: no more is written while more bytes than that are buffered."""
+
+    __slots__ = ("_client", "_drain", "_shell", "_soft_cap")
+
+    def __init__(self, client: Client, shell: Shell, soft_cap: int) -> None:
+        self._client = client
+        self._shell = shell
+        self._soft_cap = soft_cap
+        self._drain: list[Ack] | None = None
+
+    def may_write(self, bind: BindState, more: int = 0) -> bool:
+        """Is there a place, and room in the buffer (`more` bytes are composed already)?"""
+        buffered = self._shell.buffered() + more
+        return buffered <= self._soft_cap and (bind.qos == 0 or self._client.unicast_places() > 0)
+
+    def has_place(self, bind: BindState) -> bool:
+        """Is there a place, whatever is buffered?"""
+        return bind.qos == 0 or self._client.unicast_places() > 0
+
+    def compose(self, bind: BindState, message: Downlink, now: float) -> bytes:
+        """The PUBLISH for a message, which is from here on in the window (or, at QoS 0, waits for the buffer to drain).
+
+        Empty bytes where the client can't take it: it is settled as dead at once.
+        """
+        packet_id = self._next_id() if bind.qos else None
+        try:
+            data = _packet(bind, message, bind.qos, packet_id)
+        except ValueError as error:
+            return self._dead(bind, message, f"MQTT can't carry it: {error}")
+        if len(data) > self._client.max_packet:
+            return self._dead(bind, message, TOO_LARGE)
+        self._take(bind, message, packet_id, now)
+        return data
+
+    def fire(self, bind: BindState, message: Downlink) -> bool:
+        """Write a message that was never stored, at QoS 0; False if the buffer is too full for it or the packet too large."""
+        if self._shell.buffered() > self._soft_cap:
+            return False
+        try:
+            data = _packet(bind, message, 0, None)
+        except ValueError:
+            return False
+        if len(data) > self._client.max_packet:
+            return False
+        self._client.write(data)
+        metrics.written.labels("0").inc()
+        return True
+
+    def settle(self, packet_id: int, reason: int) -> bool:
+        """A PUBACK for unicast; False if no packet of ours has this id."""
+        inflight = self._client.inflight
+        entry = inflight.pop(packet_id, None) if inflight else None
+        if entry is None:
+            return False
+        if not inflight:
+            self._client.inflight = None
+        if reason < 0x80:
+            self._settled(Ack(entry.product, entry.id, State.ACKED))
+        else:
+            self._settled(Ack(entry.product, entry.id, State.REJECTED, f"0x{reason:02X}"))
+        return True
+
+    def drained(self) -> None:
+        """The buffer is empty: what was written at QoS 0 is settled."""
+        waiting, self._drain = self._drain, None
+        for ack in waiting or ():
+            self._settled(ack)
+
+    @property
+    def undrained(self) -> bool:
+        """Something written at QoS 0 is not settled yet."""
+        return self._drain is not None
+
+    def take_acks(self) -> list[Ack]:
+        """All acks that were not sent to the saver yet; they are the caller's now."""
+        acks, self._client.acks = self._client.acks, None
+        return acks or []
+
+    def held(self, product: str) -> list[str]:
+        """Ids of a product that are in the room's hands: unacknowledged, or settled and not confirmed."""
+        client = self._client
+        ids = [item.id for item in client.inflight.values() if item.product == product] if client.inflight else []
+        ids += [ack.id for ack in client.acks or () if ack.product == product]
+        ids += [ack.id for ack in self._drain or () if ack.product == product]
+        return ids
+
+    def oldest(self) -> float | None:
+        """When the oldest unacknowledged message was written."""
+        inflight = self._client.inflight
+        return next(iter(inflight.values())).sent_at if inflight else None
+
+    def _take(self, bind: BindState, message: Downlink, packet_id: int | None, now: float) -> None:
+        client = self._client
+        if packet_id is None:
+            metrics.written.labels("0").inc()
+            if self._drain is None:
+                self._drain = []
+            self._drain.append(Ack(bind.product, message.id, State.WRITTEN))
+            return
+        metrics.written.labels("1").inc()
+        if client.inflight is None:
+            client.inflight = {}
+        client.inflight[packet_id] = Inflight(bind.product, message.id, message.n, now)
+
+    def _dead(self, bind: BindState, message: Downlink, detail: str) -> bytes:
+        self._settled(Ack(bind.product, message.id, State.DEAD, detail))
+        return b""
+
+    def _settled(self, ack: Ack) -> None:
+        metrics.settled.labels(ack.state).inc()
+        if self._client.acks is None:
+            self._client.acks = []
+        self._client.acks.append(ack)
+
+    def _next_id(self) -> int:
+        client = self._client
+        inflight = client.inflight
+        while True:
+            packet_id = client.next_packet_id
+            client.next_packet_id = packet_id % (FIRST_BROADCAST_ID - 1) + 1
+            if not inflight or packet_id not in inflight:
+                return packet_id
+
+
+def _packet(bind: BindState, message: Downlink, qos: int, packet_id: int | None) -> bytes:
+    return packets.publish(
+        names.push_topic(bind.product, message.group if message.group in bind.groups else ""),
+        message.payload,
+        id=message.id,
+        qos=qos,
+        packet_id=packet_id,
+        expires_in_s=message.expires_in_s,
+        content_type=message.content_type,
+        correlation=message.correlation,
+        properties=message.properties,
+    )
