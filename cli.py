@@ -1,0 +1,438 @@
+"""`pushctl`: one command for everything a person or a script does with Longwire.
+
+Exit status: 0 done · 1 bad configuration or input, or a process failed · 2 wrong usage · 3 not reachable or not running ·
+4 not found · 5 refused by the server · 6 not in time · 130 interrupted.
+
+Commands import what they run only when they are run, and define no defaults of their own: those are in `infra.settings`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from infra.system import System
+
+VERSION: Final = "0.1.0"
+FAILED, USAGE, UNREACHABLE, NOT_FOUND, REFUSED, LATE, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
+START: Final = 180.0
+STOP: Final = 60.0
+
+T = TypeVar("T")
+
+
+class Ending(click.ClickException):
+    """A command's end that is not success: one sentence on stderr, and a stable exit status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """What click exits with."""
+        return self.status
+
+    def show(self, file: Any = None) -> None:
+        """The sentence alone."""
+        click.echo(f"pushctl: {self.message}", err=True)
+
+
+def _settings(data: Path | None) -> Settings:
+    from infra.settings import BadSettings, load
+
+    try:
+        return load(**({"data": data.absolute()} if data else {}))
+    except BadSettings as error:
+        raise Ending(f"the configuration does not hold together:\n{error}", FAILED) from error
+
+
+def _system(data: Path | None) -> System:
+    from infra.system import NoSystem, find
+
+    try:
+        return find(_settings(data))
+    except NoSystem as error:
+        raise Ending(str(error), UNREACHABLE) from error
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine; what it may raise becomes a sentence and a status."""
+    import uvloop
+
+    from infra.agent import ProcessFailed
+    from infra.bus import BusError
+    from infra.journal import JournalDown
+    from infra.local.errors import LocalBrokerError
+    from infra.ops.http import Answered, NotFound, Unreachable
+    from infra.ops.up import AlreadyUp
+    from infra.system import NoSystem
+    from schemas.names import BadName
+
+    statuses: dict[type[Exception], int] = {
+        NotFound: NOT_FOUND,
+        Answered: REFUSED,
+        Unreachable: UNREACHABLE,
+        NoSystem: UNREACHABLE,
+        BusError: UNREACHABLE,
+        JournalDown: UNREACHABLE,
+        TimeoutError: LATE,
+        BadName: FAILED,
+        AlreadyUp: FAILED,
+        LocalBrokerError: FAILED,
+        ProcessFailed: FAILED,
+    }
+    try:
+        return uvloop.run(main)
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except tuple(statuses) as error:
+        status = next(code for kind, code in statuses.items() if isinstance(error, kind))
+        raise Ending(str(error) or "it took too long", status) from error
+
+
+def _print(document: Any, as_json: bool, line: Callable[[Any], str]) -> None:
+    click.echo(json.dumps(document) if as_json else line(document))
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="LONGWIRE_DATA",
+    help="The system's data folder (default: ~/.local/state/longwire/default).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+
+
+@click.group(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="pushctl")
+def cli() -> None:
+    """The group."""
+
+
+# --- a whole system ----------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@data_option
+@json_option
+@click.option("--rooms", type=click.IntRange(1, 16), default=1, show_default=True, help="How many rooms to start.")
+@click.option("--detach", is_flag=True, help="Return when all is ready; stop it with `pushctl down`.")
+def up(data: Path | None, as_json: bool, rooms: int, detach: bool) -> None:
+    """Start brokers (if none are configured) and every process."""
+    settings = _settings(data)
+    if detach:
+        system = _detached(settings, rooms)
+        _print(system.shown(), as_json, lambda shown: f"ready: center {shown['center']}, {len(system.rooms)} rooms")
+        return
+    _run(_stay_up(settings, rooms, as_json))
+
+
+async def _stay_up(settings: Settings, rooms: int, as_json: bool) -> None:
+    from infra.ops.up import RunningSystem
+
+    running = RunningSystem(settings, rooms=rooms, progress=lambda line: click.echo(line, err=True))
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    try:
+        start = asyncio.create_task(running.start())
+        await asyncio.wait({start, asyncio.create_task(ended.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            start.cancel()
+            await asyncio.gather(start, return_exceptions=True)
+            return
+        system = start.result()
+        _print(system.shown(), as_json, lambda shown: f"ready: center {shown['center']}; Ctrl-C stops everything")
+        await ended.wait()
+        click.echo("stopping…", err=True)
+    finally:
+        await running.stop()
+
+
+def _detached(settings: Settings, rooms: int) -> System:
+    """Start `pushctl up` in a session of its own and wait until its system file is there."""
+    from infra.system import read
+
+    if (other := read(settings.data)) is not None:
+        raise Ending(f"a system runs in {settings.data} already (pid {other.pid}); stop it with: pushctl down", FAILED)
+    log = settings.data.absolute() / "logs" / "up.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "cli", "up", "--rooms", str(rooms), "--data", str(settings.data.absolute())]
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    deadline, shown = time.monotonic() + START, 0
+    while time.monotonic() < deadline:
+        lines = log.read_text(errors="replace").splitlines()
+        for line in lines[shown:]:
+            if not line.startswith(("{", "ready")):
+                click.echo(line, err=True)
+        shown = len(lines)
+        if (system := read(settings.data)) is not None:
+            return system
+        if child.poll() is not None:
+            raise Ending(f"it ended while starting; the log is {log}", FAILED)
+        time.sleep(0.1)
+    child.terminate()
+    raise Ending(f"it was not ready within {START:.0f} s; the log is {log}", LATE)
+
+
+@cli.command()
+@data_option
+def down(data: Path | None) -> None:
+    """Stop the system of the data folder."""
+    from infra.system import read
+
+    system = _system(data)
+    os.kill(system.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP
+    while read(Path(system.data)) is not None or _exists(system.pid):
+        if time.monotonic() > deadline:
+            raise Ending(f"pid {system.pid} did not end within {STOP:.0f} s; its log is {system.logs}/up.log", LATE)
+        time.sleep(0.1)
+    click.echo("stopped")
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@cli.command()
+@click.option("--devices", type=click.IntRange(20, 10_000), default=1000, show_default=True)
+@click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), help="Keep the data here (default: a temporary folder)."
+)
+@json_option
+def demo(devices: int, data: Path | None, as_json: bool) -> None:
+    """See it work: real brokers, two rooms, devices, pushes, a room killed; ends with the ledger."""
+    from infra.demo.scenario import run_demo
+
+    if not _run(run_demo(devices=devices, data=data, as_json=as_json)):
+        raise Ending("the ledger does not add up", FAILED)
+
+
+@cli.command()
+@data_option
+def play(data: Path | None) -> None:
+    """Leave a system running and print what to try."""
+    from infra.ops.play import show_play
+    from infra.system import read
+
+    settings = _settings(data)
+    click.echo(show_play(read(settings.data) or _detached(settings, 2)))
+
+
+@cli.command()
+@click.argument("role", type=click.Choice(["gateway", "saver", "delivery", "broadcast", "coordinator", "center"]))
+def run(role: str) -> None:
+    """Start one process from the settings."""
+    from importlib import import_module
+
+    from infra import lifecycle
+
+    settings = _settings(None)
+    module = {"gateway": "gateway.main", "center": "workers.center.main"}.get(role, "workers.main")
+    main = getattr(import_module(module), "main" if role in ("gateway", "center") else role)
+    raise SystemExit(lifecycle.run(lambda: main(settings)))
+
+
+# --- pushing -----------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@data_option
+@click.option("--client", required=True)
+@click.option("--product", required=True)
+@click.option("--user", default="", help="The user whose device this is.")
+@click.option("--group", "groups", multiple=True, help="A group that it may join (repeat; * for any).")
+@click.option("--ttl", type=click.IntRange(1), default=86400, show_default=True, help="Seconds until it expires.")
+def token(data: Path | None, ttl: int, **fields: Any) -> None:
+    """Print a token for a device."""
+    from infra.ops.tokens import make_token
+
+    async def make() -> str:
+        return make_token(_settings(data).data, ttl_s=ttl, **fields)
+
+    click.echo(_run(make()))
+
+
+@cli.command()
+@data_option
+@json_option
+@click.argument("payload")
+@click.option("--product", required=True)
+@click.option("--client")
+@click.option("--user", help="Every client of this user, instead of one client.")
+@click.option("--qos", type=click.IntRange(0, 1), default=1, show_default=True, help="0: fire-and-forget, never stored.")
+@click.option("--ttl", type=click.IntRange(1), help="Seconds (default: the product's).")
+def send(data: Path | None, as_json: bool, payload: str, **fields: Any) -> None:
+    """Send one message to a client, or to all clients of a user."""
+    body = {name: value for name, value in fields.items() if value is not None}
+    if ("client" in body) == ("user" in body):
+        raise click.UsageError("name either --client or --user")
+    document = _run(_post(_system(data), "/v1/messages", {**body, "payload": payload}))
+    _print(document, as_json, lambda shown: f"accepted {shown['id']}")
+
+
+async def _post(system: System, path: str, body: dict[str, Any]) -> Any:
+    from infra.ops.http import CenterClient
+
+    async with CenterClient(system) as center:
+        return await center.post(path, body)
+
+
+async def _get(system: System, path: str, **params: str) -> Any:
+    from infra.ops.http import CenterClient
+
+    async with CenterClient(system) as center:
+        return await center.get(path, **params)
+
+
+@cli.command()
+@data_option
+@json_option
+@click.option("--client", required=True)
+@click.option("--product", required=True)
+@click.option("--group", "groups", multiple=True)
+@click.option("--user", default="")
+@click.option("--qos", type=click.IntRange(0, 1), default=1, show_default=True)
+@click.option("--token", default="", help="A token from `pushctl token` (default: a fresh one).")
+@click.option("--count", type=click.IntRange(0), default=0, help="End after this many messages.")
+@click.option("--timeout", type=float, default=0, help="End after this many seconds.")
+def listen(data: Path | None, as_json: bool, count: int, **fields: Any) -> None:
+    """Be a device in the terminal: print what is pushed to it."""
+    from infra.ops import device
+
+    seen = _run(device.listen(_system(data), as_json=as_json, count=count, say=click.echo, **fields))
+    if count and seen < count:
+        raise Ending(f"{seen} of {count} messages came in time", LATE)
+
+
+@cli.command()
+@data_option
+@json_option
+@click.argument("payload")
+@click.option("--product", required=True)
+@click.option("--group", "groups", multiple=True, help="Only to members of this group (repeat: any of them).")
+@click.option("--rate", type=click.IntRange(1), help="Persons per second (default: the product's).")
+@click.option("--ttl", type=click.IntRange(1), help="Seconds that late joiners still get it.")
+@click.option("--watch", is_flag=True, help="Show the progress until every room has sent it.")
+def broadcast(data: Path | None, as_json: bool, watch: bool, **fields: Any) -> None:
+    """Push one content to everyone bound to a product, or to groups, at a controlled rate."""
+    body = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items() if value}
+    document = _run(_broadcast(_system(data), body, watch))
+    _print(document, as_json, lambda shown: f"job {shown.get('id') or shown.get('job')}: {shown['state']}")
+
+
+async def _broadcast(system: System, body: dict[str, Any], watch: bool) -> Any:
+    from rich.console import Console
+
+    from infra.ops.http import CenterClient
+    from infra.ops.jobs import watch as watch_job
+
+    async with CenterClient(system) as center:
+        accepted = await center.post("/v1/broadcasts", body)
+        if not watch:
+            return accepted
+        return {"id": accepted["id"], **await watch_job(center, accepted["id"], Console(stderr=True))}
+
+
+# --- looking -----------------------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def job() -> None:
+    """Broadcast jobs."""
+
+
+@job.command("show")
+@data_option
+@json_option
+@click.argument("job_id")
+def job_show(data: Path | None, as_json: bool, job_id: str) -> None:
+    """Show a job: state, progress, counts by room."""
+    from infra.ops.show import job_text
+
+    _print(_run(_get(_system(data), f"/v1/broadcasts/{job_id}")), as_json, job_text)
+
+
+@cli.group()
+def client() -> None:
+    """Clients."""
+
+
+@client.command("show")
+@data_option
+@json_option
+@click.argument("client_id")
+def client_show(data: Path | None, as_json: bool, client_id: str) -> None:
+    """Show a client: its session, binds and what is pending."""
+    from infra.ops.show import client_text
+
+    _print(_run(_get(_system(data), f"/v1/clients/{client_id}")), as_json, client_text)
+
+
+@cli.group()
+def room() -> None:
+    """Rooms."""
+
+
+@room.command("list")
+@data_option
+@json_option
+def room_list(data: Path | None, as_json: bool) -> None:
+    """List the live rooms."""
+    from infra.ops.show import rooms_text
+
+    _print(_run(_get(_system(data), "/v1/rooms")), as_json, rooms_text)
+
+
+@cli.group()
+def topics() -> None:
+    """Kafka topics."""
+
+
+@topics.command("apply")
+@data_option
+@json_option
+def topics_apply(data: Path | None, as_json: bool) -> None:
+    """Create the topics that are missing; what is there is left as it is."""
+    from infra.journal import apply_topics
+
+    settings = _settings(data)
+    if not settings.kafka.bootstrap:
+        settings = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"bootstrap": _system(data).kafka})})
+    outcome = [{"topic": topic, "outcome": word} for topic, word in _run(apply_topics(settings.kafka))]
+    _print(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
+
+
+@cli.command()
+def checkconfig() -> None:
+    """Read the configuration; exit status 1 and a line for each error if it does not hold together."""
+    settings = _settings(None)
+    click.echo(f"ok, data in {settings.data}")
+
+
+def main() -> None:
+    """The entry point."""
+    cli.main(prog_name="pushctl")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`pushctl listen`: a device in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from infra.ops.tokens import make_token
+from infra.system import System
+
+if TYPE_CHECKING:
+    from pushclient import PushMessage
+
+
+async def listen(
+    system: System,
+    *,
+    client: str,
+    product: str,
+    groups: Sequence[str] = (),
+    qos: Literal[0, 1] = 1,
+    user: str = "",
+    token: str = "",
+    count: int = 0,
+    timeout: float = 0,
+    as_json: bool = False,
+    say: Callable[[str], None],
+) -> int:
+    """Bind and print what comes, one line a message, until `count` messages or `timeout` seconds (0: for ever).
+
+    Returns how many came.
+    """
+    from pushclient import PushClient
+
+    bearer = token or make_token(Path(system.data), client=client, product=product, user=user, groups=groups)
+    seen = 0
+    try:
+        async with asyncio.timeout(timeout or None), PushClient(client_id=client, token=bearer, dispatch=system.center) as device:
+            granted = await device.bind(product, groups=tuple(groups), qos=qos)
+            if not as_json:
+                say(f"{client} is bound to {product} at QoS {granted}; Ctrl-C ends")
+            async for message in device.messages():
+                say(json.dumps(_document(message)) if as_json else _line(message))
+                seen += 1
+                if count and seen >= count:
+                    await message.ack()
+                    break
+    except TimeoutError:
+        return seen
+    return seen
+
+
+def printable(payload: bytes) -> str:
+    """A payload for a terminal: text as it is but for control characters, which are escaped (they could drive the terminal)."""
+    text = payload.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _document(message: PushMessage) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "topic": message.topic,
+        "payload": printable(message.payload),
+        "qos": message.qos,
+        "duplicate": message.duplicate,
+    }
+
+
+def _line(message: PushMessage) -> str:
+    return f"{printable(message.topic.encode())}  {printable((message.id or '-').encode())}  {printable(message.payload)}"

@@ -1,0 +1,60 @@
+"""Center, as the commands ask it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from infra.system import System
+
+
+class Unreachable(Exception):
+    """Center did not answer."""
+
+
+class NotFound(Exception):
+    """Center does not know what was asked for."""
+
+
+class Answered(Exception):
+    """Center refused; the text is its problem's title and detail (RFC 9457)."""
+
+
+class CenterClient:
+    """A client of center's HTTP API, to be used as an async context manager."""
+
+    def __init__(self, system: System) -> None:
+        self._address = system.center
+        self._http = httpx.AsyncClient(
+            base_url=system.center, headers={"Authorization": f"Bearer {system.api_key}"}, timeout=15, trust_env=False
+        )
+
+    async def __aenter__(self) -> CenterClient:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._http.aclose()
+
+    async def get(self, path: str, **params: str) -> Any:
+        """GET a JSON document; raises Unreachable, NotFound, Answered."""
+        return await self._ask("GET", path, params=params)
+
+    async def post(self, path: str, body: dict[str, Any], *, idempotency_key: str = "") -> Any:
+        """POST a JSON document; raises Unreachable, NotFound, Answered."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return await self._ask("POST", path, json=body, headers=headers)
+
+    async def _ask(self, method: str, path: str, **more: Any) -> Any:
+        try:
+            answer = await self._http.request(method, path, **more)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"center at {self._address} can't be reached: {type(error).__name__}") from error
+        try:
+            document = answer.json()
+        except ValueError as error:
+            raise Answered(f"center answered {answer.status_code} without JSON") from error
+        if answer.is_success:
+            return document
+        text = ": ".join(str(document[name]) for name in ("title", "detail") if document.get(name)) or str(answer.status_code)
+        raise (NotFound if answer.status_code == httpx.codes.NOT_FOUND else Answered)(text)

@@ -1,0 +1,157 @@
+"""`pushctl up`: brokers where none are configured, topics, a first product and issuer, then every process, in order."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from infra.agent import Agent, ProcessSpec, Supervised
+from infra.bus import Bus
+from infra.journal import apply_topics
+from infra.keeper import POLICY, Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
+from infra.local.brokers import LocalBrokers
+from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
+from infra.system import RoomAddress, System, forget, read
+
+WORKERS: Final = ("saver", "delivery", "broadcast", "coordinator", "center")
+DEMO_PRODUCT: Final = Product(name="demo", services=("echo",))
+ISSUER: Final = "longwire"
+ISSUER_LABEL: Final = "main"
+
+
+class AlreadyUp(Exception):
+    """A system runs in this data folder."""
+
+
+class RunningSystem:
+    """Everything that `up` started. `start()` returns when all is ready; `stop()` takes it down in reverse order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        rooms: int,
+        policy: Policy | None = None,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """`policy`: seeded if the keeper has none; `progress` gets short lines for the person at the terminal."""
+        self._settings = settings
+        self._rooms = rooms
+        self._policy = policy or Policy()
+        self._progress = progress
+        self._brokers: LocalBrokers | None = None
+        self.data = settings.data.absolute()
+        self.agent = Agent(self.data, progress=progress)
+
+    async def start(self) -> System:
+        """Bring everything up; raises AlreadyUp, LocalBrokerError, ProcessFailed, BusDown, JournalDown with a sentence."""
+        if (other := read(self.data)) is not None:
+            raise AlreadyUp(
+                f"a system runs in {self.data} already (pid {other.pid}); stop it with: pushctl down --data {self.data}"
+            )
+        self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings = await self._with_brokers()
+        created = [topic for topic, outcome in await apply_topics(settings.kafka) if outcome == "created"]
+        self._progress(f"kafka: {len(created)} topics created" if created else "kafka: all topics are there")
+        await self._seed(settings)
+        api_key = settings.center.api_key.get_secret_value() or _kept_secret(self.data / "api-key", prefix="lw_")
+        env = _environment(settings, api_key)
+        started = [await self.agent.start(ProcessSpec(name=name, role=name, env=env)) for name in WORKERS]
+        rooms = [await self._start_room(number, env) for number in range(1, self._rooms + 1)]
+        system = System(
+            center=str(started[-1].report["url"]),
+            api_key=api_key,
+            rooms=rooms,
+            nats=settings.nats.url,
+            kafka=settings.kafka.bootstrap,
+            redis=settings.redis.url,
+            pid=os.getpid(),
+            data=str(self.data),
+            logs=str(self.data / "logs"),
+        )
+        system.save()
+        return system
+
+    async def stop(self) -> None:
+        """Rooms, workers, brokers: in the reverse of the start order."""
+        forget(self.data)
+        await self.agent.stop()
+        if self._brokers is not None:
+            await self._brokers.stop()
+
+    async def kill_room(self, room: str) -> int:
+        """SIGKILL a room and leave it down; returns the pid that it had."""
+        return await self.agent.kill(room)
+
+    async def _start_room(self, number: int, env: Mapping[str, str]) -> RoomAddress:
+        name = f"r{number}"
+        item: Supervised = await self.agent.start(
+            ProcessSpec(name=name, role="gateway", env={**env, "LONGWIRE_ROOM__ID": name, "LONGWIRE_ROOM__PORT": "0"})
+        )
+        return RoomAddress(name, str(item.report["host"]), int(item.report["port"]))
+
+    async def _with_brokers(self) -> Settings:
+        """The settings, with local brokers for what they leave empty."""
+        configured = {
+            "nats": self._settings.nats.url,
+            "kafka": self._settings.kafka.bootstrap,
+            "redis": self._settings.redis.url,
+        }
+        wanted = frozenset(name for name, address in configured.items() if not address)
+        if not wanted:
+            return self._settings
+        self._brokers = LocalBrokers(self.data / "brokers", progress=self._progress, wanted=wanted)
+        found = await self._brokers.start()
+        return self._settings.model_copy(
+            update={
+                "nats": NatsSettings(**{**self._settings.nats.model_dump(), "url": configured["nats"] or found.nats}),
+                "kafka": KafkaSettings(**{**self._settings.kafka.model_dump(), "bootstrap": configured["kafka"] or found.kafka}),
+                "redis": RedisSettings(**{**self._settings.redis.model_dump(), "url": configured["redis"] or found.redis}),
+            }
+        )
+
+    async def _seed(self, settings: Settings) -> None:
+        """The product `demo`, an issuer with a secret of its own, and a policy, where the keeper has none."""
+        bus = Bus(settings.nats, name="up", version="0.1.0")
+        keeper = Keeper(bus, disk=self.data / "up")
+        try:
+            await bus.start()
+            await keeper.start()
+            if ISSUER not in keeper.issuers:
+                secret = _kept_secret(self.data / "issuer-secret")
+                key = SigningKey.model_validate({"kid": "1", "secret": secret})
+                await keeper.put(issuer_key(ISSUER_LABEL), Issuer(iss=ISSUER, keys=(key,)))
+            if DEMO_PRODUCT.name not in keeper.products:
+                await keeper.put(product_key(DEMO_PRODUCT.name), DEMO_PRODUCT)
+            await keeper.put(POLICY, self._policy)
+        finally:
+            await keeper.stop()
+            await bus.stop()
+
+
+def _environment(settings: Settings, api_key: str) -> dict[str, str]:
+    """What every process is told: the settings that differ from their defaults, by variables."""
+    env = {
+        "LONGWIRE_NATS__URL": settings.nats.url,
+        "LONGWIRE_KAFKA__BOOTSTRAP": settings.kafka.bootstrap,
+        "LONGWIRE_KAFKA__PARTITIONS": str(settings.kafka.partitions),
+        "LONGWIRE_REDIS__URL": settings.redis.url,
+        "LONGWIRE_CENTER__API_KEY": api_key,
+        "LONGWIRE_CENTER__PORT": str(settings.center.port),
+        "LONGWIRE_TELEMETRY__LEVEL": settings.telemetry.level,
+    }
+    passed = {name: value for name, value in os.environ.items() if name.startswith("LONGWIRE_")}
+    return {**passed, **env}
+
+
+def _kept_secret(path: Path, *, prefix: str = "") -> str:
+    """The secret in a file of the data folder, made at the first start; only the owner can read it."""
+    if path.exists():
+        return path.read_text().strip()
+    secret = prefix + secrets.token_urlsafe(32)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secret)
+    return secret
