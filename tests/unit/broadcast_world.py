@@ -1,0 +1,153 @@
+"""The broadcast worker's surroundings in memory: a bus with real FanOuts behind it, a journal that keeps what is produced."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from gateway.client import BindState, Client
+from gateway.fanout import FanOut
+from infra import wire
+from infra.bus import BusTimeout, NoResponders
+from infra.journal import Entry, JournalDown, Position
+from infra.keeper import Policy, Product
+from infra.rooms import RoomView
+from schemas import codec
+from schemas.partition import partition_of
+from schemas.records import JobRecord
+from workers.jobfold import Folded, Read, fold
+from workers.jobrun import Tools
+
+PARTITIONS = 3
+
+
+class MemoryRoom:
+    """A room process: a FanOut in real time."""
+
+    def __init__(self, name: str, epoch: int, clients: int, *, prefix: str) -> None:
+        self.name = name
+        self.epoch = epoch
+        self.fanout = FanOut(clock=time.monotonic)
+        self.times: list[float] = []
+        self.got: dict[str, int] = {}
+        self.seen = time.monotonic()
+        for i in range(clients):
+            self.join(f"main:{prefix}{i}")
+
+    def join(self, key: str, product: str = "news") -> BindState:
+        def write(data: bytes) -> None:
+            self.times.append(time.monotonic())
+            self.got[key] = self.got.get(key, 0) + 1
+
+        bind = BindState(Client(key, 1, write, 32, 1 << 20), product, 1, "", {})
+        bind.client.binds[product] = bind
+        bind.ready = True
+        self.fanout.bound(bind, [])
+        return bind
+
+    def view(self) -> RoomView:
+        now = time.monotonic()
+        lease = wire.Lease(self.name, self.epoch, int(now * 1000), "open", 0, self.fanout.bound_counts())
+        return RoomView(wire.RoomEntry(self.name, self.epoch, "127.0.0.1", 1), lease, now)
+
+
+@dataclass
+class MemoryBus:
+    """Requests reach the rooms; `lose(subject)` says of each whether its answer is lost."""
+
+    rooms: dict[str, MemoryRoom]
+    connected: bool = True
+    lose: Callable[[str], bool] = lambda subject: False
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+    kv: dict[str, bytes] = field(default_factory=dict)
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float | None = None) -> bytes:
+        _, name, kind = subject.split(".")
+        room = self.rooms.get(name)
+        if room is None:
+            raise NoResponders(subject)
+        message: Any
+        if kind == "slice":
+            message = msgspec.msgpack.decode(payload, type=wire.Slice)
+            self.asked.append((name, message))
+            answer: Any = await room.fanout.slice(message)
+        else:
+            message = msgspec.msgpack.decode(payload, type=wire.Announce | wire.EndJob)
+            self.asked.append((name, message))
+            answer = room.fanout.control(message)
+        if self.lose(subject):
+            raise BusTimeout(subject)
+        return msgspec.msgpack.encode(answer)
+
+    async def bucket(self, name: str) -> MemoryBus:
+        return self
+
+    async def put(self, key: str, value: bytes) -> None:
+        self.kv[key] = value
+
+    def job(self, job: str) -> wire.JobView:
+        return msgspec.json.decode(self.kv[job], type=wire.JobView)
+
+
+@dataclass
+class MemoryJournal:
+    """What was produced, as Kafka would keep it; `down` refuses everything."""
+
+    logs: dict[str, list[list[Read]]] = field(default_factory=dict)
+    down: bool = False
+
+    async def partitions(self, topic: str) -> int:
+        return PARTITIONS
+
+    async def produce(self, entries: Sequence[Entry], *, timeout: float | None = None) -> list[Position]:
+        await asyncio.sleep(0)
+        if self.down:
+            raise JournalDown("Kafka is away")
+        return [self._append(entry) for entry in entries]
+
+    def _append(self, entry: Entry) -> Position:
+        partition = partition_of(entry.by or entry.key, PARTITIONS)
+        log = self.logs.setdefault(entry.topic, [[] for _ in range(PARTITIONS)])[partition]
+        value = codec.encode(entry.record) if entry.record is not None else None
+        log.append(Read(partition, len(log), entry.key.encode(), value))
+        return Position(partition, len(log) - 1, int(time.time() * 1000))
+
+    def jobs(self) -> dict[str, Folded]:
+        return fold(read for log in self.logs.get("push.jobs", []) for read in log)
+
+
+class Cluster:
+    """Everything that the worker's `Tools` name, in memory."""
+
+    def __init__(self, *rooms: MemoryRoom, rate: int = 10_000) -> None:
+        self.bus = MemoryBus({room.name: room for room in rooms})
+        self.journal = MemoryJournal()
+        self.keeper = SimpleNamespace(products={"news": Product(name="news", rate=rate)}, policy=Policy(lease_interval=0.01))
+
+    def live(self) -> list[RoomView]:
+        return [room.view() for room in self.bus.rooms.values()]
+
+    def tools(self) -> Tools:
+        return Tools(self.bus, self.journal, self.keeper, self)  # type: ignore[arg-type]
+
+
+def record(job: str = "j1", **fields: object) -> JobRecord:
+    now = int(time.time() * 1000)
+    whole: dict[str, Any] = {
+        "job": job, "product": "news", "state": "running", "number_partition": 1, "number_offset": 0, "source_partition": 1,
+        "source_offset": 0, "rate": 10_000, "started_ms": now, "expires_ms": now + 60_000, **fields,
+    }  # fmt: skip
+    return JobRecord(**whole)
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    """Wait for a condition; an error after the deadline."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.01)

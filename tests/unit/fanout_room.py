@@ -1,0 +1,117 @@
+"""A room for the fan-out's tests: the real FanOut, clients with transports that keep what is written, and a clock that jumps."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import mqtt5
+
+from gateway.client import BindState, Client
+from gateway.fanout import FanOut
+from infra.wire import Announce, EndJob, JobContent, JobNumber, Slice, SliceReply
+from schemas.codes import SLOTS
+
+PRODUCT = "news"
+TERM = 100
+
+
+@dataclass
+class Wire:
+    """What a client got: (when, packet)."""
+
+    packets: list[tuple[float, mqtt5.PublishPacket]] = field(default_factory=list)
+
+    def ids(self) -> list[str]:
+        return [dict(packet.user_properties)["id"] for _, packet in self.packets]
+
+
+class Room:
+    """Time moves only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.watched: list[Client] = []
+        self.fanout = FanOut(clock=lambda: self.now, watch=self.watched.append, sleep=self._sleep)
+        self.wires: dict[str, Wire] = {}
+        self.sleeps: list[float] = []
+        self.seq = 0
+        self._connections = 0
+
+    async def _sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+    def connect(self, key: str, *, receive_max: int = 32, max_packet: int = 1 << 28) -> Client:
+        wire = self.wires.setdefault(key, Wire())
+        self._connections += 1
+
+        def write(data: bytes) -> None:
+            packet, size = mqtt5.read(data)
+            assert size == len(data)
+            assert isinstance(packet, mqtt5.PublishPacket)
+            wire.packets.append((self.now, packet))
+
+        return Client(key, self._connections, write, receive_max, max_packet)
+
+    def bind(
+        self,
+        client: Client,
+        *,
+        qos: int = 1,
+        groups: tuple[str, ...] = (),
+        first_bind_ms: int = 0,
+        settled: tuple[JobNumber, ...] = (),
+        product: str = PRODUCT,
+    ) -> BindState:
+        bind = BindState(client, product, qos, "", {})
+        bind.groups = frozenset(groups)
+        bind.first_bind_ms = first_bind_ms
+        bind.ready = True
+        client.binds[product] = bind
+        self.fanout.bound(bind, list(settled))
+        return bind
+
+    def join(self, key: str, **bind: object) -> BindState:
+        return self.bind(self.connect(key), **bind)  # type: ignore[arg-type]
+
+    def leave(self, bind: BindState) -> None:
+        bind.client.binds.pop(bind.product, None)
+        bind.ready = False
+        self.fanout.unbound(bind)
+
+    def announce(
+        self, job: str = "j1", *, slot: int = 0, term: int = TERM, offset: int = 7, product: str = PRODUCT, **content: object
+    ) -> str:
+        fields: dict[str, object] = {"groups": [], "payload": b"hello", "expires_in_ms": 60_000, "started_ms": 1_000, **content}
+        message = Announce(JobContent(job=job, number=(2, offset), product=product, **fields), term, slot)  # type: ignore[arg-type]
+        return self.fanout.control(message).status
+
+    def end(self, job: str = "j1", term: int = TERM) -> str:
+        return self.fanout.control(EndJob(job, term)).status
+
+    def order(self, job: str = "j1", lo: int = 0, hi: int = SLOTS, *, spread_ms: int = 0, late: int = 0, **more: int) -> Slice:
+        self.seq += 1
+        fields = {"term": TERM, "seq": self.seq, "deadline_ms": int(self.now * 1000) + 3000, **more}
+        return Slice(job, (2, 7), lo=lo, hi=hi, spread_ms=spread_ms, late=late, **fields)
+
+    async def slice(self, job: str = "j1", lo: int = 0, hi: int = SLOTS, **more: int) -> SliceReply:
+        return await self.fanout.slice(self.order(job, lo, hi, **more))
+
+    async def until(self, when: float) -> None:
+        """Let what runs go on until the clock shows `when`."""
+        for _ in range(10_000):
+            if self.now >= when:
+                return
+            await asyncio.sleep(0)
+        raise AssertionError(f"the clock stopped at {self.now}")
+
+    def ack(self, bind: BindState, *, reason: int = 0) -> None:
+        """The client acknowledges every broadcast that it got."""
+        for _, packet in self.wires[bind.client.key].packets:
+            if packet.packet_id is not None:
+                self.fanout.puback(bind.client, packet.packet_id, reason)
+
+    def got(self, key: str) -> list[str]:
+        return self.wires[key].ids()
