@@ -16,11 +16,11 @@ import mqtt5
 from gateway import metrics, packets
 from gateway.auth import Grant
 from gateway.client import BindState, Client
-from gateway.ports import Ask, FanOut, Saver, Shell
+from gateway.host import Host
+from gateway.ports import Ask, Shell
 from gateway.reasons import End, Reason
 from gateway.subscribing import Plan, Subscribing, Wish, plan_unsubscribe
 from gateway.window import Window
-from infra.keeper import Policy, Product
 from infra.wire import (
     SUPERSEDED,
     Ack,
@@ -47,41 +47,6 @@ ACKS_AT_ONCE: Final = 16
 WRITTEN, BEHIND, GONE, DROPPED = "written", "behind", "gone", "dropped"
 
 Change = mqtt5.SubscribePacket | mqtt5.UnsubscribePacket
-
-
-class Host:
-    """What a delivery needs of its room: shared by all clients, read only."""
-
-    __slots__ = ("_policy", "_products", "clock", "epoch", "fanout", "room", "saver")
-
-    def __init__(
-        self,
-        *,
-        room: str,
-        epoch: int,
-        saver: Saver,
-        fanout: FanOut,
-        clock: Callable[[], float],
-        policy: Callable[[], Policy],
-        products: Callable[[], dict[str, Product]],
-    ) -> None:
-        self.room = room
-        self.epoch = epoch
-        self.saver = saver
-        self.fanout = fanout
-        self.clock = clock
-        self._policy = policy
-        self._products = products
-
-    @property
-    def policy(self) -> Policy:
-        """The policy as it is now."""
-        return self._policy()
-
-    @property
-    def products(self) -> dict[str, Product]:
-        """The products as they are now."""
-        return self._products()
 
 
 class _Doing:

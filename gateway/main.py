@@ -8,9 +8,9 @@ import time
 from typing import Final
 
 from gateway.auth import Verifier
-from gateway.delivery import Host
 from gateway.door import Door, Endpoints
 from gateway.fanout import FanOut
+from gateway.host import Host
 from gateway.lease import LeaseKeeper
 from gateway.room import Room
 from gateway.saver_link import SaverLink

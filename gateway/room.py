@@ -11,7 +11,8 @@ import mqtt5
 from gateway import metrics
 from gateway.auth import Refusal, Verifier
 from gateway.client import Client
-from gateway.delivery import DROPPED, GONE, WRITTEN, Host
+from gateway.delivery import DROPPED, GONE, WRITTEN
+from gateway.host import Host
 from gateway.ports import FanOut, Shell, Uplinks
 from gateway.reasons import End, Reason
 from gateway.session import Session

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import mqtt5
 
 from gateway import metrics, packets
+from gateway.admission import authorize
 from gateway.auth import Grant, Refusal
 from gateway.client import FIRST_BROADCAST_ID, Client
 from gateway.delivery import Delivery
@@ -23,7 +24,6 @@ from gateway.reasons import End, Reason
 from gateway.uplinking import Refused, Uplinking, accept
 from gateway.wheel import IDLE, NEVER
 from infra.wire import OK, ConnectItem, ConnectResult
-from schemas import names
 
 if TYPE_CHECKING:
     from gateway.room import Room
@@ -206,7 +206,7 @@ class Session:
         room = self._room
         try:
             room.admit()
-            grant = self._authorize(packet)
+            grant = authorize(packet, room.verifier, room.wall())
         except Refusal as refusal:
             self._refuse(refusal, packet)
             return
@@ -219,22 +219,6 @@ class Session:
         ask = room.host.saver.connect(item, self._connected)
         if self.state is State.OPENING:
             self._ask = ask
-
-    def _authorize(self, packet: mqtt5.ConnectPacket) -> Grant:
-        if packet.authentication_method is not None:
-            raise Refusal(
-                Reason.BAD_AUTH_METHOD, "auth_method", "extended authentication is not offered: the token is the password"
-            )
-        if packet.will is not None:
-            raise Refusal(Reason.TOPIC_NAME_INVALID, "will", "a Will is not offered")
-        try:
-            names.client(packet.client_id)
-        except names.BadName as error:
-            text = str(error) if packet.client_id else "an empty client id: none is assigned here"
-            raise Refusal(Reason.CLIENT_ID_NOT_VALID, "client_id", text) from error
-        if not packet.password:
-            raise Refusal(Reason.BAD_TOKEN, "form", "no token: it belongs into the password")
-        return self._room.verifier.verify(packet.password, packet.client_id, self._room.wall())
 
     def _refuse(self, refusal: Refusal, packet: mqtt5.ConnectPacket) -> None:
         metrics.refused.labels(refusal.kind).inc()

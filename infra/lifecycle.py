@@ -110,6 +110,7 @@ class Loops:
 
     def __init__(self, fail: Callable[[str], None]) -> None:
         self._fail = fail
+        self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, name: str, loop: Awaitable[None]) -> None:
@@ -121,12 +122,18 @@ class Loops:
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if self._stopping:
+            return
+        if task.cancelled():  # nobody asked for it: a library's stray CancelledError must not end a loop unseen
+            log.error("loop was cancelled", loop=name)
+            self._fail(f"{name}: cancelled from inside")
+        elif (error := task.exception()) is not None:
             log.error("loop failed", loop=name, exc_info=error)
             self._fail(f"{name}: {type(error).__name__}: {error}")
 
     async def stop(self) -> None:
         """Cancel all loops and wait until they have ended."""
+        self._stopping = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

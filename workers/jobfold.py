@@ -110,6 +110,8 @@ async def read_broadcasts(settings: KafkaSettings, positions: Iterable[JobNumber
     """The contents at these (partition, offset) of `push.broadcasts`; one that is gone is missing. Raises Retryable."""
     wanted = sorted(set(positions))
     found: dict[JobNumber, Broadcast] = {}
+    if not wanted:
+        return found
     consumer = _scratch(settings)
     try:
         async with asyncio.timeout(READ_DEADLINE):
@@ -152,8 +154,9 @@ def _scratch(settings: KafkaSettings) -> AIOKafkaConsumer:
 
 
 async def _close(consumer: AIOKafkaConsumer) -> None:
-    try:
-        async with asyncio.timeout(5):
-            await consumer.stop()
-    except (TimeoutError, KafkaError):
-        log.warning("scratch consumer not closed cleanly")
+    """In a task of its own: aiokafka cancels tasks of its own that never ran, and their CancelledError comes out of `stop()`."""
+    stopping = asyncio.ensure_future(consumer.stop())
+    await asyncio.wait({stopping}, timeout=5)
+    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
+        stopping.cancel()
+        log.debug("scratch consumer not closed cleanly")

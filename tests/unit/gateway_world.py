@@ -13,8 +13,8 @@ from joserfc.jwk import OctKey
 
 from gateway.auth import Verifier
 from gateway.client import BindState, Client
-from gateway.delivery import Host
 from gateway.framing import decode
+from gateway.host import Host
 from gateway.ports import Done
 from gateway.room import Room
 from gateway.session import Session
@@ -72,7 +72,7 @@ def issuer(**changes: Any) -> Issuer:
 
 
 class Socket:
-    """`gateway.ports.Shell`: what was written, as packets."""
+    """`gateway.ports.Shell`: what was written, as packets. While `stalled` the kernel takes nothing."""
 
     def __init__(self) -> None:
         self.raw: list[bytes] = []
@@ -80,11 +80,14 @@ class Socket:
         self.closed = False
         self.aborted = False
         self.waiting = 0
+        self.stalled = False
         self.on_resume: Callable[[], None] = lambda: None
 
     def write(self, data: bytes, /) -> None:
         assert not self.closed
         self.raw.append(data)
+        if self.stalled:
+            self.waiting += len(data)
 
     def buffered(self) -> int:
         return self.waiting

@@ -37,7 +37,7 @@ def test_given_a_good_token_when_verified_then_it_grants_what_it_says() -> None:
     assert grant.key == "eu:c1"
     assert grant.expires_at == WALL + 3600
     assert grant.products["demo"].user == "u1"
-    assert grant.products["demo"].groups == {"news", "sport"}
+    assert grant.products["demo"].groups == frozenset({"news", "sport"})
     assert grant.products["demo"].attrs == {"os": "x"}
     assert grant.products["chat"].groups is None
 

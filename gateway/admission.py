@@ -1,0 +1,25 @@
+"""Who is let in: what a CONNECT must and must not say, before its token is verified."""
+
+from __future__ import annotations
+
+import mqtt5
+
+from gateway.auth import Grant, Refusal, Verifier
+from gateway.reasons import Reason
+from schemas import names
+
+
+def authorize(packet: mqtt5.ConnectPacket, verifier: Verifier, wall: float) -> Grant:
+    """What the client may do at `wall` (seconds since the epoch). Raises Refusal."""
+    if packet.authentication_method is not None:
+        raise Refusal(Reason.BAD_AUTH_METHOD, "auth_method", "extended authentication is not offered: the token is the password")
+    if packet.will is not None:
+        raise Refusal(Reason.TOPIC_NAME_INVALID, "will", "a Will is not offered")
+    try:
+        names.client(packet.client_id)
+    except names.BadName as error:
+        text = str(error) if packet.client_id else "an empty client id: none is assigned here"
+        raise Refusal(Reason.CLIENT_ID_NOT_VALID, "client_id", text) from error
+    if not packet.password:
+        raise Refusal(Reason.BAD_TOKEN, "form", "no token: it belongs into the password")
+    return verifier.verify(packet.password, packet.client_id, wall)

@@ -1,0 +1,418 @@
+"""`pushctl` without a system: usage, exit statuses, sentences; and with a scripted center, what each answer becomes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+import cli
+from infra.ops.device import printable
+from infra.ops.play import show_play
+from infra.ops.show import client_text, job_text, rooms_text
+from infra.ops.tokens import make_token
+from infra.system import RoomAddress, System, read
+
+SECRET = "a-secret-that-is-long-enough-for-hs256"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings but those of the test."""
+    for name in [name for name in os.environ if name.startswith("LONGWIRE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def pushctl(*arguments: object) -> Result:
+    """Run a command. What it did not turn into a sentence is a bug."""
+    result = CliRunner().invoke(cli.cli, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def system_at(data: Path, *, center: str = "http://127.0.0.1:9", pid: int | None = None) -> System:
+    """A system file in `data`, of this very process unless another pid is given."""
+    system = System(
+        center=center,
+        api_key="key-1",
+        rooms=[RoomAddress("r1", "127.0.0.1", 1883)],
+        nats="nats://127.0.0.1:4222",
+        kafka="127.0.0.1:9092",
+        redis="redis://127.0.0.1:6379/0",
+        pid=os.getpid() if pid is None else pid,
+        data=str(data),
+        logs=str(data / "logs"),
+    )
+    system.save()
+    return system
+
+
+# --- usage -------------------------------------------------------------------------------------------------------------
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+
+
+def test_given_help_then_the_exit_statuses_are_documented() -> None:
+    shown = " ".join(pushctl("--help").output.split())
+    for status in ("0 done", "1 bad configuration", "2 wrong usage", "3 not reachable", "4 not found", "130 interrupted"):
+        assert status in shown
+
+
+@pytest.mark.parametrize("path", list(commands(cli.cli)), ids=" ".join)
+def test_given_any_command_then_it_has_help_that_says_what_it_does(path: tuple[str, ...]) -> None:
+    result = pushctl(*path, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: cli {' '.join(path)}" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("send", "hello"),
+        ("send", "--product", "demo", "hello"),
+        ("send", "--product", "demo", "--client", "c", "--user", "u", "hello"),
+        ("send", "--product", "demo", "--client", "c", "--qos", "2", "hello"),
+        ("broadcast", "--product", "demo", "--rate", "0", "hello"),
+        ("listen", "--product", "demo"),
+        ("run", "analytics-of-nothing"),
+        ("up", "--rooms", "0"),
+    ],
+    ids=" ".join,
+)
+def test_given_wrong_usage_then_status_2_and_nothing_on_stdout(arguments: tuple[str, ...]) -> None:
+    result = pushctl(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage:" in result.stderr
+
+
+# --- settings ----------------------------------------------------------------------------------------------------------
+
+
+def test_given_good_settings_then_checkconfig_says_where_the_data_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGWIRE_DATA", str(tmp_path / "here"))
+    result = pushctl("checkconfig")
+    assert result.exit_code == 0
+    assert str(tmp_path / "here") in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "where"),
+    [
+        ("[nats]\nurll = 'x'\n", "nats.urll"),
+        ("[kafka]\npartitions = 0\n", "kafka.partitions"),
+        ("[redis]\ntimeout = 'soon'\n", "redis.timeout"),
+        ("[nats\n", ""),
+    ],
+)
+def test_given_a_file_that_does_not_hold_together_then_status_1_and_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, where: str
+) -> None:
+    (tmp_path / "longwire.toml").write_text(file)
+    monkeypatch.setenv("LONGWIRE_CONFIG", str(tmp_path / "longwire.toml"))
+    result = pushctl("checkconfig")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert where in result.stderr
+
+
+def test_given_a_config_file_that_is_not_there_then_status_1_and_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGWIRE_CONFIG", "/nowhere/longwire.toml")
+    result = pushctl("checkconfig")
+    assert result.exit_code == 1
+    assert "/nowhere/longwire.toml" in result.stderr
+
+
+def test_given_a_bad_setting_beside_a_secret_then_the_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGWIRE_CENTER__API_KEY", "do-not-show-me")
+    monkeypatch.setenv("LONGWIRE_CENTER__PORT", "99999")
+    result = pushctl("checkconfig")
+    assert result.exit_code == 1
+    assert "center.port" in result.stderr
+    assert "do-not-show-me" not in result.output
+
+
+# --- no system ---------------------------------------------------------------------------------------------------------
+
+NEEDS_A_SYSTEM = [
+    ("down",),
+    ("send", "--product", "demo", "--client", "c", "hello"),
+    ("broadcast", "--product", "demo", "hello"),
+    ("listen", "--product", "demo", "--client", "c"),
+    ("job", "show", "j"),
+    ("client", "show", "c"),
+    ("room", "list"),
+    ("topics", "apply"),
+    ("token", "--client", "c", "--product", "demo"),
+]
+
+
+@pytest.mark.parametrize("arguments", NEEDS_A_SYSTEM, ids=" ".join)
+def test_given_no_system_then_status_3_and_a_sentence_with_the_folder_and_the_way_out(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    result = pushctl(*arguments, "--data", tmp_path / "empty")
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    assert str(tmp_path / "empty") in result.stderr
+    assert "pushctl up" in result.stderr
+
+
+def test_given_a_file_of_a_supervisor_that_is_gone_then_there_is_no_system(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    system_at(tmp_path, pid=gone.pid)
+    assert read(tmp_path) is None
+    assert pushctl("room", "list", "--data", tmp_path).exit_code == 3
+
+
+def test_given_a_broken_system_file_then_there_is_no_system(tmp_path: Path) -> None:
+    (tmp_path / "system.json").write_text('{"center": ')
+    assert pushctl("room", "list", "--data", tmp_path).exit_code == 3
+
+
+def test_given_a_system_file_then_only_its_owner_can_read_it_and_it_shows_what_scripts_need(tmp_path: Path) -> None:
+    system = system_at(tmp_path)
+    assert (tmp_path / "system.json").stat().st_mode & 0o777 == 0o600
+    assert read(tmp_path) == system
+    assert set(system.shown()) == {"center", "api_key", "rooms", "nats", "kafka", "redis"}
+    assert system.shown()["rooms"] == [{"id": "r1", "host": "127.0.0.1", "port": 1883}]
+
+
+def test_given_a_running_system_then_up_detached_is_refused_with_its_pid(tmp_path: Path) -> None:
+    system_at(tmp_path)
+    result = pushctl("up", "--detach", "--data", tmp_path)
+    assert result.exit_code == 1
+    assert f"pid {os.getpid()}" in result.stderr
+
+
+@pytest.mark.xfail(
+    strict=True, reason="cli._stay_up stops what it never started, and RunningSystem.stop() forgets the other's file"
+)
+def test_given_a_running_system_then_a_refused_up_leaves_its_file(tmp_path: Path) -> None:
+    system = system_at(tmp_path)
+    assert pushctl("up", "--data", tmp_path).exit_code == 1
+    assert read(tmp_path) == system
+
+
+# --- a scripted center -------------------------------------------------------------------------------------------------
+
+
+class Center:
+    """Answers requests from a list, and remembers them."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, bytes]] = []
+        self.asked: list[tuple[str, str, Any]] = []
+        self.keys: list[str | None] = []
+        center = self
+
+        class Page(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                center.asked.append((self.command, self.path, json.loads(body) if body else None))
+                center.keys.append(self.headers.get("Authorization"))
+                status, data = center.answers.pop(0)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_POST = answer
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def will(self, status: int, document: object) -> None:
+        """The next answer; bytes go as they are."""
+        self.answers.append((status, document if isinstance(document, bytes) else json.dumps(document).encode()))
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def center(tmp_path: Path) -> Iterator[Center]:
+    made = Center()
+    system_at(tmp_path, center=made.url)
+    yield made
+    made.close()
+
+
+def test_given_a_message_then_it_is_posted_with_the_key_and_its_id_printed(center: Center, tmp_path: Path) -> None:
+    center.will(202, {"id": "m-1"})
+    result = pushctl(
+        "send", "--data", tmp_path, "--product", "demo", "--client", "c1", "--qos", "0", "--ttl", "60", "hi", "--json"
+    )
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"id": "m-1"})
+    body = {"product": "demo", "client": "c1", "qos": 0, "ttl": 60, "payload": "hi"}
+    assert center.asked == [("POST", "/v1/messages", body)]
+    assert center.keys == ["Bearer key-1"]
+
+
+def test_given_a_broadcast_then_the_job_is_printed(center: Center, tmp_path: Path) -> None:
+    center.will(202, {"id": "j-1", "state": "accepted", "rate": 100})
+    result = pushctl("broadcast", "--data", tmp_path, "--product", "demo", "--rate", 100, "--group", "news", "hi", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["id"]) == (0, "j-1")
+    assert center.asked == [
+        ("POST", "/v1/broadcasts", {"product": "demo", "payload": "hi", "rate": 100, "groups": ["news"]}),
+    ]
+
+
+def test_given_watch_then_it_follows_the_job_until_it_is_completed(center: Center, tmp_path: Path) -> None:
+    center.will(202, {"id": "j-1", "state": "accepted"})
+    center.will(404, {"title": "There is no such broadcast"})
+    center.will(200, {"id": "j-1", "state": "running", "targeted": 10, "totals": {"sent": 4}})
+    center.will(200, {"id": "j-1", "state": "completed", "targeted": 10, "totals": {"sent": 10}})
+    result = pushctl("broadcast", "--data", tmp_path, "--product", "demo", "--watch", "hi", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["totals"] == {"sent": 10}
+    assert [path for _, path, _ in center.asked[1:]] == ["/v1/broadcasts/j-1"] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ((404, {"title": "There is no such product", "detail": "product x is not configured"}), 4),
+        ((400, {"title": "The request does not fit", "detail": "ttl 0"}), 5),
+        ((401, {"title": "The API key is missing or wrong"}), 5),
+        ((503, {"title": "Kafka did not acknowledge", "detail": "repeat it"}), 5),
+        ((502, b"<html>"), 5),
+    ],
+)
+def test_given_a_refusal_then_its_title_and_detail_are_the_sentence(
+    center: Center, tmp_path: Path, answer: tuple[int, Any], status: int
+) -> None:
+    center.will(*answer)
+    result = pushctl("send", "--data", tmp_path, "--product", "demo", "--client", "c1", "hi")
+    assert result.exit_code == status
+    assert result.stdout == ""
+    words = answer[1].values() if isinstance(answer[1], dict) else ["502"]
+    assert all(word in result.stderr for word in words)
+
+
+def test_given_nobody_where_center_should_be_then_status_3(center: Center, tmp_path: Path) -> None:
+    center.close()
+    result = pushctl("room", "list", "--data", tmp_path)
+    assert result.exit_code == 3
+    assert center.url in result.stderr
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------------
+
+
+def test_given_the_folder_of_a_system_then_a_bare_token_with_all_claims_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "issuer-secret").write_text(SECRET)
+    result = pushctl(
+        *("token", "--data", tmp_path, "--client", "c1", "--product", "demo", "--user", "u1", "--group", "a", "--group", "b"),
+        *("--ttl", "60"),
+    )
+    assert result.exit_code == 0
+    claims = jwt.decode(result.stdout.strip(), OctKey.import_key(SECRET), algorithms=["HS256"]).claims
+    assert (claims["iss"], claims["aud"], claims["sub"]) == ("longwire", "longwire", "c1")
+    assert claims["exp"] - claims["iat"] == 60
+    assert claims["products"] == {"demo": {"groups": ["a", "b"], "user": "u1"}}
+
+
+def test_given_two_tokens_then_their_jti_differ(tmp_path: Path) -> None:
+    (tmp_path / "issuer-secret").write_text(SECRET)
+    tokens = [make_token(tmp_path, client="c1", product="demo") for _ in range(2)]
+    claims = [jwt.decode(token, OctKey.import_key(SECRET), algorithms=["HS256"]).claims for token in tokens]
+    assert claims[0]["jti"] != claims[1]["jti"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("--client", "a b", "--product", "demo"),
+        ("--client", "c", "--product", "Demo"),
+        ("--client", "c", "--product", "demo", "--group", "a>b"),
+        ("--client", "c", "--product", "demo", "--user", "u\n"),
+    ],
+)
+def test_given_a_name_that_does_not_fit_then_status_1_and_no_token(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (tmp_path / "issuer-secret").write_text(SECRET)
+    result = pushctl("token", "--data", tmp_path, *names)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "does not fit" in result.stderr
+
+
+# --- what is shown -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("payload", "shown"),
+    [
+        (b"hello", "hello"),
+        ("grüße ✓".encode(), "grüße ✓"),
+        (b"\x1b[31mred", "\\x1b[31mred"),
+        (b"a\r\nb\0", "a\\r\\nb\\x00"),
+        (b"\xff\xfe", "\\xff\\xfe"),
+        ("\u202etxt.exe".encode(), "\\u202etxt.exe"),
+    ],
+)
+def test_given_a_payload_then_nothing_of_it_can_drive_the_terminal(payload: bytes, shown: str) -> None:
+    assert printable(payload) == shown
+
+
+def test_given_a_running_system_then_play_has_its_real_addresses_key_and_a_token(tmp_path: Path) -> None:
+    (tmp_path / "issuer-secret").write_text(SECRET)
+    system = system_at(tmp_path, center="http://127.0.0.1:4711")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "saver.log").touch()
+    text = show_play(system)
+    for part in ("listen", "send", "broadcast", "curl", "http://127.0.0.1:4711/v1/messages", "Bearer key-1", "logs/saver.log"):
+        assert part in text
+    token = text.partition("--token ")[2].split()[0]
+    assert jwt.decode(token, OctKey.import_key(SECRET), algorithms=["HS256"]).claims["sub"] == "phone-1"
+
+
+def test_given_documents_then_tables_show_their_numbers() -> None:
+    rooms = rooms_text({"rooms": [{"room": "r1", "host": "10.0.0.1", "port": 1883, "state": "open", "connections": 42}]})
+    assert rooms.splitlines()[1].split() == ["r1", "10.0.0.1:1883", "open", "42"]
+    client = client_text({"session": None, "binds": {}, "pending": {"demo": 3}})
+    assert client.splitlines()[0] == "offline"
+    assert client.splitlines()[-1].split() == ["demo", "no", "3"]
+    counts = {"sent": 4, "acked": 3}
+    job = {
+        "id": "j",
+        "state": "running",
+        "progress": 0.5,
+        "targeted": 8,
+        "totals": counts,
+        "rooms": [{"room": "r1", "counts": counts}],
+    }
+    lines = job_text(job).splitlines()
+    assert lines[0] == "j: running, 50% of 8"
+    assert lines[-1].split() == ["all", "4", "0", "3", "0", "0", "0", "0"]

@@ -1,0 +1,186 @@
+"""Batches: bounds, at most four unanswered, everything repeated until it is answered or given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway import batcher as module
+from gateway.batcher import Batcher
+from infra.bus import BusTimeout, NoResponders
+from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, DoneResult, Reply, Request, UnbindItem
+
+Answer = Callable[[Request[UnbindItem]], Reply[DoneResult]]
+
+
+def ok(request: Request[UnbindItem]) -> Reply[DoneResult]:
+    return Reply(request.seq, [DoneResult("ok") for _ in request.items])
+
+
+class Server:
+    """The other end: batches wait until they are let through, and are then answered by `answers` in turn, at last by `ok`."""
+
+    def __init__(self, *answers: Answer | Exception, open: bool = True) -> None:  # noqa: A002 - like a gate
+        self.batches: list[Request[UnbindItem]] = []
+        self.sizes: list[int] = []
+        self.gate = asyncio.Event()
+        if open:
+            self.gate.set()
+        self._answers = list(answers)
+
+    async def request(self, subject: str, data: bytes) -> bytes:
+        request = msgspec.msgpack.decode(data, type=Request[UnbindItem])
+        self.batches.append(request)
+        self.sizes.append(len(data))
+        await self.gate.wait()
+        answer = self._answers.pop(0) if self._answers else ok
+        if isinstance(answer, Exception):
+            raise answer
+        return msgspec.msgpack.encode(answer(request))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_CAP", 0.002)
+
+
+def made(server: Server, **more: Any) -> Batcher[UnbindItem, DoneResult]:
+    return Batcher(server.request, "s", DoneResult, sender="r:1", **{"limit": 100_000, **more})
+
+
+def item(name: str = "k") -> UnbindItem:
+    return UnbindItem(name, "r", 1, 1, 1, "demo")
+
+
+async def settled(batcher: Batcher[UnbindItem, DoneResult]) -> None:
+    async with asyncio.timeout(5):
+        await batcher.idle.wait()
+
+
+async def test_given_items_in_one_turn_when_sent_then_one_batch_numbered_from_one() -> None:
+    server = Server()
+    results: list[Any] = []
+    batcher = made(server)
+    for i in range(10):
+        batcher.ask(item(f"k{i}"), results.append)
+    await settled(batcher)
+    (batch,) = server.batches
+    assert (batch.version, batch.sender, batch.seq) == (1, "r:1", 1)
+    assert [entry.key for entry in batch.items] == [f"k{i}" for i in range(10)]
+    assert results == [DoneResult("ok")] * 10
+    assert batcher.bytes == 0
+
+
+async def test_given_many_items_when_sent_then_no_batch_is_over_its_bounds_and_four_are_unanswered() -> None:
+    server = Server(open=False)
+    results: list[Any] = []
+    batcher = made(server)
+    for _ in range(MAX_ITEMS * 6):
+        batcher.ask(item(), results.append)
+    await asyncio.sleep(0.01)
+    assert len(server.batches) == MAX_UNANSWERED
+    server.gate.set()
+    await settled(batcher)
+    assert len(results) == MAX_ITEMS * 6
+    assert max(len(batch.items) for batch in server.batches) == MAX_ITEMS
+
+
+async def test_given_large_items_when_sent_then_the_bytes_of_a_batch_are_bounded() -> None:
+    server = Server()
+    batcher = made(server)
+    for _ in range(20):
+        batcher.ask(item("k" * 60_000), lambda result: None)
+    await settled(batcher)
+    assert max(server.sizes) <= MAX_BYTES
+    assert len(server.batches) == 5
+
+
+def retry_second(request: Request[UnbindItem]) -> Reply[DoneResult]:
+    return Reply(request.seq, [DoneResult("retry" if entry.key == "k1" else "ok") for entry in request.items])
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        BusTimeout("s"),
+        NoResponders("s"),
+        lambda request: Reply(request.seq, [], "JournalDown: no"),
+        lambda request: Reply(request.seq + 1, [DoneResult("ok")] * 2),
+        lambda request: Reply(request.seq, [DoneResult("ok")]),
+        retry_second,
+    ],
+)
+async def test_given_trouble_when_asked_then_it_is_asked_again_and_answered_once(trouble: Any) -> None:
+    server = Server(trouble, trouble)
+    results: list[Any] = []
+    batcher = made(server)
+    batcher.ask(item("k0"), results.append)
+    batcher.ask(item("k1"), results.append)
+    await settled(batcher)
+    assert results == [DoneResult("ok")] * 2
+    assert [entry.key for entry in server.batches[-1].items] == (["k1"] if trouble is retry_second else ["k0", "k1"])
+
+
+async def test_given_an_item_past_its_time_when_it_fails_then_it_is_given_up_as_none() -> None:
+    now = [0.0]
+    server = Server(BusTimeout("s"))
+    results: list[Any] = []
+    batcher = made(server, give_up=60.0, clock=lambda: now[0])
+    batcher.ask(item(), results.append)
+    now[0] = 61.0
+    await settled(batcher)
+    assert results == [None]
+
+
+async def test_given_a_cancelled_item_when_it_was_not_sent_then_it_never_is() -> None:
+    server = Server()
+    results: list[Any] = []
+    batcher = made(server)
+    batcher.ask(item("k0"), results.append).cancel()
+    batcher.ask(item("k1"), results.append)
+    await settled(batcher)
+    assert results == [None, DoneResult("ok")]
+    assert [entry.key for entry in server.batches[0].items] == ["k1"]
+
+
+@pytest.mark.parametrize(("answer", "result"), [(ok, DoneResult("ok")), (BusTimeout("s"), None)])
+async def test_given_a_cancelled_item_when_it_is_under_way_then_its_end_is_awaited(answer: Any, result: Any) -> None:
+    server = Server(answer, open=False)
+    results: list[Any] = []
+    batcher = made(server)
+    ask = batcher.ask(item(), results.append)
+    await asyncio.sleep(0.01)
+    ask.cancel()
+    assert results == []
+    server.gate.set()
+    await settled(batcher)
+    assert results == [result]
+    assert len(server.batches) == 1
+
+
+async def test_given_a_full_queue_when_one_more_comes_then_the_oldest_is_given_up() -> None:
+    server = Server()
+    results: list[Any] = []
+    batcher = made(server, limit=2)
+    for i in range(3):
+        batcher.ask(item(f"k{i}"), lambda result, i=i: results.append((i, result)))  # type: ignore[misc]
+    await settled(batcher)
+    assert results == [(0, None), (1, DoneResult("ok")), (2, DoneResult("ok"))]
+
+
+async def test_given_a_callback_that_raises_when_answered_then_the_others_get_their_results() -> None:
+    server = Server()
+    results: list[Any] = []
+    batcher = made(server)
+
+    def broken(result: DoneResult | None) -> None:
+        raise RuntimeError("mine")
+
+    batcher.ask(item("k0"), broken)
+    batcher.ask(item("k1"), results.append)
+    await settled(batcher)
+    assert results == [DoneResult("ok")]
