@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -223,8 +224,10 @@ def demo(devices: int, data: Path | None, as_json: bool) -> None:
     """See it work: real brokers, two rooms, devices, pushes, a room killed; ends with the ledger."""
     from infra.demo.scenario import run_demo
 
-    if not _run(run_demo(devices=devices, data=data, as_json=as_json)):
-        raise Ending("the ledger does not add up", FAILED)
+    with tempfile.TemporaryDirectory(prefix="longwire-demo-") as temporary:
+        folder = data.absolute() if data else Path(temporary)
+        if not _run(run_demo(devices=devices, folder=folder, as_json=as_json)):
+            raise Ending("the demo did not add up", FAILED)
 
 
 @cli.command()

@@ -27,6 +27,8 @@ class Ledger:
     receipts: dict[Pair, State] = field(default_factory=dict)
     seen: Counter[Pair] = field(default_factory=Counter)
     pending: dict[str, int] = field(default_factory=dict)
+    repeats: int = 0
+    """what the SDK recognised as a repeat and kept from the application"""
     duplicate_bound: int = 0
 
     def accept(self, message: str, client: str) -> None:
@@ -64,7 +66,9 @@ class Ledger:
             lost += [pair for pair in sorted(self.accepted) if pair[1] == client and self._state(pair) is None][held:]
         strangers = [pair for pair in self.seen if pair not in self.accepted]
         contradictions += [f"{message} came to {client}, for whom it was not accepted" for message, client in strangers]
-        duplicates = sum(count - 1 for count in self.seen.values() if count > 1)
+        twice = [pair for pair, count in self.seen.items() if count > 1]
+        contradictions += [f"{message} came to the application on {client} more than once" for message, client in twice]
+        duplicates = self.repeats
         if duplicates > self.duplicate_bound:
             contradictions.append(f"{duplicates} duplicates, more than the bound of {self.duplicate_bound}")
         return Balance(len(self.accepted), dict(counts), duplicates, self.duplicate_bound, lost, contradictions)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Final
@@ -34,9 +32,8 @@ OFFLINE_MESSAGES: Final = 20
 SYNC_INTERVAL: Final = 10.0
 
 
-async def run_demo(*, devices: int, data: Path | None, as_json: bool) -> bool:
-    """Run it all; True if every step held and the ledger adds up. Data goes to a temporary folder unless one is named."""
-    folder = data.absolute() if data else Path(tempfile.mkdtemp(prefix="longwire-demo-"))
+async def run_demo(*, devices: int, folder: Path, as_json: bool) -> bool:
+    """Run it all with its data in `folder`; True if every step held and the ledger adds up."""
     stage = Stage(Console(stderr=as_json, highlight=False))
     settings = load(data=folder)
     running = RunningSystem(settings, rooms=2, policy=Policy(sync_interval=SYNC_INTERVAL), progress=stage.note)
@@ -52,8 +49,6 @@ async def run_demo(*, devices: int, data: Path | None, as_json: bool) -> bool:
         adds_up = False
     finally:
         await running.stop()
-        if data is None:
-            shutil.rmtree(folder, ignore_errors=True)
     ok = adds_up and not stage.failures
     stage.figures |= {"seconds": round(time.monotonic() - began, 1), "failures": stage.failures, "ok": ok}
     stage.console.print(f"\n{'It adds up' if ok else 'It does not add up'}, after {time.monotonic() - began:.0f} s.")
@@ -209,6 +204,7 @@ class Demo:
         replies = {pair: n for pair, n in ledger.seen.items() if pair[0].startswith("re-")}
         ledger.seen = self._fleet.seen()
         ledger.seen.update(replies)
+        ledger.repeats = self._fleet.repeats()
         for receipt in self._reader.receipts:
             ledger.receipt(receipt.id, receipt.client, State(receipt.state))
         waiting = {client for message, client in ledger.accepted if (message, client) not in ledger.receipts}
