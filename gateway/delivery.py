@@ -279,6 +279,9 @@ class Delivery:
         binds = self.client.binds
         if isinstance(packet, mqtt5.SubscribePacket):
             plan = Subscribing(binds, self._grant.products, self._host.products, self._host.policy).plan(packet)
+            for code in plan.codes:
+                if code >= Reason.UNSPECIFIED:
+                    metrics.binds_refused.labels(f"0x{code:02x}").inc()
             answer = packets.suback(packet.packet_id, plan.codes, plan.text)
             if len(answer) > self.client.max_packet:
                 answer = packets.suback(packet.packet_id, plan.codes)

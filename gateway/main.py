@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
+from contextlib import suppress
 from typing import Final
 
 from gateway.auth import Verifier
@@ -32,6 +34,7 @@ async def main(settings: Settings) -> int:
     epoch = time.time_ns() // 1_000_000
     name = f"gateway-{room_id}"
     configure_logging(settings.telemetry, process=name)
+    _raise_descriptor_limit()
     life = Lifecycle(name)
     bus = Bus(settings.nats, name="gateway", version=VERSION, fail=life.fail)
     keeper = Keeper(bus, disk=settings.data / name, fail=life.fail)
@@ -90,3 +93,10 @@ def _advertised(advertise: str, host: str, port: int) -> tuple[str, int]:
         return host, port
     name, _, number = advertise.rpartition(":")
     return (name, int(number)) if number.isdigit() and name else (advertise, port)
+
+
+def _raise_descriptor_limit() -> None:
+    """A descriptor for each client: the soft limit is often 1,024."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError, OSError):  # some systems name a hard limit that they then refuse
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,6 +8,7 @@ connections = Gauge("longwire_gateway_connections", "Open sockets, authenticated
 clients = Gauge("longwire_gateway_clients", "Clients with a session in this room")
 accepted = Counter("longwire_gateway_accepted_total", "Sockets accepted")
 refused = Counter("longwire_gateway_refused_total", "CONNECTs refused", ["reason"])
+binds_refused = Counter("longwire_gateway_binds_refused_total", "Filters of a SUBSCRIBE refused", ["code"])
 closed = Counter("longwire_gateway_closed_total", "Connections ended", ["reason"])
 hints = Counter("longwire_gateway_hints_total", "Hints by outcome", ["outcome"])
 written = Counter("longwire_gateway_written_total", "Unicast messages written", ["qos"])

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +54,10 @@ class Supervised:
     watch: asyncio.Task[None] | None = None
     restarts: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS))
     given_up: bool = False
+
+    def keep(self, name: str, value: str) -> None:
+        """From its next start on the process is told this variable: a port that the kernel picked stays its port."""
+        self.spec = replace(self.spec, env={**self.spec.env, name: value})
 
 
 class Agent:
@@ -149,6 +153,12 @@ class Agent:
             await asyncio.sleep(delay)
             delay = min(delay * 2, BACKOFF[1])
             await self._launch(item)
+            try:
+                async with asyncio.timeout(READY):
+                    await self._until_ready(item)
+            except (ProcessFailed, TimeoutError) as error:
+                log.warning("process not ready after its restart", name=item.spec.name, error=str(error)[:200])
+                await item.child.stop(STOP_GRACE)
 
     def _end_of_log(self, item: Supervised) -> str:
         return f" The end of its log, {item.child.log}:\n{item.child.tail(20)}"

@@ -123,14 +123,15 @@ class Pace:
         return 0.0 if bucket is None else min(bucket.available(now), self._bucket.available(now))
 
     def take(self, job: str, persons: float) -> None:
-        """Reserve persons for the job."""
-        self._bucket.take(persons)
-        self._jobs[job].take(persons)
+        """Reserve persons for the job: no more than are available, so none for one that has not asked for a rate yet."""
+        if job in self._jobs:
+            self._bucket.take(persons)
+            self._jobs[job].take(persons)
 
     def give(self, job: str, persons: float) -> None:
         """Take back what the job did not use (or, negative, what it used beyond)."""
-        self._bucket.give(persons)
         if job in self._jobs:
+            self._bucket.give(persons)
             self._jobs[job].give(persons)
 
     def _divide(self, now: float) -> None:

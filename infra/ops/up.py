@@ -43,6 +43,7 @@ class RunningSystem:
         self._policy = policy or Policy()
         self._progress = progress
         self._brokers: LocalBrokers | None = None
+        self._saved = False
         self.data = settings.data.absolute()
         self.agent = Agent(self.data, progress=progress)
 
@@ -60,9 +61,11 @@ class RunningSystem:
         api_key = settings.center.api_key.get_secret_value() or _kept_secret(self.data / "api-key", prefix="lw_")
         env = _environment(settings, api_key)
         started = [await self.agent.start(ProcessSpec(name=name, role=name, env=env)) for name in WORKERS]
+        center = str(started[-1].report["url"])
+        started[-1].keep("LONGWIRE_CENTER__PORT", center.rpartition(":")[2])
         rooms = [await self._start_room(number, env) for number in range(1, self._rooms + 1)]
         system = System(
-            center=str(started[-1].report["url"]),
+            center=center,
             api_key=api_key,
             rooms=rooms,
             nats=settings.nats.url,
@@ -73,11 +76,13 @@ class RunningSystem:
             logs=str(self.data / "logs"),
         )
         system.save()
+        self._saved = True
         return system
 
     async def stop(self) -> None:
         """Rooms, workers, brokers: in the reverse of the start order."""
-        forget(self.data)
+        if self._saved:
+            forget(self.data)
         await self.agent.stop()
         if self._brokers is not None:
             await self._brokers.stop()
@@ -91,7 +96,9 @@ class RunningSystem:
         item: Supervised = await self.agent.start(
             ProcessSpec(name=name, role="gateway", env={**env, "LONGWIRE_ROOM__ID": name, "LONGWIRE_ROOM__PORT": "0"})
         )
-        return RoomAddress(name, str(item.report["host"]), int(item.report["port"]))
+        address = RoomAddress(name, str(item.report["host"]), int(item.report["port"]))
+        item.keep("LONGWIRE_ROOM__PORT", str(address.port))  # a client returns to its room, also after a restart
+        return address
 
     async def _with_brokers(self) -> Settings:
         """The settings, with local brokers for what they leave empty."""

@@ -40,5 +40,5 @@ def test_given_the_wheels_when_installed_clean_then_pushctl_runs_and_nothing_els
         "import importlib.metadata as m; print(*{str(f).split('/')[0] for f in m.files('longwire')})",
         cwd=tmp_path,
     ).split()
-    shipped = {name for name in found if not name.endswith(".dist-info") and name != ".."}
+    shipped = {name for name in found if not name.endswith(".dist-info") and name not in ("..", "__pycache__")}
     assert shipped == {"cli.py", "gateway", "infra", "schemas", "workers"}

@@ -148,7 +148,7 @@ async def test_given_a_job_that_is_over_in_the_rooms_when_a_device_comes_then_it
     async with running("workers.main:broadcast", shop.settings, shop.folder / "late"):
         await shop.send("late-job", ttl_s=3600, include_new=True)
         await until(lambda: shop.persons("late-job") == 2 * CLIENTS)
-        address = json.loads((shop.folder / "bcast-a" / "report.json").read_text())  # noqa: ASYNC240 - once
+        address = json.loads((shop.folder / "bcast-a" / "report.json").read_text())
         server = (address["host"], address["port"])
         device = await shop.device("latecomer", server)
         await until(lambda: shop.got["latecomer", "late-job"] == 1)

@@ -85,6 +85,19 @@ async def test_given_a_cursor_when_another_owner_takes_over_then_it_goes_on_ther
     assert everyone_once(cluster)
 
 
+async def test_given_a_completed_job_when_taken_over_then_rooms_are_polled_and_latecomers_get_it():
+    cluster = two_rooms(5)
+    first = start(cluster)
+    await until(lambda: "j1" in cluster.bus.kv and cluster.bus.job("j1").state == "completed")
+    await stop(first)
+    kept = cluster.journal.jobs()["j1"].record
+    second = start(cluster, rooms=kept.rooms, state=kept.state, completed_ms=kept.completed_ms, term=9)
+    await until(lambda: any(isinstance(message, wire.Slice) and message.term == 9 for _, message in cluster.bus.asked))
+    cluster.bus.rooms["a"].join("main:latecomer")
+    await until(lambda: everyone_once(cluster))
+    await stop(second)
+
+
 async def test_given_a_room_that_appears_later_when_run_then_its_clients_are_late_and_get_it_too():
     cluster = two_rooms(20)
     task = start(cluster)

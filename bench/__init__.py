@@ -1,0 +1,1 @@
+"""Measurements of Longwire on the machine at hand: `make bench`. Not shipped."""

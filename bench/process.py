@@ -1,0 +1,45 @@
+"""What a process has used, as Linux counts it, and on which core it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from pathlib import Path
+from typing import Final
+
+PRIVATE: Final = ("Private_Clean:", "Private_Dirty:")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all living threads, s. From schedstat: nanoseconds, where /proc/PID/stat counts 10 ms ticks."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that only this process has (USS), bytes: nothing of the kernel's, no shared libraries."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
+    return sum(int(fields[1]) * 1024 for fields in lines if fields[0] in PRIVATE)
+
+
+def cores() -> tuple[int, frozenset[int]]:
+    """(the core of what is measured, the cores of everything else); with one core both share it."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    return first, frozenset(others or [first])
+
+
+def pin(pid: int, allowed: frozenset[int]) -> None:
+    """Keep all threads of a process on these cores; what it starts later inherits it."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+            os.sched_setaffinity(int(thread.name), allowed)
+
+
+def raise_descriptor_limit() -> int:
+    """Lift the soft limit of open files to the hard one; returns it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

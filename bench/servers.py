@@ -1,0 +1,184 @@
+"""The two servers that are measured, in processes of their own: a room of a running system, and the bare uvloop loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import httpx
+import mqtt5
+
+from bench.load import Address, Crowd, Failed
+from bench.process import pin
+from infra.bus import Bus
+from infra.keeper import Keeper, Product, product_key
+from infra.ops.tokens import make_token
+from infra.settings import NatsSettings
+from infra.system import System, read
+
+PRODUCT: Final = Product(name="bench", rate=1_000_000)
+"""A rate at which pacing does not hold anything back: a job is one burst."""
+JOB_TTL_S: Final = 5
+"""A room has 64 places for a product's jobs: each of ours is over soon after it was written."""
+START: Final = 120.0
+STOP: Final = 40.0
+WAIT: Final = 15.0
+PROBE: Final = 999_999
+
+
+class Server(Protocol):
+    """What the measurement needs of a server."""
+
+    name: str
+    pid: int
+    address: Address
+    hello: Callable[[int], bytes] | None
+
+    def broadcast(self, size: int) -> None:
+        """Send `size` bytes of payload (a whole frame, where there is no protocol) to every connection."""
+
+    def until_known(self, connections: int) -> None:
+        """Return when whoever starts a broadcast knows of so many connections."""
+
+    def stop(self) -> None:
+        """End all processes."""
+
+
+class Gateway:
+    """A system of `pushctl up` with one room; a broadcast is a job, posted to center."""
+
+    name = "gateway_qos0"
+
+    def __init__(self, data: Path, core: int) -> None:
+        """Start it, the room on `core`; raises Failed."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("LONGWIRE_")}
+        command = [sys.executable, "-m", "cli", "up", "--json", "--rooms", "1", "--data", str(data)]
+        self._data = data
+        self._up = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            system = self._started()
+            report = json.loads((data / "run" / f"{system.rooms[0].id}.json").read_text())
+            self.pid = int(report["pid"])
+            pin(self.pid, frozenset([core]))
+            asyncio.run(_put_product(system, data))
+            self.address = (system.rooms[0].host, system.rooms[0].port)
+            self._http = httpx.Client(
+                base_url=system.center, headers={"Authorization": f"Bearer {system.api_key}"}, timeout=15, trust_env=False
+            )
+            _until("the room to know the product", self._granted)
+        except BaseException:
+            self.stop()
+            raise
+
+    def hello(self, number: int) -> bytes:
+        """CONNECT and SUBSCRIBE at QoS 0 of device `number`."""
+        client = f"bench-{number}"
+        token = make_token(self._data, client=client, product=PRODUCT.name)
+        bind = mqtt5.TopicFilter(f"push/{PRODUCT.name}", max_qos=mqtt5.QoS.AT_MOST_ONCE)
+        return mqtt5.ConnectPacket(client, password=token.encode()).write() + mqtt5.SubscribePacket(1, [bind]).write()
+
+    def broadcast(self, size: int) -> None:
+        """Post a job; returns when it is accepted. Raises Failed."""
+        self._ask("POST", "/v1/broadcasts", json={"product": PRODUCT.name, "payload": "x" * size, "ttl": JOB_TTL_S})
+
+    def until_known(self, connections: int) -> None:
+        """Wait for the lease that says so: the broadcast worker sees the same ones. Raises Failed."""
+        _until(f"a lease with {connections} connections", lambda: self._bound() == connections)
+
+    def _started(self) -> System:
+        deadline = time.monotonic() + START
+        while time.monotonic() < deadline:
+            if (system := read(self._data)) is not None:
+                return system
+            if self._up.poll() is not None:
+                raise Failed("the system ended while it started: see above")
+            time.sleep(0.1)
+        raise Failed(f"the system was not ready within {START:.0f} s")
+
+    def _bound(self) -> int:
+        rooms = self._ask("GET", "/v1/rooms")["rooms"]
+        return sum(int(room["bound"].get(PRODUCT.name, 0)) for room in rooms)
+
+    def _granted(self) -> bool:
+        try:
+            with Crowd(self.address) as crowd:
+                crowd.join(1, lambda _: self.hello(PROBE))
+        except Failed:
+            return False
+        return True
+
+    def _ask(self, method: str, path: str, **more: Any) -> Any:
+        answer = self._http.request(method, path, **more)
+        if answer.is_error:
+            raise Failed(f"center answered {answer.status_code} to {method} {path}: {answer.text[:200]}")
+        return answer.json()
+
+    def stop(self) -> None:
+        """Take the system down in its own order."""
+        _end(self._up)
+
+
+class Loop:
+    """`bench.uvloop_loop`."""
+
+    name = "uvloop"
+    hello = None
+
+    def __init__(self, core: int) -> None:
+        """Start it on `core`."""
+        command = [sys.executable, "-m", "bench.uvloop_loop"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._orders = self._process.stdin
+        self.pid = self._process.pid
+        self.address = ("127.0.0.1", int(json.loads(self._process.stdout.readline())["port"]))
+        pin(self.pid, frozenset([core]))
+
+    def broadcast(self, size: int) -> None:
+        """Send `size` bytes to every connection."""
+        self._orders.write(b"%d\n" % size)
+        self._orders.flush()
+
+    def until_known(self, connections: int) -> None:
+        """Nobody has to know."""
+
+    def stop(self) -> None:
+        """End it."""
+        self._orders.close()
+        _end(self._process)
+
+
+async def _put_product(system: System, data: Path) -> None:
+    bus = Bus(NatsSettings(url=system.nats), name="bench", version="0.1.0")
+    await bus.start()
+    try:
+        await Keeper(bus, disk=data / "bench").put(product_key(PRODUCT.name), PRODUCT)
+    finally:
+        await bus.stop()
+
+
+def _until(what: str, check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not check():
+        if time.monotonic() > deadline:
+            raise Failed(f"waited {WAIT:.0f} s in vain for {what}")
+        time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, and wait; what does not end in time is killed."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
