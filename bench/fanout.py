@@ -20,7 +20,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from bench.load import Arrivals, Crowd, Failed
+from bench.load import Crowd, Failed
 from bench.process import cores, cpu_seconds, pin, private_bytes, raise_descriptor_limit
 from bench.servers import Gateway, Loop, Server
 
@@ -62,9 +62,154 @@ class Subject:
         time.sleep(SETTLE_S)
         self.bytes_each = (private_bytes(pid) - memory) / (CONNECTIONS - WARM)
 
-    def parked(self, size: int) -> float:
-        """One broadcast that nobody reads before all have it; returns the server's CPU for it, s."""
-        before = cpu_seconds(self.server.pid)
-        self.server.broadcast(size)
-        arrivals = self.crowd.parked(TAIL_S, lambda: cpu_seconds(self.server.pid))
-        return arrivals - before
+    def warm_up(self, size: int, frame: int) -> int:
+        """One broadcast that does not count; returns the bytes of its frame."""
+        self.frames[size] = frame or size
+        self.server.broadcast(self.frames[size])
+        self.crowd.parked()
+        return self.crowd.drain()
+
+    def round(self, size: int) -> None:
+        """`BROADCASTS` broadcasts, each read only after all connections have it: the whole way is the server's cost."""
+        used = 0.0
+        for _ in range(BROADCASTS):
+            before = cpu_seconds(self.server.pid)
+            self.server.broadcast(self.frames[size])
+            self.crowd.parked()
+            time.sleep(TAIL_S)
+            used += cpu_seconds(self.server.pid) - before
+            self.crowd.drain()
+        self.rates.setdefault(size, []).append(BROADCASTS * len(self.crowd) / used)
+
+    def live(self) -> None:
+        """One broadcast that is read as it comes: how far apart the arrivals are."""
+        self.server.broadcast(self.frames[PAYLOADS[0]])
+        times = self.crowd.live()
+        self.spread_ms.append((times[len(times) // 2] * 1000, times[len(times) * 99 // 100] * 1000))
+
+
+def measure(gateway: Subject, loop: Subject) -> None:
+    """Everything, on subjects that have their connections. Raises Failed."""
+    both = [gateway, loop]
+    for size in PAYLOADS:
+        frame = gateway.warm_up(size, 0)
+        loop.warm_up(size, frame)
+    for _ in range(ROUNDS):
+        for size in PAYLOADS:
+            for subject in random.sample(both, 2):
+                subject.round(size)
+    for _ in range(LIVE):
+        for subject in random.sample(both, 2):
+            subject.live()
+
+
+# --- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Smallest, median and largest."""
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def document(gateway: Subject, loop: Subject) -> dict[str, object]:
+    """What goes to `build/bench.json`. Rates: deliveries per CPU-second; `ratio` is of medians."""
+    results = []
+    for size in PAYLOADS:
+        one, other = spread(gateway.rates[size]), spread(loop.rates[size])
+        results.append(
+            {
+                "payload": size,
+                "frame": loop.frames[size],
+                gateway.server.name: one,
+                loop.server.name: other,
+                "ratio": one["median"] / other["median"],
+            }
+        )
+    return {
+        "connections": CONNECTIONS,
+        "rounds": ROUNDS,
+        "broadcasts_a_round": BROADCASTS,
+        **results[0],
+        "by_payload": results,
+        "bytes_per_connection": gateway.bytes_each,
+        "bytes_per_connection_uvloop": loop.bytes_each,
+        "joins_per_cpu_second": gateway.joins_per_cpu_s,
+        "accepts_per_cpu_second_uvloop": loop.joins_per_cpu_s,
+        "live_arrival_ms": {subject.server.name: _arrival(subject) for subject in (gateway, loop)},
+    }
+
+
+def _arrival(subject: Subject) -> dict[str, float]:
+    halves, lasts = zip(*subject.spread_ms, strict=True)
+    return {"p50": statistics.median(halves), "p99": statistics.median(lasts)}
+
+
+def table(gateway: Subject, loop: Subject) -> Table:
+    """The same for a person."""
+    shown = Table(f"{CONNECTIONS:,} connections", "gateway, QoS 0", "uvloop loop", "ratio", box=None)
+    for size in PAYLOADS:
+        one, other = spread(gateway.rates[size]), spread(loop.rates[size])
+        ratio = f"{one['median'] / other['median']:.2f}"
+        shown.add_row(f"k deliveries per CPU-second, {size} B (min/median/max)", _thousands(one), _thousands(other), ratio)
+    pairs = (
+        ("user-space bytes per idle connection", gateway.bytes_each, loop.bytes_each),
+        ("joins per CPU-second (uvloop: accepts)", gateway.joins_per_cpu_s, loop.joins_per_cpu_s),
+    )
+    for label, ours, theirs in pairs:
+        shown.add_row(label, f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:.2f}" if theirs else "")
+    one, other = _arrival(gateway), _arrival(loop)
+    label = "ms from the first arrival, read live (p50/p99)"
+    shown.add_row(label, f"{one['p50']:.0f} / {one['p99']:.0f}", f"{other['p50']:.0f} / {other['p99']:.0f}")
+    return shown
+
+
+def _thousands(values: dict[str, float]) -> str:
+    return " / ".join(f"{values[name] / 1000:.0f}" for name in ("min", "median", "max"))
+
+
+# --- the run -----------------------------------------------------------------------------------------------------------
+
+
+def run(console: Console) -> None:
+    """Start both servers, connect, measure, print, write `FILE`, stop. Raises Failed, OSError."""
+    limit = raise_descriptor_limit()
+    if limit < 2 * CONNECTIONS + 500:
+        raise Failed(f"{limit} files may be open at once, {2 * CONNECTIONS + 500} are needed: raise the hard limit (ulimit -Hn)")
+    core, others = cores()
+    pin(os.getpid(), others)
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="longwire-bench-")))
+        servers: list[Server] = []
+        for start in (lambda: Gateway(folder, core), lambda: Loop(core)):
+            server = start()
+            stack.callback(server.stop)
+            servers.append(server)
+        gateway, loop = (Subject(server, stack.enter_context(Crowd(server.address))) for server in servers)
+        for subject in (gateway, loop):
+            console.print(f"[dim]{subject.server.name}: {CONNECTIONS:,} connections…[/dim]")
+            subject.join()
+        console.print(f"[dim]{ROUNDS} rounds of {BROADCASTS} broadcasts, {len(PAYLOADS)} sizes…[/dim]")
+        measure(gateway, loop)
+        console.print(table(gateway, loop))
+        FILE.parent.mkdir(exist_ok=True)
+        FILE.write_text(json.dumps(document(gateway, loop), indent=2) + "\n")
+    console.print(f"[dim]{FILE} written; {time.monotonic() - begun:.0f} s in all[/dim]")
+
+
+def main() -> int:
+    """The entry point; returns the exit status."""
+    console = Console(stderr=False)
+    if not sys.platform.startswith("linux"):
+        console.print("the benchmark needs Linux: epoll and /proc")
+        return 1
+    try:
+        run(console)
+    except (Failed, OSError) as error:
+        console.print(f"[red]the benchmark failed:[/red] {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,9 +8,9 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 Address = tuple[str, int]
@@ -27,14 +27,6 @@ SUBACK: Final = 0x90
 
 class Failed(Exception):
     """The server did not do what the measurement needs; the text says what was seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrivals:
-    """One broadcast as this side saw it. `times`: seconds from the first arrival, one for each connection, ascending."""
-
-    times: list[float]
-    bytes_each: int
 
 
 class Crowd:
@@ -87,19 +79,27 @@ class Crowd:
 
     # --- broadcasts ---------------------------------------------------------------------------------------------------
 
-    def parked(self) -> Arrivals:
-        """Wait until one broadcast is at every connection, then read it. Raises Failed."""
-        times = self._arrivals(lambda fd: None)
-        return Arrivals(times, self._drain())
+    def parked(self) -> list[float]:
+        """Wait until one broadcast is at every connection, and leave it unread.
 
-    def live(self) -> Arrivals:
-        """Read one broadcast as it comes. Raises Failed."""
-        sizes: dict[int, int] = {}
+        Returns when each came: seconds from the first, ascending. Raises Failed.
+        """
+        return self._arrivals(lambda fd: None)
+
+    def drain(self) -> int:
+        """Read what was left; returns how many bytes each connection had. Raises Failed if they differ."""
+        return _same(len(item.recv(READ)) for item in self._sockets.values())
+
+    def live(self) -> list[float]:
+        """Read one broadcast as it comes; returns as `parked()` does. Raises Failed."""
+        sizes: Counter[int] = Counter()
 
         def read(fd: int) -> None:
-            sizes[fd] = sizes.get(fd, 0) + len(self._sockets[fd].recv(READ))
+            sizes[fd] += len(self._sockets[fd].recv(READ))
 
-        return Arrivals(self._arrivals(read), _same(sizes.values()))
+        times = self._arrivals(read)
+        _same(sizes.values())
+        return times
 
     def _arrivals(self, arrived: Callable[[int], None]) -> list[float]:
         deadline = time.monotonic() + ANSWER
@@ -114,9 +114,6 @@ class Crowd:
                 raise Failed(f"a broadcast reached {len(times)} of {len(self)} connections within {ANSWER:.0f} s")
         begun = min(times.values())
         return sorted(at - begun for at in times.values())
-
-    def _drain(self) -> int:
-        return _same(len(item.recv(READ)) for item in self._sockets.values())
 
 
 def _same(sizes: Iterable[int]) -> int:

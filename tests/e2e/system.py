@@ -14,7 +14,6 @@ from uuid import uuid4
 import httpx
 import mqtt5
 from prometheus_client.parser import text_string_to_metric_families
-from pushclient import PushClient, PushMessage
 
 from infra.bus import Bus
 from infra.demo.records import Reader
@@ -22,6 +21,7 @@ from infra.ops.http import CenterClient, NotFound
 from infra.ops.tokens import make_token
 from infra.settings import NatsSettings
 from infra.system import RoomAddress, System
+from pushclient import PushClient, PushMessage
 from schemas.records import Receipt
 
 PRODUCT: Final = "demo"

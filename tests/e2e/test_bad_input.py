@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import time
@@ -13,13 +12,9 @@ from typing import Any, Final
 import mqtt5
 import pytest
 import pytest_asyncio
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from joserfc import jwt
 from joserfc.jwk import OctKey
-from system import PRODUCT, Device, Stand, Wire, eventually, unique
-
-from schemas import codec, names
-from schemas.records import DeadLetter, PushMessage
+from system import PRODUCT, Device, Stand, Wire, unique
 
 pytestmark = [pytest.mark.xdist_group("system"), pytest.mark.timeout(90)]
 
@@ -100,9 +95,7 @@ NO_CONNECT: Final = {
 
 
 @pytest.mark.parametrize("data", NO_CONNECT.values(), ids=NO_CONNECT.keys())
-async def test_given_no_connect_packet_then_the_room_closes_without_a_word(
-    system: Stand, bystander: Device, data: bytes
-) -> None:
+async def test_given_no_connect_packet_then_the_room_closes_without_a_word(system: Stand, bystander: Device, data: bytes) -> None:
     async with harmless(system, bystander, ROOM, REFUSED, reason="malformed"), Wire.to(system.room) as wire:
         wire.write(data)
         assert await wire.ended() == b""
@@ -127,3 +120,121 @@ async def test_given_half_a_connect_packet_then_the_room_closes_after_its_deadli
     async with harmless(system, bystander, ROOM, closed, reason="connect_timeout"), Wire.to(system.room) as wire:
         wire.write(mqtt5.ConnectPacket("abcd").write()[:10])
         assert await wire.ended() == b""
+
+
+# --- CONNECT that is refused --------------------------------------------------------------------------------------------
+
+BAD_CLAIMS: Final[dict[str, tuple[dict[str, Any], int, str]]] = {
+    "expired": ({"exp": int(time.time()) - 1}, 0x86, "expired"),
+    "no expiry": ({"exp": None}, 0x86, "exp"),
+    "another audience": ({"aud": "another"}, 0x86, "aud"),
+    "another client's": ({"sub": "somebody-else"}, 0x86, "sub"),
+    "an unknown issuer": ({"iss": "nobody"}, 0x86, "issuer"),
+    "issued tomorrow": ({"iat": int(time.time()) + 86_400}, 0x86, "iat"),
+    "no products": ({"products": {}}, 0x87, "products"),
+    "a product with a bad name": ({"products": {"a*b": {}}}, 0x87, "products"),
+}
+
+
+async def refused(system: Stand, bystander: Device, connect: mqtt5.ConnectPacket, *, code: int, kind: str) -> None:
+    """The CONNECT gets CONNACK `code` with a reason that does not hold the token, then the room closes."""
+    async with harmless(system, bystander, ROOM, REFUSED, reason=kind), Wire.to(system.room) as wire:
+        answer = await wire.connect(connect)
+        assert answer.reason_code == code
+        assert answer.reason_str
+        assert not connect.password or connect.password.decode() not in answer.reason_str
+        assert await wire.ended() == b""
+
+
+@pytest.mark.parametrize(("changed", "code", "kind"), BAD_CLAIMS.values(), ids=BAD_CLAIMS.keys())
+async def test_given_a_token_that_does_not_fit_then_connack_says_why(
+    system: Stand, bystander: Device, changed: dict[str, Any], code: int, kind: str
+) -> None:
+    client = unique("bad")
+    token = signed(system, claims(client, **changed))
+    await refused(system, bystander, mqtt5.ConnectPacket(client, password=token), code=code, kind=kind)
+
+
+async def test_given_a_token_signed_by_a_stranger_then_0x86(system: Stand, bystander: Device) -> None:
+    client = unique("bad")
+    token = signed(system, claims(client), secret="s" * 43)
+    await refused(system, bystander, mqtt5.ConnectPacket(client, password=token), code=0x86, kind="signature")
+
+
+async def test_given_claims_changed_after_signing_then_0x86(system: Stand, bystander: Device) -> None:
+    client = unique("bad")
+    header, _, signature = signed(system, claims("somebody-else")).split(b".")
+    _, body, _ = unsigned(claims(client)).split(b".")
+    token = b".".join((header, body, signature))
+    await refused(system, bystander, mqtt5.ConnectPacket(client, password=token), code=0x86, kind="signature")
+
+
+async def test_given_alg_none_then_0x86(system: Stand, bystander: Device) -> None:
+    client = unique("bad")
+    await refused(system, bystander, mqtt5.ConnectPacket(client, password=unsigned(claims(client))), code=0x86, kind="alg")
+
+
+@pytest.mark.parametrize("password", [None, b"secret", b"a.b.c", b"\xff.\xff.\xff"], ids=["none", "a word", "dots", "bytes"])
+async def test_given_a_password_that_is_no_token_then_0x86(system: Stand, bystander: Device, password: bytes | None) -> None:
+    async with harmless(system, bystander, ROOM, REFUSED, reason="form"), Wire.to(system.room) as wire:
+        answer = await wire.connect(mqtt5.ConnectPacket(unique("bad"), password=password))
+        assert answer.reason_code == 0x86
+        assert answer.reason_str
+
+
+@pytest.mark.parametrize("client", ["", "a b", "a*", "a>b", "}{", "a\r\nb", "x" * 129, "Gerät"])
+async def test_given_a_client_id_with_a_forbidden_form_then_0x85(system: Stand, bystander: Device, client: str) -> None:
+    token = signed(system, claims(client))
+    await refused(system, bystander, mqtt5.ConnectPacket(client, password=token), code=0x85, kind="client_id")
+
+
+async def test_given_a_will_then_0x90(system: Stand, bystander: Device) -> None:
+    client = unique("bad")
+    token = signed(system, claims(client))
+    connect = mqtt5.ConnectPacket(client, password=token, will=mqtt5.Will("up/demo/will", payload=b"gone"))
+    await refused(system, bystander, connect, code=0x90, kind="will")
+
+
+async def test_given_an_authentication_method_then_0x8c(system: Stand, bystander: Device) -> None:
+    client = unique("bad")
+    token = signed(system, claims(client))
+    connect = mqtt5.ConnectPacket(client, password=token, authentication_method="SCRAM-SHA-256")
+    await refused(system, bystander, connect, code=0x8C, kind="auth_method")
+
+
+# --- SUBSCRIBE ----------------------------------------------------------------------------------------------------------
+
+FILTERS: Final[dict[str, tuple[str, int, str]]] = {
+    "a product that the token does not name": ("push/other", 0x87, "the token does not name product other"),
+    "a product that nobody configured": ("push/ghost", 0x8F, "product ghost is not configured here"),
+    "all products": ("push/+", 0xA2, "wildcards are not offered"),
+    "everything": ("#", 0xA2, "wildcards are not offered"),
+    "a shared subscription": ("$share/all/push/demo", 0x9E, "shared subscriptions are not offered"),
+    "a group without its bind": ("push/demo/blue", 0x87, "bind push/demo first"),
+    "another topic": ("news/today", 0x8F, "is not push/<product>"),
+    "somebody's uplinks": ("up/demo/echo", 0x8F, "is not push/<product>"),
+    "a name with a subject's star": ("push/de*mo", 0x8F, "does not fit"),
+}
+
+
+@pytest.mark.parametrize(("pattern", "code", "text"), FILTERS.values(), ids=FILTERS.keys())
+async def test_given_a_filter_that_is_not_allowed_then_suback_says_why_and_the_connection_goes_on(
+    system: Stand, bystander: Device, pattern: str, code: int, text: str
+) -> None:
+    async with harmless(system, bystander, ROOM, "longwire_gateway_binds_refused_total", code=f"0x{code:02x}"):
+        grants = {PRODUCT: {"groups": ["*"]}, "ghost": {}}
+        async with connected(system, products=grants) as wire:
+            answer = await wire.subscribe(pattern)
+            assert answer.reason_codes == [code]
+            assert text in (answer.reason_str or "")
+            assert (await wire.subscribe("push/demo")).reason_codes == [1]
+
+
+async def test_given_a_group_that_the_token_does_not_allow_then_only_the_bind_is_granted(
+    system: Stand, bystander: Device
+) -> None:
+    async with harmless(system, bystander, ROOM, "longwire_gateway_binds_refused_total", code="0x87"):
+        async with connected(system, products={PRODUCT: {"groups": ["red"]}}) as wire:
+            answer = await wire.subscribe("push/demo/blue", "push/demo", "push/demo/red")
+            assert answer.reason_codes == [0x87, 1, 1]
+            assert "group blue" in (answer.reason_str or "")

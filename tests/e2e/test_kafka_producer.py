@@ -67,7 +67,13 @@ async def test_given_a_record_keyed_by_client_then_the_device_gets_it_exactly_on
 async def test_given_a_record_with_all_fields_then_the_device_sees_them(system: Stand, producer: AIOKafkaProducer) -> None:
     client, message = unique("k"), unique("m")
     record = encoded(
-        id=message, client=client, ttl_s=90, priority=0, content_type="text/plain", correlation=b"\0\1", properties={"colour": "red"}
+        id=message,
+        client=client,
+        ttl_s=90,
+        priority=0,
+        content_type="text/plain",
+        correlation=b"\0\1",
+        properties={"colour": "red"},
     )
     async with Device(system, client) as device:
         await producer.send_and_wait(TOPIC, record, key=client.encode())

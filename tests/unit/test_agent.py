@@ -157,7 +157,6 @@ async def test_given_a_process_that_is_killed_from_outside_then_it_is_started_ag
     assert "saver: was killed by SIGKILL; started again" in world.said
 
 
-@pytest.mark.xfail(strict=True, reason="Agent._watch starts the process again and keeps the report of the dead one")
 async def test_given_a_process_that_was_started_again_then_its_report_is_the_new_one(world: World) -> None:
     item = await world.agent.start(world.spec("saver"))
     first = world.pid("saver")

@@ -206,9 +206,6 @@ def test_given_a_running_system_then_up_detached_is_refused_with_its_pid(tmp_pat
     assert f"pid {os.getpid()}" in result.stderr
 
 
-@pytest.mark.xfail(
-    strict=True, reason="cli._stay_up stops what it never started, and RunningSystem.stop() forgets the other's file"
-)
 def test_given_a_running_system_then_a_refused_up_leaves_its_file(tmp_path: Path) -> None:
     system = system_at(tmp_path)
     assert pushctl("up", "--data", tmp_path).exit_code == 1
