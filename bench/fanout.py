@@ -150,15 +150,15 @@ def table(gateway: Subject, loop: Subject) -> Table:
     for size in PAYLOADS:
         one, other = spread(gateway.rates[size]), spread(loop.rates[size])
         ratio = f"{one['median'] / other['median']:.2f}"
-        shown.add_row(f"k deliveries per CPU-second, {size} B (min/median/max)", _thousands(one), _thousands(other), ratio)
+        shown.add_row(f"k deliveries / CPU-s, {size} B", _thousands(one), _thousands(other), ratio)
     pairs = (
-        ("user-space bytes per idle connection", gateway.bytes_each, loop.bytes_each),
-        ("joins per CPU-second (uvloop: accepts)", gateway.joins_per_cpu_s, loop.joins_per_cpu_s),
+        ("bytes / idle connection", gateway.bytes_each, loop.bytes_each),
+        ("joins (accepts) / CPU-s", gateway.joins_per_cpu_s, loop.joins_per_cpu_s),
     )
     for label, ours, theirs in pairs:
         shown.add_row(label, f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:.2f}" if theirs else "")
     one, other = _arrival(gateway), _arrival(loop)
-    label = "ms from the first arrival, read live (p50/p99)"
+    label = "arrival, ms (p50 / p99)"
     shown.add_row(label, f"{one['p50']:.0f} / {one['p99']:.0f}", f"{other['p50']:.0f} / {other['p99']:.0f}")
     return shown
 

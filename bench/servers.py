@@ -39,7 +39,10 @@ class Server(Protocol):
     name: str
     pid: int
     address: Address
-    hello: Callable[[int], bytes] | None
+
+    @property
+    def hello(self) -> Callable[[int], bytes] | None:
+        """The first bytes of connection number i, where the server wants any."""
 
     def broadcast(self, size: int) -> None:
         """Send `size` bytes of payload (a whole frame, where there is no protocol) to every connection."""

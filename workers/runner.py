@@ -214,6 +214,7 @@ class Runner:
                 await self._handler.assigned(fresh)
             except RETRYABLE as error:
                 retried.labels(self._topic, type(error).__name__).inc()
+                log.warning("assignment retried", consumer=self._name, reason=str(error)[:200])
                 await asyncio.sleep(1)
                 continue
             self._fresh -= fresh
