@@ -96,6 +96,12 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         ProcessFailed: FAILED,
     }
     try:
+        from pushclient import PushError
+    except ImportError:  # the SDK is a wheel of its own; only `listen` and `demo` need it
+        pass
+    else:
+        statuses[PushError] = REFUSED
+    try:
         return uvloop.run(main)
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
@@ -170,8 +176,9 @@ def _detached(settings: Settings, rooms: int) -> System:
     if (other := read(settings.data)) is not None:
         raise Ending(f"a system runs in {settings.data} already (pid {other.pid}); stop it with: pushctl down", FAILED)
     log = settings.data.absolute() / "logs" / "up.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "cli", "up", "--rooms", str(rooms), "--data", str(settings.data.absolute())]
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-P", "-m", "cli", "up", "--rooms", str(rooms), "--data", str(settings.data.absolute())]
     with log.open("wb") as output:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     deadline, shown = time.monotonic() + START, 0
@@ -250,6 +257,12 @@ def run(role: str) -> None:
     from infra import lifecycle
 
     settings = _settings(None)
+    needed = {"nats.url": settings.nats.url}
+    if role != "gateway":
+        needed |= {"kafka.bootstrap": settings.kafka.bootstrap, "redis.url": settings.redis.url}
+    if missing := [name for name, value in needed.items() if not value]:
+        variables = ", ".join(f"LONGWIRE_{name.replace('.', '__').upper()}" for name in missing)
+        raise Ending(f"{role} needs {', '.join(missing)}: set {variables}, or name a file by LONGWIRE_CONFIG", FAILED)
     module = {"gateway": "gateway.main", "center": "workers.center.main"}.get(role, "workers.main")
     main = getattr(import_module(module), "main" if role in ("gateway", "center") else role)
     raise SystemExit(lifecycle.run(lambda: main(settings)))

@@ -52,15 +52,18 @@ class Subject:
 
     def join(self) -> None:
         """Connect everyone; measures memory and CPU of all but the first `WARM`."""
-        pid, hello = self.server.pid, self.server.hello
-        self.crowd.join(WARM, hello)
-        self.server.until_known(WARM)
+        pid = self.server.pid
+        self._join_more(WARM)
         memory, cpu = private_bytes(pid), cpu_seconds(pid)
-        self.crowd.join(CONNECTIONS - WARM, hello)
+        self._join_more(CONNECTIONS - WARM)
         self.joins_per_cpu_s = (CONNECTIONS - WARM) / (cpu_seconds(pid) - cpu)
-        self.server.until_known(CONNECTIONS)
-        time.sleep(SETTLE_S)
         self.bytes_each = (private_bytes(pid) - memory) / (CONNECTIONS - WARM)
+
+    def _join_more(self, count: int) -> None:
+        """Connect, and wait: a connection is there for us before the server has accepted it."""
+        self.crowd.join(count, self.server.hello)
+        self.server.until_known(len(self.crowd))
+        time.sleep(SETTLE_S)
 
     def warm_up(self, size: int, frame: int) -> int:
         """One broadcast that does not count; returns the bytes of its frame."""

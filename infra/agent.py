@@ -113,7 +113,7 @@ class Agent:
             "LONGWIRE_TELEMETRY__REPORT": str(item.report_file),
             **item.spec.env,
         }
-        await item.child.start([sys.executable, "-m", "cli", "run", item.spec.role], env=env)
+        await item.child.start([sys.executable, "-P", "-m", "cli", "run", item.spec.role], env=env)
 
     async def _until_ready(self, item: Supervised) -> None:
         async with httpx.AsyncClient(trust_env=False) as http:

@@ -18,6 +18,7 @@ from infra.bus import Bus, KvErrors
 from infra.lifecycle import Loops
 
 REREAD: Final = 30.0
+IDLE: Final = 1.0
 
 log = structlog.get_logger("mirror")
 
@@ -69,23 +70,32 @@ class Mirror:
                 await asyncio.sleep(1)
 
     async def _watch_once(self, bucket: KeyValue) -> None:
-        """Read all, then follow updates until it is time to read all again."""
+        """Read all, then follow updates until it is time to read all again.
+
+        The library's own end marker is not used: it may come before the first entry. All is read when the revision is reached
+        that the bucket had before, or when nothing more has come for a moment (that revision may have been replaced).
+        """
+        state = (await bucket.status()).stream_info.state
+        goal = state.last_seq if state.messages else 0
         watcher = await bucket.watchall()
+        seen: set[str] | None = set()
         try:
-            seen: set[str] | None = set()
             async with asyncio.timeout(REREAD) as limit:
                 while not self._again.is_set():
+                    if seen is not None and goal == 0:
+                        self._drop_unseen(seen)
+                        seen = None
+                        self._filled.set()
                     entry = await self._next(watcher)
                     if entry is None:
-                        if seen is not None:
-                            self._drop_unseen(seen)
-                            seen = None
-                            self._filled.set()
+                        goal = 0
                         continue
                     gone = entry.operation in ("DEL", "PURGE")
                     if seen is not None and not gone:
                         seen.add(entry.key)
                     self._apply(entry.key, None if gone else entry.value or b"")
+                    if (entry.revision or 0) >= goal:
+                        goal = 0
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -96,15 +106,15 @@ class Mirror:
                 log.debug("watch not stopped", bucket=self._bucket)
 
     async def _next(self, watcher: KeyValue.KeyWatcher) -> KeyValue.Entry | None:
-        """The next update, or None for the end of the first read (and now and then, to look at `_again`)."""
-        while not self._again.is_set():
-            try:
-                async with asyncio.timeout(1):
+        """The next update, or None where none came for a moment."""
+        try:
+            async with asyncio.timeout(IDLE):
+                while True:
                     entry = await watcher._updates.get()  # noqa: SLF001 - its own updates() leaks a wait_for cancellation
-            except TimeoutError:
-                continue
-            return entry if isinstance(entry, KeyValue.Entry) else None
-        return None
+                    if isinstance(entry, KeyValue.Entry):
+                        return entry
+        except TimeoutError:
+            return None
 
     def _drop_unseen(self, seen: set[str]) -> None:
         if not seen and self._keep_when_empty and self.entries:

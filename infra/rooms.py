@@ -81,7 +81,6 @@ class Rooms:
     def _take_entry(self, room: str, value: bytes | None) -> None:
         if value is None:
             self._entries.pop(room, None)
-            self._leases.pop(room, None)
             return
         try:
             self._entries[room] = self._entry.decode(value)

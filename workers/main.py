@@ -2,156 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 from uuid import uuid4
 
 from infra.bus import Bus
 from infra.journal import Journal
 from infra.keeper import Keeper
-from infra.lifecycle import Lifecycle
+from infra.lifecycle import Lifecycle, Part
 from infra.register import Register
+from infra.rooms import Rooms
 from infra.settings import Settings
 from infra.telemetry import InternalListener, configure_logging
 from schemas import names
+from workers.runner import Handler, Runner
 
 VERSION: Final = "0.1.0"
 NATS_DOWN: Final = "the connection to NATS is down"
+NOT_JOINED: Final = "the consumer group has not answered yet"
 
 
-def _instance(name: str) -> str:
-    """Names this boot of a worker in what it sends to rooms."""
-    return f"{name}-{uuid4().hex[:12]}"
+class _Process:
+    """What every worker has: a life, NATS, the keeper, Kafka, and an internal listener that is started first."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        configure_logging(settings.telemetry, process=name)
+        self.name = name
+        self.instance = f"{name}-{uuid4().hex[:12]}"
+        self.settings = settings
+        self.life = Lifecycle(name)
+        self.bus = Bus(settings.nats, name=name, version=VERSION, fail=self.life.fail)
+        self.keeper = Keeper(self.bus, disk=settings.data / name, fail=self.life.fail)
+        self.journal = Journal(settings.kafka, name=name)
+
+    def runner(self, topic: str, group: str, handler: Handler) -> Runner:
+        """The consumer of a topic, as a member of a group."""
+        return Runner(
+            self.settings.kafka,
+            self.journal,
+            topic=topic,
+            group=group,
+            handler=handler,
+            name=self.name,
+            fail=self.life.fail,
+        )
+
+    async def run(self, *parts: tuple[str, Part], ready: Callable[[], str] = lambda: "") -> int:
+        """Start the common parts, then these, and live; `ready()` says why work is not admitted yet, or ""."""
+        internal = InternalListener(
+            self.settings.telemetry, process=self.name, ready=lambda: ready() if self.bus.connected else NATS_DOWN
+        )
+        common: tuple[tuple[str, Part], ...] = (
+            ("internal listener", internal),
+            ("bus", self.bus),
+            ("keeper", self.keeper),
+            ("journal", self.journal),
+        )
+        for name, part in (*common, *parts):
+            self.life.add(name, part)
+        return await self.life.run(ready=internal.report)
 
 
 async def saver(settings: Settings) -> int:
     """Run a saver: the answers to rooms; returns the exit status."""
     from workers.saver import Saver
 
-    name = "saver"
-    configure_logging(settings.telemetry, process=name)
-    life = Lifecycle(name)
-    bus = Bus(settings.nats, name=name, version=VERSION, fail=life.fail)
-    journal = Journal(settings.kafka, name=name)
+    process = _Process("saver", settings)
     register = Register(settings.redis)
-    internal = InternalListener(settings.telemetry, process=name, ready=lambda: "" if bus.connected else NATS_DOWN)
-    life.add("internal listener", internal)
-    life.add("journal", journal)
-    life.add("register", register)
-    life.add("bus", bus)
-    life.add("saver", Saver(bus, journal, register, instance=_instance(name)))
-    return await life.run(ready=internal.report)
+    answers = Saver(process.bus, process.journal, register, instance=process.instance)
+    return await process.run(("register", register), ("saver", answers))
 
 
 async def delivery(settings: Settings) -> int:
     """Run a delivery worker: `push.messages` into the register, and hints to rooms; returns the exit status."""
     from workers.delivery import Delivery
     from workers.hints import HintSender
-    from workers.runner import Runner
 
-    name = "delivery"
-    configure_logging(settings.telemetry, process=name)
-    life = Lifecycle(name)
-    bus = Bus(settings.nats, name=name, version=VERSION, fail=life.fail)
-    keeper = Keeper(bus, disk=settings.data / name, fail=life.fail)
-    journal = Journal(settings.kafka, name=name)
+    process = _Process("delivery", settings)
     register = Register(settings.redis)
-    hints = HintSender(bus, instance=_instance(name))
-    runner = Runner(
-        settings.kafka,
-        journal,
-        topic=names.MESSAGES,
-        group=names.DELIVERY_GROUP,
-        handler=Delivery(journal, register, keeper, hints),
-        name=name,
-        fail=life.fail,
+    hints = HintSender(process.bus, instance=process.instance)
+    handler = Delivery(process.journal, register, process.keeper, hints)
+    runner = process.runner(names.MESSAGES, names.DELIVERY_GROUP, handler)
+    return await process.run(
+        ("register", register), ("hints", hints), ("runner", runner), ready=lambda: "" if runner.joined else NOT_JOINED
     )
 
-    def ready() -> str:
-        if not bus.connected:
-            return NATS_DOWN
-        return "" if runner.joined else "the consumer group has not answered yet"
 
-    internal = InternalListener(settings.telemetry, process=name, ready=ready)
-    life.add("internal listener", internal)
-    life.add("bus", bus)
-    life.add("keeper", keeper)
-    life.add("journal", journal)
-    life.add("register", register)
-    life.add("hints", hints)
-    life.add("runner", runner)
-    return await life.run(ready=internal.report)
+async def broadcast(settings: Settings) -> int:
+    """Run a broadcast worker: jobs from `push.broadcasts`, slice by slice to rooms; returns the exit status."""
+    from workers.broadcast import Broadcasts
+    from workers.jobrun import Tools
+
+    process = _Process("broadcast", settings)
+    keeper = process.keeper
+    rooms = Rooms(process.bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=process.life.fail)
+    tools = Tools(process.bus, process.journal, keeper, rooms)
+    handler = Broadcasts(settings.kafka, tools, fail=process.life.fail)
+    runner = process.runner(names.BROADCASTS, names.BROADCAST_GROUP, handler)
+    return await process.run(("rooms", rooms), ("runner", runner), ready=lambda: "" if runner.joined else NOT_JOINED)
 
 
 async def coordinator(settings: Settings) -> int:
     """Run a coordinator: uplinks into Kafka, and from Kafka to the products' services; returns the exit status."""
     from workers.coordinator import Ingress, Services
-    from workers.runner import Runner
 
-    name = "coordinator"
-    configure_logging(settings.telemetry, process=name)
-    life = Lifecycle(name)
-    bus = Bus(settings.nats, name=name, version=VERSION, fail=life.fail)
-    keeper = Keeper(bus, disk=settings.data / name, fail=life.fail)
-    journal = Journal(settings.kafka, name=name)
-    runner = Runner(
-        settings.kafka,
-        journal,
-        topic=names.UPLINK,
-        group=names.COORDINATOR_GROUP,
-        handler=Services(bus, journal, keeper),
-        name=name,
-        fail=life.fail,
+    process = _Process("coordinator", settings)
+    bus, journal, keeper = process.bus, process.journal, process.keeper
+    runner = process.runner(names.UPLINK, names.COORDINATOR_GROUP, Services(bus, journal, keeper))
+    return await process.run(
+        ("ingress", Ingress(bus, journal, keeper)), ("runner", runner), ready=lambda: "" if runner.joined else NOT_JOINED
     )
-
-    def ready() -> str:
-        if not bus.connected:
-            return NATS_DOWN
-        return "" if runner.joined else "the consumer group has not answered yet"
-
-    internal = InternalListener(settings.telemetry, process=name, ready=ready)
-    life.add("internal listener", internal)
-    life.add("bus", bus)
-    life.add("keeper", keeper)
-    life.add("journal", journal)
-    life.add("ingress", Ingress(bus, journal, keeper))
-    life.add("runner", runner)
-    return await life.run(ready=internal.report)
-
-
-async def broadcast(settings: Settings) -> int:
-    """Run a broadcast worker: jobs from `push.broadcasts`, slice by slice to rooms; returns the exit status."""
-    from infra.rooms import Rooms
-    from workers.broadcast import Broadcasts
-    from workers.jobrun import Tools
-    from workers.runner import Runner
-
-    name = "broadcast"
-    configure_logging(settings.telemetry, process=name)
-    life = Lifecycle(name)
-    bus = Bus(settings.nats, name=name, version=VERSION, fail=life.fail)
-    keeper = Keeper(bus, disk=settings.data / name, fail=life.fail)
-    rooms = Rooms(bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=life.fail)
-    journal = Journal(settings.kafka, name=name)
-    runner = Runner(
-        settings.kafka,
-        journal,
-        topic=names.BROADCASTS,
-        group=names.BROADCAST_GROUP,
-        handler=Broadcasts(settings.kafka, Tools(bus, journal, keeper, rooms), fail=life.fail),
-        name=name,
-        fail=life.fail,
-    )
-
-    def ready() -> str:
-        if not bus.connected:
-            return NATS_DOWN
-        return "" if runner.joined else "the consumer group has not answered yet"
-
-    internal = InternalListener(settings.telemetry, process=name, ready=ready)
-    life.add("internal listener", internal)
-    life.add("bus", bus)
-    life.add("keeper", keeper)
-    life.add("rooms", rooms)
-    life.add("journal", journal)
-    life.add("runner", runner)
-    return await life.run(ready=internal.report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -12,7 +13,9 @@ from infra.agent import Agent, ProcessSpec, Supervised
 from infra.bus import Bus
 from infra.journal import apply_topics
 from infra.keeper import POLICY, Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
+from infra.local.broker import Broker
 from infra.local.brokers import LocalBrokers
+from infra.local.errors import LocalBrokerError
 from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
 from infra.system import RoomAddress, System, forget, read
 
@@ -37,13 +40,14 @@ class RunningSystem:
         policy: Policy | None = None,
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`policy`: seeded if the keeper has none; `progress` gets short lines for the person at the terminal."""
+        """`policy`: put into the keeper, which has the defaults otherwise; `progress` gets short lines for the terminal."""
         self._settings = settings
         self._rooms = rooms
-        self._policy = policy or Policy()
+        self._policy = policy
         self._progress = progress
         self._brokers: LocalBrokers | None = None
         self._saved = False
+        self._watches: list[asyncio.Task[None]] = []
         self.data = settings.data.absolute()
         self.agent = Agent(self.data, progress=progress)
 
@@ -83,6 +87,8 @@ class RunningSystem:
         """Rooms, workers, brokers: in the reverse of the start order."""
         if self._saved:
             forget(self.data)
+        for watch in self._watches:
+            watch.cancel()
         await self.agent.stop()
         if self._brokers is not None:
             await self._brokers.stop()
@@ -112,6 +118,7 @@ class RunningSystem:
             return self._settings
         self._brokers = LocalBrokers(self.data / "brokers", progress=self._progress, wanted=wanted)
         found = await self._brokers.start()
+        self._watches = [asyncio.create_task(self._keep_running(broker)) for broker in self._brokers.wanted]
         return self._settings.model_copy(
             update={
                 "nats": NatsSettings(**{**self._settings.nats.model_dump(), "url": configured["nats"] or found.nats}),
@@ -120,8 +127,24 @@ class RunningSystem:
             }
         )
 
+    async def _keep_running(self, broker: Broker) -> None:
+        """Start a local broker again when it ends on its own, on its port and with its data; with growing pauses."""
+        delay = 1.0
+        while True:
+            ended = await broker.exited()
+            if ended.asked:
+                return
+            self._progress(f"{broker.name}: {ended.reason}; started again (its log: {broker.log})")
+            try:
+                await broker.start()
+                delay = 1.0
+            except LocalBrokerError as error:
+                self._progress(str(error))
+                delay = min(delay * 2, 30.0)
+            await asyncio.sleep(delay)
+
     async def _seed(self, settings: Settings) -> None:
-        """The product `demo`, an issuer with a secret of its own, and a policy, where the keeper has none."""
+        """The product `demo` and an issuer with a secret of its own, where the keeper has none; the policy if one was given."""
         bus = Bus(settings.nats, name="up", version="0.1.0")
         keeper = Keeper(bus, disk=self.data / "up")
         try:
@@ -133,7 +156,8 @@ class RunningSystem:
                 await keeper.put(issuer_key(ISSUER_LABEL), Issuer(iss=ISSUER, keys=(key,)))
             if DEMO_PRODUCT.name not in keeper.products:
                 await keeper.put(product_key(DEMO_PRODUCT.name), DEMO_PRODUCT)
-            await keeper.put(POLICY, self._policy)
+            if self._policy is not None:
+                await keeper.put(POLICY, self._policy)
         finally:
             await keeper.stop()
             await bus.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,9 @@ from uuid import uuid4
 
 import httpx
 import mqtt5
+from aiokafka import AIOKafkaConsumer
+from joserfc import jwt
+from joserfc.jwk import OctKey
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.bus import Bus
@@ -22,7 +26,8 @@ from infra.ops.tokens import make_token
 from infra.settings import NatsSettings
 from infra.system import RoomAddress, System
 from pushclient import PushClient, PushMessage
-from schemas.records import Receipt
+from schemas import codec, names
+from schemas.records import DeadLetter, Receipt, Uplink
 
 PRODUCT: Final = "demo"
 WITHIN: Final = 20.0
@@ -101,6 +106,27 @@ class Stand:
         """How (message, client) was settled, as `push.receipts` has it until now."""
         return [item for item in self.read.receipts if (item.client, item.id) == (client, message)]
 
+    async def uplink(self, uplink: str) -> Uplink:
+        """The record of an uplink in `push.uplink`, which must be there once."""
+
+        async def here() -> bool:
+            return any(item.id == uplink for item in self.read.uplinks)
+
+        await eventually(here, what=f"{uplink} in push.uplink")
+        [found] = [item for item in self.read.uplinks if item.id == uplink]
+        return found
+
+    async def bound(self, client: str) -> None:
+        """Wait until the client has a bind to the product."""
+
+        async def here() -> bool:
+            try:
+                return PRODUCT in (await self.center.get(f"/v1/clients/{client}"))["binds"]
+            except NotFound:
+                return False
+
+        await eventually(here, what=f"a bind of {client}")
+
     async def settled(self, client: str, *messages: str, state: str = "acked") -> None:
         """Wait until each message has exactly one receipt, of this state, and nothing is pending."""
 
@@ -166,6 +192,51 @@ class Device:
         await eventually(here, what=f"{message} at {self.client}")
 
 
+@asynccontextmanager
+async def harmless(system: Stand, bystander: Device, process: str, counter: str, **labels: str) -> AsyncIterator[None]:
+    """What happens inside is counted by `process`, and the bystander is served as before, on the same connection."""
+    async with system.counted(process, counter, **labels):
+        yield
+    await bystander.receives(await system.send(bystander.client, "still here?"))
+    assert bystander.push.stats.connects == 1
+
+
+def claims(client: str, **changed: Any) -> dict[str, Any]:
+    """The claims of a good token, with changes; None leaves one out."""
+    now = int(time.time())
+    good = {"iss": "longwire", "aud": "longwire", "sub": client, "iat": now, "exp": now + 600, "products": {PRODUCT: {}}}
+    return {name: value for name, value in {**good, **changed}.items() if value is not None}
+
+
+def signed(system: Stand, body: dict[str, Any], *, secret: str = "") -> bytes:
+    """A token, signed by the system's issuer or by `secret`."""
+    key = OctKey.import_key(secret or (system.data / "issuer-secret").read_text().strip())
+    return jwt.encode({"alg": "HS256", "kid": "1"}, body, key).encode()
+
+
+def unsigned(body: dict[str, Any]) -> bytes:
+    """A token of `alg: none` (RFC 8725 §3.1)."""
+    parts = (json.dumps({"alg": "none", "kid": "1"}), json.dumps(body), "")
+    return b".".join(base64.urlsafe_b64encode(part.encode()).rstrip(b"=") for part in parts)
+
+
+async def dead_letter(system: Stand, source: tuple[str, int, int]) -> DeadLetter:
+    """The dead letter of the record at (topic, partition, offset)."""
+    consumer = AIOKafkaConsumer(
+        names.DEAD, bootstrap_servers=system.address.kafka, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        async with asyncio.timeout(20):
+            async for item in consumer:
+                letter = codec.decode_as(DeadLetter, item.value)
+                if (letter.topic, letter.partition, letter.offset) == source:
+                    return letter
+    finally:
+        await consumer.stop()
+    raise AssertionError("the consumer ended")
+
+
 class Wire:
     """A raw socket to a room: any bytes go out, what comes back is read by the codec."""
 
@@ -221,7 +292,7 @@ class Wire:
 
     def _whole(self) -> mqtt5.Packet | None:
         try:
-            packet, size = mqtt5.read(self._held)
+            packet, size = mqtt5.read(memoryview(self._held))
         except IndexError:
             return None
         self._held = self._held[size:]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import json
 import time
 from collections.abc import AsyncIterator
@@ -13,10 +11,8 @@ from typing import Any, Final
 import mqtt5
 import pytest
 import pytest_asyncio
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from joserfc import jwt
-from joserfc.jwk import OctKey
-from system import PRODUCT, Device, Stand, Wire, unique
+from aiokafka import AIOKafkaProducer
+from system import PRODUCT, Device, Stand, Wire, claims, dead_letter, harmless, signed, unique, unsigned
 
 from schemas import codec, names
 from schemas.records import DeadLetter, PushMessage
@@ -33,37 +29,6 @@ async def bystander(system: Stand) -> AsyncIterator[Device]:
     """A healthy device in the room that gets all the bad input."""
     async with Device(system, unique("bystander")) as device:
         yield device
-
-
-@asynccontextmanager
-async def harmless(system: Stand, bystander: Device, process: str, counter: str, **labels: str) -> AsyncIterator[None]:
-    """What happens inside is counted by `process`, and the bystander is served as before, on the same connection."""
-    async with system.counted(process, counter, **labels):
-        yield
-    await bystander.receives(await system.send(bystander.client, "still here?"))
-    assert bystander.push.stats.connects == 1
-
-
-# --- tokens -------------------------------------------------------------------------------------------------------------
-
-
-def claims(client: str, **changed: Any) -> dict[str, Any]:
-    """The claims of a good token, with changes; None leaves one out."""
-    now = int(time.time())
-    good = {"iss": "longwire", "aud": "longwire", "sub": client, "iat": now, "exp": now + 600, "products": {PRODUCT: {}}}
-    return {name: value for name, value in {**good, **changed}.items() if value is not None}
-
-
-def signed(system: Stand, body: dict[str, Any], *, secret: str = "") -> bytes:
-    """A token, signed by the system's issuer or by `secret`."""
-    key = OctKey.import_key(secret or (system.data / "issuer-secret").read_text().strip())
-    return jwt.encode({"alg": "HS256", "kid": "1"}, body, key).encode()
-
-
-def unsigned(body: dict[str, Any]) -> bytes:
-    """A token of `alg: none` (RFC 8725 §3.1)."""
-    parts = (json.dumps({"alg": "none", "kid": "1"}), json.dumps(body), "")
-    return b".".join(base64.urlsafe_b64encode(part.encode()).rstrip(b"=") for part in parts)
 
 
 @asynccontextmanager
@@ -238,11 +203,13 @@ async def test_given_a_filter_that_is_not_allowed_then_suback_says_why_and_the_c
 async def test_given_a_group_that_the_token_does_not_allow_then_only_the_bind_is_granted(
     system: Stand, bystander: Device
 ) -> None:
-    async with harmless(system, bystander, ROOM, "longwire_gateway_binds_refused_total", code="0x87"):
-        async with connected(system, products={PRODUCT: {"groups": ["red"]}}) as wire:
-            answer = await wire.subscribe("push/demo/blue", "push/demo", "push/demo/red")
-            assert answer.reason_codes == [0x87, 1, 1]
-            assert "group blue" in (answer.reason_str or "")
+    async with (
+        harmless(system, bystander, ROOM, "longwire_gateway_binds_refused_total", code="0x87"),
+        connected(system, products={PRODUCT: {"groups": ["red"]}}) as wire,
+    ):
+        answer = await wire.subscribe("push/demo/blue", "push/demo", "push/demo/red")
+        assert answer.reason_codes == [0x87, 1, 1]
+        assert "group blue" in (answer.reason_str or "")
 
 
 # --- PUBLISH, PUBACK and what breaks the protocol -----------------------------------------------------------------------
@@ -270,14 +237,16 @@ def uplink(*, topic: str = "up/demo/note", payload: bytes = b"x", packet_id: int
 async def test_given_an_uplink_that_is_not_allowed_then_puback_says_why_and_the_connection_goes_on(
     system: Stand, bystander: Device, changed: dict[str, Any], code: int, text: str
 ) -> None:
-    async with harmless(system, bystander, ROOM, "longwire_gateway_uplinks_total", outcome="refused_here"):
-        async with connected(system) as wire:
-            wire.write(uplink(**changed))
-            answer = await wire.packet()
-            assert isinstance(answer, mqtt5.PubAckPacket)
-            assert (answer.packet_id, answer.reason_code) == (7, code)
-            assert text in (answer.reason_str or "")
-            await answers_ping(wire)
+    async with (
+        harmless(system, bystander, ROOM, "longwire_gateway_uplinks_total", outcome="refused_here"),
+        connected(system) as wire,
+    ):
+        wire.write(uplink(**changed))
+        answer = await wire.packet()
+        assert isinstance(answer, mqtt5.PubAckPacket)
+        assert (answer.packet_id, answer.reason_code) == (7, code)
+        assert text in (answer.reason_str or "")
+        await answers_ping(wire)
 
 
 VIOLATIONS: Final[dict[str, tuple[bytes, int]]] = {
@@ -302,11 +271,13 @@ VIOLATIONS: Final[dict[str, tuple[bytes, int]]] = {
 async def test_given_a_violation_then_disconnect_with_its_code_and_the_end(
     system: Stand, bystander: Device, data: bytes, code: int
 ) -> None:
-    async with harmless(system, bystander, ROOM, "longwire_gateway_closed_total", reason="protocol_error"):
-        async with connected(system) as wire:
-            wire.write(data)
-            said = await wire.ended()
-            assert (said[0], said[2]) == (0xE0, code), said
+    async with (
+        harmless(system, bystander, ROOM, "longwire_gateway_closed_total", reason="protocol_error"),
+        connected(system) as wire,
+    ):
+        wire.write(data)
+        said = await wire.ended()
+        assert (said[0], said[2]) == (0xE0, code), said
 
 
 @pytest.mark.parametrize(
@@ -368,23 +339,6 @@ async def producer(system: Stand) -> AsyncIterator[AIOKafkaProducer]:
     await found.stop()
 
 
-async def dead_letter(system: Stand, source: tuple[str, int, int]) -> DeadLetter:
-    """The dead letter of the record at (topic, partition, offset)."""
-    consumer = AIOKafkaConsumer(
-        names.DEAD, bootstrap_servers=system.address.kafka, enable_auto_commit=False, auto_offset_reset="earliest"
-    )
-    await consumer.start()
-    try:
-        async with asyncio.timeout(20):
-            async for item in consumer:
-                letter = codec.decode_as(DeadLetter, item.value)
-                if (letter.topic, letter.partition, letter.offset) == source:
-                    return letter
-    finally:
-        await consumer.stop()
-    raise AssertionError("the consumer ended")
-
-
 @pytest.mark.parametrize(("value", "reason"), POISON.values(), ids=POISON.keys())
 async def test_given_a_record_that_is_no_message_then_it_is_a_dead_letter_and_the_next_one_is_delivered(
     system: Stand, bystander: Device, producer: AIOKafkaProducer, value: bytes | None, reason: str
@@ -395,6 +349,16 @@ async def test_given_a_record_that_is_no_message_then_it_is_a_dead_letter_and_th
         letter = await dead_letter(system, (names.MESSAGES, written.partition, written.offset))
     assert reason in letter.reason
     assert (letter.key, letter.value) == (key, value)
+
+
+async def test_given_a_record_that_is_no_broadcast_then_it_is_a_dead_letter_and_the_next_broadcast_runs(
+    system: Stand, bystander: Device, producer: AIOKafkaProducer
+) -> None:
+    async with harmless(system, bystander, "broadcast", "longwire_runner_dead_total", topic=names.BROADCASTS):
+        written = await producer.send_and_wait(names.BROADCASTS, record(), key=PRODUCT.encode())
+        letter = await dead_letter(system, (names.BROADCASTS, written.partition, written.offset))
+    assert "a PushMessage where a Broadcast belongs" in letter.reason
+    await bystander.receives(await system.broadcast("still here?"))
 
 
 # --- HTTP ---------------------------------------------------------------------------------------------------------------
@@ -422,7 +386,7 @@ REQUESTS: Final[dict[str, tuple[dict[str, Any], int, str, str]]] = {
 
 @pytest.mark.parametrize(("request_", "status", "kind", "text"), REQUESTS.values(), ids=REQUESTS.keys())
 async def test_given_a_request_that_does_not_fit_then_it_is_answered_as_a_problem(
-    system: Stand, bystander: Device, request_: dict[str, Any], status: int, kind: str, text: str
+    system: Stand, bystander: Device, *, request_: dict[str, Any], status: int, kind: str, text: str
 ) -> None:
     headers = {"Authorization": f"Bearer {system.address.api_key}", "Content-Type": "application/json"}
     headers |= request_.get("headers", {})

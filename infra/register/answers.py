@@ -1,0 +1,106 @@
+"""What the scripts answer, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from infra.register.calls import pack
+from infra.register.views import (
+    Bound,
+    Connected,
+    Owed,
+    PendingItem,
+    PendingPage,
+    SessionView,
+    Stored,
+    StoreItem,
+    StoreOutcome,
+    Synced,
+)
+from infra.wire import Bind, BindItem, ConnectItem, SyncItem
+
+SESSION: Final = ("generation", "number", "room", "epoch", "connection")
+
+_unpack_bind: Final = msgspec.msgpack.Decoder(Bind)
+_unpack_stored: Final = msgspec.msgpack.Decoder(Stored)
+
+
+def text(value: Any) -> str:
+    """A reply as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def session(values: Sequence[Any]) -> SessionView | None:
+    """The session fields of a HASH, None where there is none."""
+    if values[0] is None:
+        return None
+    return SessionView(int(values[0]), int(values[1]), text(values[2]), int(values[3]), int(values[4]))
+
+
+def bind(value: bytes | None) -> Bind | None:
+    """A packed bind."""
+    return _unpack_bind.decode(value) if value else None
+
+
+def owed(key: str, flat: Sequence[Any]) -> list[Owed]:
+    """What a script owes: `<product> <id>`, state, …"""
+    found = []
+    for name, state in zip(flat[::2], flat[1::2], strict=True):
+        product, _, message_id = text(name).partition(" ")
+        found.append(Owed(key, product, message_id, text(state)))
+    return found
+
+
+def page(product: str, raw: Sequence[Any], now_ms: int) -> PendingPage:
+    """A page as `common.lua` gives it: n, more, then n, id, body, …"""
+    n, more, flat = raw
+    items = []
+    for number, message_id, packed in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+        expires, _, body = packed.split(b"|", 2)
+        remaining = -((now_ms - int(expires)) // 1000)
+        items.append(PendingItem(int(number), text(message_id), _unpack_stored.decode(body), max(1, remaining)))
+    return PendingPage(product, int(n), bool(int(more)), items)
+
+
+def connected(item: ConnectItem, answer: Sequence[Any]) -> Connected:
+    """Of `connect.lua`."""
+    status, generation, number, room, epoch, old_generation, old_number = answer
+    old = None
+    if room and (text(room), int(epoch)) != (item.room, item.epoch):
+        old = SessionView(int(old_generation), int(old_number), text(room), int(epoch), 0)
+    return Connected(text(status), int(generation), int(number), old)
+
+
+def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
+    """Of `bind.lua`."""
+    if len(answer) == 1:
+        return Bound(text(answer[0]))
+    status, now, first, document, user_before, raw, jobs, due = answer
+    numbers = [tuple(int(part) for part in text(job).split(":")) for job in jobs]
+    return Bound(
+        text(status),
+        int(first),
+        bytes(document) != pack(item.bind),
+        text(user_before),
+        page(item.bind.product, raw, int(now)),
+        [(number[0], number[1]) for number in numbers],
+        owed(item.key, due),
+    )
+
+
+def synced(item: SyncItem, answer: Sequence[Any]) -> Synced:
+    """Of `sync.lua`."""
+    if len(answer) == 1:
+        return Synced(text(answer[0]))
+    status, now, raw, due = answer
+    pages = [page(entry.bind.product, one, int(now)) for entry, one in zip(item.products, raw, strict=True)]
+    return Synced(text(status), pages, owed(item.key, due))
+
+
+def stored(item: StoreItem, answer: Sequence[Any]) -> StoreOutcome:
+    """Of `store.lua`."""
+    where, packed, now, numbers, due = answer
+    return StoreOutcome(session(where), bind(packed), int(now), [int(n) for n in numbers], owed(item.key, due))

@@ -1,0 +1,119 @@
+"""The scripts, and how each is called: names of keys and packed arguments, in the order that the script's head says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha1
+from importlib import resources
+from typing import Any, Final
+
+import msgspec
+
+from infra.register.views import StoreItem
+from infra.wire import BindItem, ConnectItem, DisconnectItem, ProductWindow, SettledJob, SyncItem, UnbindItem
+from schemas import names
+
+PAGE_BYTES: Final = 64 * 1024
+"""Bytes of bodies in one page, about; one message always fits."""
+
+Call = tuple[str, list[str], list[Any]]
+"""Script, keys, arguments."""
+
+pack: Final = msgspec.msgpack.Encoder().encode
+
+
+class Script:
+    """One Lua script with what all of them share."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("infra") / "lua"
+        self.text = (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+SCRIPTS: Final = {name: Script(name) for name in ("connect", "bind", "sync", "unbind", "disconnect", "store")}
+
+
+def connect_call(i: ConnectItem, generation: int) -> Call:
+    """`connect.lua`."""
+    return "connect", [names.session_key(i.key), names.counter_key(i.key)], [i.room, i.epoch, i.connection, generation]
+
+
+def bind_call(i: BindItem) -> Call:
+    """`bind.lua`."""
+    keys = [
+        names.session_key(i.key),
+        names.counter_key(i.key),
+        names.owed_key(i.key),
+        names.first_bind_key(i.key, i.bind.product),
+        *_product_keys(i.key, i.bind.product),
+    ]
+    arguments = [_me(i), i.bind.product, i.bind.user, i.window, i.limit, PAGE_BYTES]
+    return "bind", keys, [pack(arguments), pack(i.bind)]
+
+
+def sync_call(i: SyncItem) -> Call:
+    """`sync.lua`."""
+    products = _places(i.products, [*(ack.product for ack in i.acks), *(job.product for job in i.jobs)])
+    arguments = [
+        _me(i),
+        list(products),
+        [item.window for item in i.products],
+        [item.limit for item in i.products],
+        PAGE_BYTES,
+        [[products[ack.product], ack.id] for ack in i.acks],
+        _jobs(products, i.jobs),
+    ]
+    return "sync", _client_keys(i.key, products), [pack(arguments), *(pack(item.bind) for item in i.products)]
+
+
+def disconnect_call(i: DisconnectItem) -> Call:
+    """`disconnect.lua`."""
+    products = _places((), [*(ack.product for ack in i.acks), *(job.product for job in i.jobs)])
+    acks = [[products[ack.product], ack.id] for ack in i.acks]
+    return "disconnect", _client_keys(i.key, products), [pack([_me(i), list(products), acks, _jobs(products, i.jobs)])]
+
+
+def unbind_call(i: UnbindItem) -> Call:
+    """`unbind.lua`."""
+    keys = [names.session_key(i.key), names.counter_key(i.key), names.first_bind_key(i.key, i.product)]
+    return "unbind", keys, [pack([_me(i), i.product])]
+
+
+def store_call(i: StoreItem) -> Call:
+    """`store.lua`."""
+    keys = [names.session_key(i.key), names.owed_key(i.key), *_product_keys(i.key, i.product)]
+    messages = [[m.id, m.priority, m.expires_ms, m.collapse_key] for m in i.messages]
+    return "store", keys, [pack([i.product, i.cap, messages]), *(pack(m.body) for m in i.messages)]
+
+
+def _me(item: BindItem | SyncItem | UnbindItem | DisconnectItem) -> list[Any]:
+    return [item.room, item.epoch, getattr(item, "connection", 0), item.generation, item.number]
+
+
+def _product_keys(key: str, product: str) -> list[str]:
+    return [
+        names.pending_key(key, product),
+        names.bodies_key(key, product),
+        names.number_key(key, product),
+        names.settled_key(key, product),
+        names.collapse_index_key(key, product),
+        names.settled_jobs_key(key, product),
+    ]
+
+
+def _places(first: Sequence[ProductWindow], more: Sequence[str]) -> dict[str, int]:
+    """Every product of a call with its place, from 1 as Lua counts; the bound ones come first."""
+    order = dict.fromkeys([*(item.bind.product for item in first), *more])
+    return {product: place for place, product in enumerate(order, 1)}
+
+
+def _client_keys(key: str, products: dict[str, int]) -> list[str]:
+    keys = [names.session_key(key), names.counter_key(key), names.owed_key(key)]
+    for product in products:
+        keys += _product_keys(key, product)
+    return keys
+
+
+def _jobs(products: dict[str, int], jobs: Sequence[SettledJob]) -> list[list[Any]]:
+    return [[products[job.product], f"{job.partition}:{job.offset}", job.remember_s * 1000] for job in jobs]

@@ -1,0 +1,133 @@
+"""What goes into the register and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from infra.wire import Bind, JobNumber
+
+
+class Stored(msgspec.Struct, array_like=True, frozen=True):
+    """What is kept of a pending message besides its id, number and expiry."""
+
+    payload: bytes
+    group: str = ""
+    content_type: str = ""
+    correlation: bytes | None = None
+    properties: list[tuple[str, str]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """Where a client is: session (generation, number) in (room, epoch)."""
+
+    generation: int
+    number: int
+    room: str
+    epoch: int
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientView:
+    """A client as the register knows it. `pending`: product → count, for the products bound or asked for."""
+
+    session: SessionView | None
+    binds: dict[str, Bind]
+    pending: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A receipt that a script owes to Kafka."""
+
+    key: str
+    product: str
+    id: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingItem:
+    """A pending message in a page. `expires_in_s` ≥ 1: whole seconds that remain, by Redis TIME."""
+
+    n: int
+    id: str
+    body: Stored
+    expires_in_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPage:
+    """The first pending messages outside the window; `n` is the product's last store number."""
+
+    product: str
+    n: int
+    more: bool
+    items: list[PendingItem]
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The answer to connect; `old` is the session that it took over, if that was in another (room, epoch)."""
+
+    status: str
+    generation: int = 0
+    number: int = 0
+    old: SessionView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The answer to bind. `document_changed`: the durable registry does not have this bind yet."""
+
+    status: str
+    first_bind_ms: int = 0
+    document_changed: bool = False
+    user_before: str = ""
+    page: PendingPage | None = None
+    settled_jobs: list[JobNumber] = field(default_factory=list)
+    owed: list[Owed] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The answer to sync and disconnect."""
+
+    status: str
+    pages: list[PendingPage] = field(default_factory=list)
+    owed: list[Owed] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreMessage:
+    """One message to store. `expires_ms` by Kafka's append time plus the TTL."""
+
+    id: str
+    priority: int
+    expires_ms: int
+    collapse_key: str
+    body: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class StoreItem:
+    """Messages of one (client, product), in order; `cap`: pending messages at most."""
+
+    key: str
+    product: str
+    cap: int
+    messages: list[StoreMessage]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOutcome:
+    """`numbers`: the store number of each message, 0 where it was known, expired or settled: nothing to hint."""
+
+    session: SessionView | None
+    bind: Bind | None
+    now_ms: int
+    numbers: list[int]
+    owed: list[Owed]

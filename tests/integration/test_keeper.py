@@ -1,0 +1,71 @@
+"""The keeper on a real NATS: documents reach every process, bad ones do not, and a wiped bucket wipes nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core import eventually, unique
+
+from infra.bus import Bus
+from infra.keeper import Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
+from infra.settings import Settings
+from schemas import names
+
+
+async def a_keeper(settings: Settings, disk: Path) -> tuple[Bus, Keeper]:
+    bus = Bus(settings.nats, name="test-keeper", version="0.0.1")
+    await bus.start()
+    keeper = Keeper(bus, disk=disk)
+    await keeper.start()
+    return bus, keeper
+
+
+async def test_given_a_document_when_put_then_another_process_has_it(settings: Settings, tmp_path: Path) -> None:
+    one, two = await a_keeper(settings, tmp_path / "1"), await a_keeper(settings, tmp_path / "2")
+    name = unique("p")
+    await one[1].put(product_key(name), Product(name=name, rate=7))
+    await eventually(lambda: name in two[1].products, what="the product")
+    assert two[1].products[name].rate == 7
+    for bus, keeper in (one, two):
+        await keeper.stop()
+        await bus.stop()
+
+
+async def test_given_a_bad_document_then_the_last_good_one_stays(settings: Settings, tmp_path: Path) -> None:
+    bus, keeper = await a_keeper(settings, tmp_path)
+    name, later = unique("p"), unique("p")
+    await keeper.put(product_key(name), Product(name=name, rate=7))
+    await eventually(lambda: name in keeper.products)
+    bucket = await bus.bucket(names.KV_KEEPER)
+    await bucket.put(product_key(name), b'{"name": "x", "rate": -1}')
+    await bucket.put("nonsense.key", b"{}")
+    await keeper.put(product_key(later), Product(name=later))
+    await eventually(lambda: later in keeper.products)
+    assert keeper.products[name].rate == 7
+    await keeper.stop()
+    await bus.stop()
+
+
+async def test_given_a_wiped_bucket_then_what_was_known_stays_and_survives_on_disk(settings: Settings, tmp_path: Path) -> None:
+    bus, keeper = await a_keeper(settings, tmp_path)
+    name, label = unique("p"), unique("i")
+    key = SigningKey.model_validate({"kid": "1", "secret": "s" * 40})
+    await keeper.put(product_key(name), Product(name=name))
+    await keeper.put(issuer_key(label), Issuer(iss=label, keys=(key,)))
+    await eventually(lambda: name in keeper.products and label in keeper.issuers)
+    stream = bus._client.jetstream()
+    await stream.delete_key_value(names.KV_KEEPER)
+    keeper._mirror._again.set()
+    await eventually(lambda: not keeper._mirror._again.is_set(), what="the full read")
+    assert name in keeper.products
+    await keeper.stop()
+    await bus.stop()
+
+    bus, again = await a_keeper(settings, tmp_path)
+    assert name in again.products
+    assert again.issuers[label].keys[0].secret.get_secret_value() == "s" * 40
+    assert "ssss" not in repr(again.issuers)
+    assert (tmp_path / "keeper.json").stat().st_mode & 0o077 == 0
+    await again.put("policy", Policy())
+    await again.stop()
+    await bus.stop()
