@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -202,12 +203,15 @@ def run(console: Console) -> None:
 
 def main() -> int:
     """The entry point; returns the exit status."""
-    console = Console(stderr=False)
+    console = Console()
     if not sys.platform.startswith("linux"):
         console.print("the benchmark needs Linux: epoll and /proc")
         return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers are taken down either way
     try:
         run(console)
+    except KeyboardInterrupt:
+        return 130
     except (Failed, OSError) as error:
         console.print(f"[red]the benchmark failed:[/red] {error}")
         return 1

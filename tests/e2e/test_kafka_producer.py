@@ -106,10 +106,10 @@ async def test_given_an_explicit_wrong_partition_then_the_device_gets_it_exactly
         partition = wrong_partition(client, system.partitions)
         await producer.send_and_wait(TOPIC, encoded(id=message, client=client), key=client.encode(), partition=partition)
 
-        async def moved() -> bool:
-            return any(str(item.state) == "expanded" for item in system.receipts(client, message))
+        async def moved_and_acked() -> bool:
+            return sorted(str(item.state) for item in system.receipts(client, message)) == ["acked", "expanded"]
 
-        await eventually(moved, what=f"the receipt that {message} was moved to its own partition")
+        await eventually(moved_and_acked, what=f"the receipts that {message} was moved to its own partition, and acked there")
         await device.receives(message)
         await device.receives(await system.send(client, "the one after"))
         assert device.count(message) == 1
