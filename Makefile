@@ -18,7 +18,7 @@ help:
 	@echo "make test     all tests, on real brokers (PYTEST_ARGS=... is passed on)"
 	@echo "make check    format, lint, types, import contracts"
 	@echo "make bench    measure the fan-out on this machine"
-	@echo "make clean    remove .venv, caches, builds and local data (.longwire)"
+	@echo "make clean    remove .venv, caches and builds (not data, which README names)"
 
 install: $(STAMP)
 
@@ -48,6 +48,6 @@ bench: install
 	@$(BIN)/python -m bench.fanout
 
 clean:
-	@rm -rf .venv .longwire build dist sdk/build sdk/dist
+	@rm -rf .venv build dist sdk/build sdk/dist
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,10 +1,9 @@
-"""`pushctl`: one command for everything a person or a script does with Longwire.
+"""One command for everything a person or a script does with Longwire.
 
 Exit status: 0 done · 1 bad configuration or input, or a process failed · 2 wrong usage · 3 not reachable or not running ·
 4 not found · 5 refused by the server · 6 not in time · 130 interrupted.
-
-Commands import what they run only when they are run, and define no defaults of their own: those are in `infra.settings`.
 """
+# Commands import what they run only when they are run, and define no defaults of their own: those are in `infra.settings`.
 
 from __future__ import annotations
 
@@ -110,6 +109,10 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         raise Ending(str(error) or "it took too long", status) from error
 
 
+def _note(line: str) -> None:
+    click.echo(line, err=True)
+
+
 def _print(document: Any, as_json: bool, line: Callable[[Any], str]) -> None:
     click.echo(json.dumps(document) if as_json else line(document))
 
@@ -150,7 +153,7 @@ def up(data: Path | None, as_json: bool, rooms: int, detach: bool) -> None:
 async def _stay_up(settings: Settings, rooms: int, as_json: bool) -> None:
     from infra.ops.up import RunningSystem
 
-    running = RunningSystem(settings, rooms=rooms, progress=lambda line: click.echo(line, err=True))
+    running = RunningSystem(settings, rooms=rooms, progress=_note)
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -301,7 +304,7 @@ def send(data: Path | None, as_json: bool, payload: str, **fields: Any) -> None:
     """Send one message to a client, or to all clients of a user."""
     body = {name: value for name, value in fields.items() if value is not None}
     if ("client" in body) == ("user" in body):
-        raise click.UsageError("name either --client or --user")
+        raise click.UsageError("name either --client or --user, and not both")
     document = _run(_post(_system(data), "/v1/messages", {**body, "payload": payload}))
     _print(document, as_json, lambda shown: f"accepted {shown['id']}")
 
@@ -335,7 +338,7 @@ def listen(data: Path | None, as_json: bool, count: int, **fields: Any) -> None:
     """Be a device in the terminal: print what is pushed to it."""
     from infra.ops import device
 
-    seen = _run(device.listen(_system(data), as_json=as_json, count=count, say=click.echo, **fields))
+    seen = _run(device.listen(_system(data), as_json=as_json, count=count, say=click.echo, note=_note, **fields))
     if count and seen < count:
         raise Ending(f"{seen} of {count} messages came in time", LATE)
 
@@ -353,7 +356,9 @@ def broadcast(data: Path | None, as_json: bool, watch: bool, **fields: Any) -> N
     """Push one content to everyone bound to a product, or to groups, at a controlled rate."""
     body = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items() if value}
     document = _run(_broadcast(_system(data), body, watch))
-    _print(document, as_json, lambda shown: f"job {shown.get('id') or shown.get('job')}: {shown['state']}")
+    from infra.ops.show import watched_text
+
+    _print(document, as_json, lambda shown: f"job {shown['id']} " + (watched_text(shown) if watch else shown["state"]))
 
 
 async def _broadcast(system: System, body: dict[str, Any], watch: bool) -> Any:
@@ -374,7 +379,7 @@ async def _broadcast(system: System, body: dict[str, Any], watch: bool) -> Any:
 
 @cli.group()
 def job() -> None:
-    """Broadcast jobs."""
+    """Broadcasts, as they run."""
 
 
 @job.command("show")
@@ -390,7 +395,7 @@ def job_show(data: Path | None, as_json: bool, job_id: str) -> None:
 
 @cli.group()
 def client() -> None:
-    """Clients."""
+    """What is known of a client."""
 
 
 @client.command("show")
@@ -406,7 +411,7 @@ def client_show(data: Path | None, as_json: bool, client_id: str) -> None:
 
 @cli.group()
 def room() -> None:
-    """Rooms."""
+    """Gateways that live now."""
 
 
 @room.command("list")

@@ -95,6 +95,14 @@ class Balance:
         """Is every accepted pair in exactly one state, as everybody saw it?"""
         return not self.lost and not self.contradictions and sum(self.counts.values()) == self.accepted
 
+    def remarks(self) -> dict[str, str]:
+        """What a reader may wonder about."""
+        return {
+            "pending": "stored for devices that did not come",
+            "expired": "their time to live ended first",
+            "duplicates": f"after the kill, known by their id; at most {self.duplicate_bound}",
+        }
+
     def document(self) -> dict[str, object]:
         """For `--json`."""
         return {

@@ -48,6 +48,7 @@ async def run_demo(*, devices: int, folder: Path, as_json: bool) -> bool:
         stage.failed(str(error))
         adds_up = False
     finally:
+        stage.note("stopping…")
         await running.stop()
     ok = adds_up and not stage.failures
     stage.figures |= {"seconds": round(time.monotonic() - began, 1), "failures": stage.failures, "ok": ok}
@@ -168,10 +169,10 @@ class Demo:
         self._stage.shown(f"in push.uplink, answered in {took:.0f} ms", reply_ms=round(took, 1))
 
     async def _broadcast_through_a_crash(self) -> None:
-        self._stage.title(f"A second broadcast at {self._rate} persons/s; a room is killed when half of it is sent")
         everyone = list(self._fleet.devices)
+        self._stage.title(f"A second broadcast to all {len(everyone)}; a room is killed when half of it is sent")
         job = await self._broadcast("through a crash", include=everyone)
-        await self._stage.until("reached", len(everyone) // 2, lambda: self._fleet.having(job), within=60)
+        await self._stage.until("half of it reached", len(everyone) // 2, lambda: self._fleet.having(job), within=60)
         victim = self._system.rooms[-1]
         orphans = self._fleet.on_port(victim.port)
         had = sum(job in self._fleet.devices[client].at for client in orphans)

@@ -9,7 +9,6 @@ from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from infra.demo.ledger import Balance
 
@@ -70,12 +69,10 @@ class Stage:
     def ledger(self, balance: Balance) -> None:
         """The last table."""
         self.title("Ledger over (message, client)")
-        table = Table("", "pairs", box=None)
-        rows = balance.document()
+        rows, remarks = balance.document(), balance.remarks()
         for name in ("accepted", "acked", "written", "pending", "expired", "other", "duplicates", "lost"):
-            bound = f"  (bound {balance.duplicate_bound})" if name == "duplicates" else ""
-            table.add_row(name, f"{rows[name]}{bound}")
-        self.console.print(table)
+            remark = f"   [dim]{remarks[name]}[/dim]" if rows[name] and name in remarks else ""
+            self.console.print(f"  {name:<12}{rows[name]:>7}{remark}")
         for line in balance.contradictions[:10]:
             self.failed(line)
         for message, client in balance.lost[:10]:

@@ -12,7 +12,7 @@ from infra.ops.tokens import make_token
 from infra.system import System
 
 if TYPE_CHECKING:
-    from pushclient import PushMessage
+    from pushclient import ConnectionState, PushMessage
 
 
 async def listen(
@@ -28,20 +28,24 @@ async def listen(
     timeout: float = 0,
     as_json: bool = False,
     say: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> int:
     """Bind and print what comes, one line a message, until `count` messages or `timeout` seconds (0: for ever).
 
-    Returns how many came.
+    Returns how many came. `say` gets the messages, `note` what happens to the connection (not with `as_json`).
     """
     from pushclient import PushClient
 
     bearer = token or make_token(Path(system.data), client=client, product=product, user=user, groups=groups)
     seen = 0
     try:
-        async with asyncio.timeout(timeout or None), PushClient(client_id=client, token=bearer, dispatch=system.center) as device:
+        device = PushClient(
+            client_id=client, token=bearer, dispatch=system.center, on_state=None if as_json else lambda state: _tell(state, note)
+        )
+        async with asyncio.timeout(timeout or None), device:
             granted = await device.bind(product, groups=tuple(groups), qos=qos)
             if not as_json:
-                say(f"{client} is bound to {product} at QoS {granted}; Ctrl-C ends")
+                note(f"{client} is bound to {product} at QoS {granted}; Ctrl-C ends")
             async for message in device.messages():
                 say(json.dumps(_document(message)) if as_json else _line(message))
                 seen += 1
@@ -51,6 +55,14 @@ async def listen(
     except TimeoutError:
         return seen
     return seen
+
+
+def _tell(state: ConnectionState, note: Callable[[str], None]) -> None:
+    where = f" to {state.address[0]}:{state.address[1]}" if state.address else ""
+    if state.connected:
+        note(f"connected{where}")
+    elif state.retry_in_s is not None:
+        note(f"not connected ({printable(state.text.encode())}); again in {state.retry_in_s:.1f} s")
 
 
 def printable(payload: bytes) -> str:

@@ -21,16 +21,16 @@ async def watch(center: CenterClient, job: str, console: Console, *, timeout: fl
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} persons  {task.fields[rate]:.0f}/s"),
+        TextColumn("{task.completed:.0f} persons  {task.fields[rate]:.0f}/s"),
         TimeRemainingColumn(),
     )
     async with asyncio.timeout(timeout or None):
         with Progress(*columns, console=console) as bar:
-            shown = bar.add_task(job, total=1.0, rate=0.0)
+            shown = bar.add_task(job, total=None, rate=0.0)
             began = time.monotonic()
             while True:
                 state = await _get(center, job)
-                sent, targeted = _sent(state), max(1, int(state.get("targeted") or 0))
+                sent, targeted = _sent(state), int(state.get("targeted") or 0)
                 elapsed = max(0.001, time.monotonic() - began)
                 bar.update(shown, completed=sent, total=max(targeted, sent), rate=sent / elapsed)
                 if state.get("state") in DONE:

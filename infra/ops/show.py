@@ -33,9 +33,20 @@ def client_text(document: Any) -> str:
     where = f"online in room {session['room']}, session {session['number']}" if session else "offline"
     table = Table("PRODUCT", "BOUND", "PENDING", box=None)
     binds, pending = document.get("binds") or {}, document.get("pending") or {}
+    if not any(pending.values()) and not binds:
+        return f"{where}; bound to nothing, nothing pending"
     for product in sorted({*binds, *pending}):
         table.add_row(product, "yes" if product in binds else "no", str(pending.get(product, 0)))
     return _render(where, table)
+
+
+def watched_text(document: Any) -> str:
+    """How a watched job ended, in one line."""
+    totals = document.get("totals") or {}
+    sent, targeted = int(totals.get("sent", 0)), int(document.get("targeted") or 0)
+    if not targeted and not sent:
+        return f"{document['state']}: nobody who is bound was online; late joiners get it until it expires"
+    return f"{document['state']}: sent to {sent} of {targeted} persons online, {totals.get('acked', 0)} acknowledged so far"
 
 
 def job_text(document: Any) -> str:

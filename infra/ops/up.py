@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -18,6 +20,7 @@ from infra.local.brokers import LocalBrokers
 from infra.local.errors import LocalBrokerError
 from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
 from infra.system import RoomAddress, System, forget, read
+from infra.telemetry import write_json
 
 WORKERS: Final = ("saver", "delivery", "broadcast", "coordinator", "center")
 DEMO_PRODUCT: Final = Product(name="demo", services=("echo",))
@@ -63,7 +66,8 @@ class RunningSystem:
         self._progress(f"kafka: {len(created)} topics created" if created else "kafka: all topics are there")
         await self._seed(settings)
         api_key = settings.center.api_key.get_secret_value() or _kept_secret(self.data / "api-key", prefix="lw_")
-        env = _environment(settings, api_key)
+        self._ports = KeptPorts(self.data / "ports.json")
+        env = _environment(settings, api_key, center_port=settings.center.port or self._ports.free("center"))
         started = [await self.agent.start(ProcessSpec(name=name, role=name, env=env)) for name in WORKERS]
         center = str(started[-1].report["url"])
         started[-1].keep("LONGWIRE_CENTER__PORT", center.rpartition(":")[2])
@@ -79,6 +83,7 @@ class RunningSystem:
             data=str(self.data),
             logs=str(self.data / "logs"),
         )
+        self._ports.save({"center": int(center.rpartition(":")[2]), **{room.id: room.port for room in rooms}})
         system.save()
         self._saved = True
         return system
@@ -100,7 +105,11 @@ class RunningSystem:
     async def _start_room(self, number: int, env: Mapping[str, str]) -> RoomAddress:
         name = f"r{number}"
         item: Supervised = await self.agent.start(
-            ProcessSpec(name=name, role="gateway", env={**env, "LONGWIRE_ROOM__ID": name, "LONGWIRE_ROOM__PORT": "0"})
+            ProcessSpec(
+                name=name,
+                role="gateway",
+                env={**env, "LONGWIRE_ROOM__ID": name, "LONGWIRE_ROOM__PORT": str(self._ports.free(name))},
+            )
         )
         address = RoomAddress(name, str(item.report["host"]), int(item.report["port"]))
         item.keep("LONGWIRE_ROOM__PORT", str(address.port))  # a client returns to its room, also after a restart
@@ -163,7 +172,33 @@ class RunningSystem:
             await bus.stop()
 
 
-def _environment(settings: Settings, api_key: str) -> dict[str, str]:
+class KeptPorts:
+    """The ports of the last time in this data folder: addresses that were written down stay good, where they are still free."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            self._ports: dict[str, int] = json.loads(file.read_text())
+        except (OSError, ValueError):
+            self._ports = {}
+
+    def free(self, name: str) -> int:
+        """The port that `name` had, or 0 (the kernel picks one) if it had none or somebody else has it now."""
+        port = self._ports.get(name, 0)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except (OSError, OverflowError, TypeError):
+                return 0
+        return port
+
+    def save(self, ports: dict[str, int]) -> None:
+        """Remember them."""
+        write_json(self._file, {**self._ports, **ports})
+
+
+def _environment(settings: Settings, api_key: str, *, center_port: int) -> dict[str, str]:
     """What every process is told: the settings that differ from their defaults, by variables."""
     env = {
         "LONGWIRE_NATS__URL": settings.nats.url,
@@ -171,7 +206,7 @@ def _environment(settings: Settings, api_key: str) -> dict[str, str]:
         "LONGWIRE_KAFKA__PARTITIONS": str(settings.kafka.partitions),
         "LONGWIRE_REDIS__URL": settings.redis.url,
         "LONGWIRE_CENTER__API_KEY": api_key,
-        "LONGWIRE_CENTER__PORT": str(settings.center.port),
+        "LONGWIRE_CENTER__PORT": str(center_port),
         "LONGWIRE_TELEMETRY__LEVEL": settings.telemetry.level,
     }
     passed = {name: value for name, value in os.environ.items() if name.startswith("LONGWIRE_")}
