@@ -149,7 +149,10 @@ class Delivery:
         if self._ask is not None or self._ended:
             return
         if self._doing is None and self._todo:
-            self._begin(self._todo.popleft())
+            packet = self._todo.popleft()
+            if not self._todo:
+                self._todo = None  # an empty deque is 760 bytes, for each connection
+            self._begin(packet)
             return
         if self._doing is not None:
             return

@@ -37,6 +37,9 @@ slices = Counter("longwire_fanout_slices_total", "Slices by answer", ["status"])
 unknown_acks = Counter("longwire_fanout_unknown_acks_total", "PUBACKs with a broadcast's id that was not in flight")
 
 
+_ACKED, _REJECTED, _WRITTEN = (settled.labels(word) for word in ("acked", "rejected", "written"))  # once, not once a person
+
+
 def _unwatched(client: Client) -> None:
     """For owners that report every drained buffer anyway."""
 
@@ -109,10 +112,10 @@ class FanOut:
         client.broadcast_at = self._clock()
         if reason < 0x80:
             job.acked += 1
-            settled.labels("acked").inc()
+            _ACKED.inc()
         else:
             job.rejected += 1
-            settled.labels("rejected").inc()
+            _REJECTED.inc()
         self.place_free(client)
 
     def drained(self, client: Client) -> None:
@@ -123,7 +126,7 @@ class FanOut:
             for job in self._jobs.at(bind.product, bind.sent & ~bind.settled):
                 bind.settled |= job.bit
                 job.written += 1
-                settled.labels("written").inc()
+                _WRITTEN.inc()
 
     def place_free(self, client: Client) -> None:
         """A place in the window was freed: what waits for one may be written again, as far as grants go."""
@@ -233,7 +236,7 @@ class FanOut:
         if len(data) > client.max_packet:  # it can never be taken: settled, so that it is not tried again
             bind.settled |= job.bit
             job.rejected += 1
-            settled.labels("rejected").inc()
+            _REJECTED.inc()
             return False
         bind.sent |= job.bit
         job.count_write(client.key)

@@ -154,9 +154,13 @@ class Room:
                 self._later(FLUSH_DELAY, self.flush)
 
     def watch(self, client: Client) -> None:
-        """The fan-out wrote at QoS 0: tell it when the buffer has drained."""
+        """The fan-out wrote at QoS 0: tell it when the buffer has drained. Mostly the kernel took all of it at once."""
         session = self._clients.get(client.key)
-        if session is not None:
+        if session is None:
+            return
+        if session.buffered() == 0:
+            self.fanout.drained(client)
+        else:
             self.touch(session)
 
     def flush(self) -> None:

@@ -327,6 +327,10 @@ class Session:
             self.packet_due = now + self._room.settings.packet_timeout
             self._room.wheel.at(self, self.packet_due)
 
+    def buffered(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._shell.buffered()
+
     def wrote(self) -> None:
         """Something was written that wants a PUBACK."""
         if self.state is State.OPEN:

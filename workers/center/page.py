@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from typing import Any, Final
 
@@ -37,21 +38,26 @@ def render(document: dict[str, Any]) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{_STYLE}</style><h1>{title} {escape(info['version'])}</h1>"
-        f'<p>{escape(info["description"])} The whole contract: <a href="openapi.json">openapi.json</a>.</p>'
+        f'<p>{_prose(info["description"])} Send the API key as <code>Authorization: Bearer …</code>. The whole contract: <a href="openapi.json">openapi.json</a>.</p>'
         f"{''.join(sections)}</html>"
     )
 
 
 def _section(method: str, path: str, operation: dict[str, Any], document: dict[str, Any]) -> str:
     key = "" if operation.get("security") else " No API key."
-    description = escape(operation.get("description", ""))
+    description = _prose(operation.get("description", ""))
     answers = "".join(
-        f"<dt>{status}</dt><dd>{escape(each['description'])}</dd>" for status, each in operation["responses"].items()
+        f"<dt>{status}</dt><dd>{_prose(each['description'])}</dd>" for status, each in operation["responses"].items()
     )
     return (
         f"<section><h2><b>{method.upper()}</b>{escape(path)}</h2><p>{description}{key}</p>"
         f"{_parameters(operation)}{_example(operation, document)}<dl>{answers}</dl></section>"
     )
+
+
+def _prose(text: str) -> str:
+    """Text of a docstring: what stands in backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _parameters(operation: dict[str, Any]) -> str:
