@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Final, cast
 
 from gateway.framing import BadPacket, Reader
 from gateway.room import Room
 from gateway.session import Session
+
+UNKNOWN: Final = 1 << 62
+"""Bytes in the buffer of a transport that is closing: never drained."""
 
 
 class Connection(asyncio.Protocol):
@@ -59,8 +62,8 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     def buffered(self) -> int:
-        """See `gateway.ports.Shell`."""
-        return self._transport.get_write_buffer_size()
+        """See `gateway.ports.Shell`. What a closing transport holds is never known to have left (uvloop says 0)."""
+        return UNKNOWN if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
     def close(self, last: bytes = b"") -> None:
         """See `gateway.ports.Shell`."""

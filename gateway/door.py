@@ -101,9 +101,17 @@ class Door:
         await self._loops.stop()
 
     async def _tick(self) -> None:
+        before = self._room.clock()
         while True:
             await asyncio.sleep(RESOLUTION)
-            self._room.wheel.advance(self._room.clock())
+            now = self._room.clock()
+            if now - before > self._room.host.policy.lease_dead_after:  # this process was stopped: our sessions may be elsewhere
+                log.warning(
+                    "stopped for a while, all clients are synced before they get anything", seconds=round(now - before, 1)
+                )
+                self._room.resync()
+            before = now
+            self._room.wheel.advance(now)
 
     async def _see_out(self) -> None:
         room = self._room

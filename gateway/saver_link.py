@@ -21,7 +21,6 @@ from infra.wire import (
 )
 from schemas import names
 
-DISCONNECT_TRIES_S: Final = 60.0
 CONNECT_TRIES_S: Final = 60.0
 QUEUE: Final = 50_000
 """Items that may wait for one operation: more than a room has clients, as each has one request at a time."""
@@ -40,7 +39,7 @@ class SaverLink:
             request, names.SAVER_UNBIND, DoneResult, sender=sender, limit=QUEUE
         )
         self._disconnect: Batcher[DisconnectItem, DoneResult] = Batcher(
-            request, names.SAVER_DISCONNECT, DoneResult, sender=sender, limit=QUEUE, give_up=DISCONNECT_TRIES_S
+            request, names.SAVER_DISCONNECT, DoneResult, sender=sender, limit=QUEUE
         )
 
     def connect(self, item: ConnectItem, done: Done[ConnectResult]) -> Ask:

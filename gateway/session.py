@@ -429,6 +429,8 @@ class Session:
             return
         self.state = State.CLOSED
         metrics.closed.labels(why).inc()
+        if self._ask is not None:  # a connect that is asked again could take the session from where the client is by then
+            self._ask.cancel()
         if self._uplinking is not None:
             self._uplinking.end()
         if self.client is not None and self.delivery is not None:

@@ -8,6 +8,7 @@ nothing is sent while the connection is down (nats-py would buffer it and send i
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -150,21 +151,25 @@ class Bus:
     ) -> None:
         """Answer requests on `subject` (as a micro endpoint `name`), `concurrency` at a time, in order for 1.
 
-        A handler that raises is answered as failed and logged: the sender retries. A full inbox is answered as busy.
+        A handler that raises is answered as failed and logged: the sender retries. A full inbox is answered as busy;
+        what waited longer than senders wait is dropped, unanswered.
         """
         assert self._service is not None, "start() comes first"
-        waiting: asyncio.Queue[Request] = asyncio.Queue(maxsize=inbox)
+        waiting: asyncio.Queue[tuple[float, Request]] = asyncio.Queue(maxsize=inbox)
 
         async def receive(request: Request) -> None:
             try:
-                waiting.put_nowait(request)
+                waiting.put_nowait((time.monotonic(), request))
             except asyncio.QueueFull:
                 dropped.labels(name).inc()
                 await self._answer_error(request, _BUSY, "busy")
 
         async def work() -> None:
             while True:
-                request = await waiting.get()
+                since, request = await waiting.get()
+                if time.monotonic() - since > self._settings.request_timeout:
+                    dropped.labels(name).inc()  # its sender has given it up, and may have done something else since
+                    continue
                 await self._handle(name, handler, request)
 
         for i in range(concurrency):

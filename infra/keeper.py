@@ -138,6 +138,11 @@ class Keeper:
         """Stop following the bucket."""
         await self._mirror.stop()
 
+    @property
+    def current(self) -> bool:
+        """Was the bucket read lately? Only then a product that is not in `products` is known not to exist."""
+        return self._mirror.current
+
     async def put(self, key: str, document: Document) -> None:
         """Write a document; every process has it within a moment. Raises BusDown or a NATS error."""
         bucket = await self._bus.bucket(names.KV_KEEPER)
@@ -187,7 +192,9 @@ class Keeper:
         except (OSError, ValueError):
             return
         for key, value in saved.items():
-            document = self._parse(key, json.dumps(value))
+            text = json.dumps(value)
+            document = self._parse(key, text)
             if document is not None:
                 self._documents[key] = document
+                self._mirror.entries[key] = text.encode()  # so that what was removed meanwhile is seen to be gone
         self._publish()

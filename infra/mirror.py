@@ -8,6 +8,7 @@ full read no longer holds is gone. Readers see a plain dict.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -47,14 +48,19 @@ class Mirror:
         self._loops = Loops(fail)
         self._filled = asyncio.Event()
         self._again = asyncio.Event()
+        self._read_at: float | None = None
 
     async def start(self) -> None:
-        """Return when the bucket was read once; raises BusDown if it can't be within 10 s."""
+        """Return when the bucket was read once; raises TimeoutError if it can't be within 10 s (it is tried on, all the same)."""
         self._bus.on_reconnect.append(self._again.set)
-        await self._bus.bucket(self._bucket)
         self._loops.start(f"mirror-{self._bucket}", self._follow())
         async with asyncio.timeout(10):
             await self._filled.wait()
+
+    @property
+    def current(self) -> bool:
+        """Was the bucket read in full lately? Only then what is not in `entries` is known not to be in the bucket."""
+        return self._read_at is not None and time.monotonic() - self._read_at < 2 * REREAD
 
     async def stop(self) -> None:
         """Stop following."""
@@ -73,29 +79,17 @@ class Mirror:
         """Read all, then follow updates until it is time to read all again.
 
         The library's own end marker is not used: it may come before the first entry. All is read when the revision is reached
-        that the bucket had before, or when nothing more has come for a moment (that revision may have been replaced).
+        that the bucket had before, or as many keys were seen as it had. A read that stalls is given up, and nothing is dropped.
         """
         state = (await bucket.status()).stream_info.state
-        goal = state.last_seq if state.messages else 0
         watcher = await bucket.watchall()
-        seen: set[str] | None = set()
         try:
             async with asyncio.timeout(REREAD) as limit:
+                if not await self._read_all(watcher, goal=state.last_seq, keys=state.messages):
+                    return
                 while not self._again.is_set():
-                    if seen is not None and goal == 0:
-                        self._drop_unseen(seen)
-                        seen = None
-                        self._filled.set()
-                    entry = await self._next(watcher)
-                    if entry is None:
-                        goal = 0
-                        continue
-                    gone = entry.operation in ("DEL", "PURGE")
-                    if seen is not None and not gone:
-                        seen.add(entry.key)
-                    self._apply(entry.key, None if gone else entry.value or b"")
-                    if (entry.revision or 0) >= goal:
-                        goal = 0
+                    if (entry := await self._next(watcher)) is not None:
+                        self._apply(entry.key, _value(entry))
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -104,6 +98,25 @@ class Mirror:
                 await watcher.stop()  # type: ignore[no-untyped-call]
             except KvErrors:
                 log.debug("watch not stopped", bucket=self._bucket)
+
+    async def _read_all(self, watcher: KeyValue.KeyWatcher, *, goal: int, keys: int) -> bool:
+        """Take every entry that the bucket had; False if they did not all come."""
+        seen: set[str] = set()
+        present: set[str] = set()
+        revision = 0
+        while len(seen) < keys and revision < goal:
+            entry = await self._next(watcher)
+            if entry is None or self._again.is_set():
+                log.warning("KV read stalled, keeping what is known", bucket=self._bucket, seen=len(seen), of=keys)
+                return False
+            revision = entry.revision or 0
+            seen.add(entry.key)
+            (present.discard if _value(entry) is None else present.add)(entry.key)
+            self._apply(entry.key, _value(entry))
+        self._drop_unseen(present)
+        self._read_at = time.monotonic()
+        self._filled.set()
+        return True
 
     async def _next(self, watcher: KeyValue.KeyWatcher) -> KeyValue.Entry | None:
         """The next update, or None where none came for a moment."""
@@ -134,3 +147,8 @@ class Mirror:
             self._on_change(key, value)
         except Exception:
             log.exception("change not taken", bucket=self._bucket, key=key)
+
+
+def _value(entry: KeyValue.Entry) -> bytes | None:
+    """What the entry sets its key to; None where it removes it."""
+    return None if entry.operation in ("DEL", "PURGE") else entry.value or b""

@@ -79,18 +79,25 @@ class Delivery:
         partitions = await self._journal.partitions(names.MESSAGES)
         letters: list[Dead] = []
         here: list[Accepted] = []
+        elsewhere: list[tuple[Accepted, list[str]]] = []
         for record in records:
             accepted = self._accept(record)
             if isinstance(accepted, Dead):
                 letters.append(accepted)
             elif accepted.message.user is not None:
-                letters += await self._expand(accepted)
+                clients = await self._clients_of(accepted.message)
+                if clients:
+                    elsewhere.append((accepted, clients))
+                else:
+                    letters.append(_nobody(accepted))
             elif partition_of(accepted.message.client or "", partitions) != partition:
-                await self._produce_again(accepted, [accepted.message.client or ""])
+                elsewhere.append((accepted, [accepted.message.client or ""]))
             else:
                 here.append(accepted)
         await self._store([item for item in here if item.message.qos == 1])
         await self._pass_on([item for item in here if item.message.qos == 0])
+        for accepted, clients in elsewhere:  # after all that Redis can fail: a retry would produce them once more
+            await self._produce_again(accepted, clients)
         await self._receipt_dead(letters)
         self._hints.flush()
         return letters
@@ -108,27 +115,19 @@ class Delivery:
         product = self._keeper.products.get(message.product)
         reason = ""
         if product is None:
-            if not self._keeper.products:
-                raise Retryable("the keeper knows no product yet")
+            if not self._keeper.current:
+                raise Retryable(f"product {message.product} is not known, and the keeper was not read lately")
             reason = f"unknown product {message.product}"
         elif len(message.payload) > product.max_payload:
             reason = f"payload has {len(message.payload)} bytes, the product allows {product.max_payload}"
         if product is None or reason:
             outcomes.labels("refused").inc()
-            return Dead(record, reason, message.id, message.client, message.product)
+            return Dead(record, reason, message.id, message.client, message.product, message.realm)
         return Accepted(record, message, product)
 
-    async def _expand(self, item: Accepted) -> list[Dead]:
+    async def _clients_of(self, message: PushMessage) -> list[str]:
         """A user's message becomes one for each of the user's clients, with the same id and accept time."""
-        message = item.message
-        clients = await self._register.clients_of(message.realm, message.product, message.user or "")
-        if not clients:
-            outcomes.labels("no clients").inc()
-            return [
-                Dead(item.record, f"user {message.user} has no clients in {message.product}", message.id, None, message.product)
-            ]
-        await self._produce_again(item, clients)
-        return []
+        return await self._register.clients_of(message.realm, message.product, message.user or "")
 
     async def _produce_again(self, item: Accepted, clients: list[str]) -> None:
         """Under each client's own key, acknowledged before the source is committed. Source and copies share id and time."""
@@ -183,13 +182,14 @@ class Delivery:
 
     async def _pass_on(self, items: list[Accepted]) -> None:
         """QoS 0 is never stored: written if the client is there now, else counted as dropped."""
-        found = await self._register.locate([(item.key, item.message.product) for item in items])
+        now, found = await self._register.locate([(item.key, item.message.product) for item in items])
         for item, (session, bind) in zip(items, found, strict=True):
-            if session is None or bind is None:
+            remaining = -((now - item.expires_ms) // 1000)
+            if session is None or bind is None or remaining <= 0:
                 outcomes.labels("dropped").inc()
                 continue
             outcomes.labels("passed on").inc()
-            self._hints.add(session.room, _hint(item, session, 0, _remaining_by_kafka(item)))
+            self._hints.add(session.room, _hint(item, session, 0, remaining))
 
     # --- dead ----------------------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class Delivery:
             Receipt(
                 id=letter.id,
                 product=letter.product,
-                realm=names.DEFAULT_REALM,
+                realm=letter.realm,
                 client=letter.client or "",
                 state=State.DEAD,
                 at_ms=now,
@@ -215,9 +215,11 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def _remaining_by_kafka(item: Accepted) -> int:
-    """Seconds left of a message that Redis never judged: its whole TTL, since it is passed on as soon as it is read."""
-    return item.message.ttl_s or item.product.ttl_s
+def _nobody(item: Accepted) -> Dead:
+    outcomes.labels("no clients").inc()
+    message = item.message
+    reason = f"user {message.user} has no clients in {message.product}"
+    return Dead(item.record, reason, message.id, None, message.product, message.realm)
 
 
 def _stored(item: Accepted) -> StoreMessage:

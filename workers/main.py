@@ -69,7 +69,7 @@ async def saver(settings: Settings) -> int:
 
     process = _Process("saver", settings)
     register = Register(settings.redis)
-    answers = Saver(process.bus, process.journal, register, instance=process.instance)
+    answers = Saver(process.bus, process.journal, register)
     return await process.run(("register", register), ("saver", answers))
 
 

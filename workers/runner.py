@@ -68,6 +68,7 @@ class Dead:
     id: str | None = None
     client: str | None = None
     product: str | None = None
+    realm: str = names.DEFAULT_REALM
 
 
 class Handler(Protocol):
@@ -296,7 +297,8 @@ class Runner:
         offsets = {}
         for item in partitions.values():
             if item.done is not None and item.done != item.committed:
-                item.history.append((now, item.done))
+                if not item.history or now - item.history[-1][0] >= 1.0:  # 128 entries, so two minutes at least
+                    item.history.append((now, item.done))
                 metadata = str(item.rewind_offset(now))
                 offsets[TopicPartition(self._topic, item.number)] = OffsetAndMetadata(item.done, metadata)
         if not offsets or self._consumer is None:

@@ -16,8 +16,9 @@ import structlog
 
 from infra.bus import Bus, BusError
 from infra.journal import Entry, Journal
-from infra.register import Bound, Connected, PendingPage, Register
+from infra.register import Bound, Connected, PendingItem, PendingPage, Register
 from infra.wire import (
+    MAX_BYTES,
     OK,
     Ack,
     BindItem,
@@ -29,7 +30,6 @@ from infra.wire import (
     Downlink,
     Kick,
     Page,
-    Request,
     SettledJob,
     SyncItem,
     SyncResult,
@@ -42,19 +42,19 @@ from workers.owed import pay
 from workers.responder import respond
 
 TAKEN_OVER: Final = 0x8E
+ITEM_OVERHEAD: Final = 512
+"""Bytes of a message in a page beside payload and properties, at most."""
 
 log = structlog.get_logger("saver")
 
 
 class Saver:
-    """The five answers. `instance` names this process in what it sends to rooms."""
+    """The five answers."""
 
-    def __init__(self, bus: Bus, journal: Journal, register: Register, *, instance: str) -> None:
+    def __init__(self, bus: Bus, journal: Journal, register: Register) -> None:
         self._bus = bus
         self._journal = journal
         self._register = register
-        self._instance = instance
-        self._kicks = 0
         self._encode = msgspec.msgpack.Encoder().encode
 
     async def start(self) -> None:
@@ -99,8 +99,9 @@ class Saver:
         await self._journal.produce(entries)
         await self._register.registered([(item.key, item.bind, result.user_before) for item, result in changed])
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
+        budget = _Budget()
         return [
-            BindResult(result.status, result.first_bind_ms, _wire_page(result.page), result.settled_jobs) for result in results
+            BindResult(result.status, result.first_bind_ms, budget.page(result.page), result.settled_jobs) for result in results
         ]
 
     async def sync(self, items: Sequence[SyncItem]) -> list[SyncResult]:
@@ -108,8 +109,9 @@ class Saver:
         await self._receipt_acks((item.key, item.acks) for item in items)
         results = await self._register.sync(items)
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
+        budget = _Budget()
         return [
-            SyncResult(result.status, [page for raw in result.pages if (page := _wire_page(raw)) is not None])
+            SyncResult(result.status, [page for raw in result.pages if (page := budget.page(raw)) is not None])
             for result in results
         ]
 
@@ -125,7 +127,7 @@ class Saver:
                 entries.append(Entry(names.CLIENTS, _registry_key(realm, client, item.product), None, by=client))
         await self._journal.produce(entries)
         await self._register.unregistered(
-            [(item.key, item.product, user) for item, (_, user) in zip(items, results, strict=True) if user]
+            [(item.key, item.product, user) for item, (status, user) in zip(items, results, strict=True) if status == OK]
         )
         return [DoneResult(status) for status, _ in results]
 
@@ -152,10 +154,9 @@ class Saver:
         old = result.old
         if old is None:
             return
-        self._kicks += 1
         kick = Kick(key, old.generation, old.number, TAKEN_OVER, "the client connected elsewhere")
         try:
-            await self._bus.publish(names.room_control(old.room), self._encode(Request(1, self._instance, self._kicks, [kick])))
+            await self._bus.publish(names.room_control(old.room), self._encode(kick))
         except BusError:
             log.debug("old room not told", room=old.room)
 
@@ -224,20 +225,39 @@ def _receipt(key: str, ack: Ack, at_ms: int) -> Receipt:
     )
 
 
-def _wire_page(page: PendingPage | None) -> Page | None:
-    if page is None:
-        return None
-    items = [
-        Downlink(
-            item.id,
-            item.n,
-            item.body.payload,
-            item.expires_in_s,
-            item.body.group,
-            item.body.content_type,
-            item.body.correlation,
-            item.body.properties,
-        )
-        for item in page.items
-    ]
-    return Page(page.product, page.n, items, page.more)
+class _Budget:
+    """The bytes that the pages of one reply may have together (a reply beyond NATS's limit would never arrive).
+
+    What does not fit is cut and `more` is set: the room syncs again. The first message of a reply always fits, so each reply
+    brings somebody on.
+    """
+
+    def __init__(self) -> None:
+        self._left = MAX_BYTES
+
+    def page(self, page: PendingPage | None) -> Page | None:
+        """The page as the wire has it, as far as it fits."""
+        if page is None:
+            return None
+        items: list[Downlink] = []
+        for item in page.items:
+            size = _size(item)
+            if size > self._left and self._left < MAX_BYTES:
+                break
+            self._left -= size
+            items.append(_downlink(item))
+        return Page(page.product, page.n, items, page.more or len(items) < len(page.items))
+
+
+def _size(item: PendingItem) -> int:
+    body = item.body
+    return (
+        len(body.payload) + len(body.correlation or b"") + sum(4 * (len(k) + len(v)) for k, v in body.properties) + ITEM_OVERHEAD
+    )
+
+
+def _downlink(item: PendingItem) -> Downlink:
+    body = item.body
+    return Downlink(
+        item.id, item.n, body.payload, item.expires_in_s, body.group, body.content_type, body.correlation, body.properties
+    )

@@ -1,4 +1,5 @@
--- KEYS: session, counter, owed, first bind, then the product's six. ARGV: msgpack {me, product, user, window, limit, bytes}, bind.
+-- KEYS: session, counter, owed, first bind, then the product's six. ARGV: msgpack {me, product, window, limit, bytes}, bind.
+-- The user and the document are written by the caller, once Kafka has them: a repeat still sees what was before.
 -- Returns {status, now, first bind, known document, user before, page, settled jobs, owed}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, c, owed, first = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -7,7 +8,6 @@ if not claim(s, c, me_from(a[1])) then return {'superseded'} end
 redis.call('HSET', s, 'b:' .. product, ARGV[2])
 redis.call('HSETNX', first, 'at', now)
 local known = redis.call('HMGET', first, 'at', 'document', 'user')
-redis.call('HSET', first, 'user', a[3])
 redis.call('ZREMRANGEBYSCORE', p.j, '-inf', now)
-local content = page(p, owed, product, a[4], a[5], a[6], now)
+local content = page(p, owed, product, a[3], a[4], a[5], now)
 return {'ok', now, known[1], known[2] or '', known[3] or '', content, redis.call('ZRANGE', p.j, 0, -1), owed_now(owed)}

@@ -8,5 +8,9 @@ save_jobs(products, a[4], now)
 local cur = redis.call('HMGET', s, unpack(SESSION))
 local mine = cur[1] and tonumber(cur[1]) == me.generation and tonumber(cur[2]) == me.number
   and cur[3] == me.room and tonumber(cur[4]) == me.epoch
-if mine then redis.call('DEL', s) end
+-- The counter passes this session's number, so a late sync or bind of it can't register it again.
+if mine then
+  redis.call('DEL', s)
+  redis.call('INCR', KEYS[2])
+end
 return {mine and 'ok' or 'superseded', owed_now(owed)}

@@ -13,7 +13,9 @@ end
 
 local function add(message, body)
   local id, class, expires, collapse = message[1], message[2], message[3], message[4]
-  if redis.call('ZSCORE', p.q, id) or redis.call('ZSCORE', p.t, id) then return 0 end
+  local score = redis.call('ZSCORE', p.q, id)
+  if score then return score % CLASS end  -- stored before, perhaps not hinted: rooms bear a repeat
+  if redis.call('ZSCORE', p.t, id) then return 0 end
   if expires <= now then
     end_message(p, owed, product, id, 'expired', now)
     return 0
@@ -31,5 +33,9 @@ local function add(message, body)
 end
 
 for i, message in ipairs(a[3]) do numbers[i] = add(message, ARGV[i + 1]) end
+-- What a later message of the batch replaced or evicted is settled: no hint.
+for i, message in ipairs(a[3]) do
+  if numbers[i] > 0 and not redis.call('ZSCORE', p.q, message[1]) then numbers[i] = 0 end
+end
 local bind = redis.call('HGET', s, 'b:' .. product)
 return {redis.call('HMGET', s, unpack(SESSION)), bind, now, numbers, owed_now(owed)}

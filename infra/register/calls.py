@@ -48,7 +48,7 @@ def bind_call(i: BindItem) -> Call:
         names.first_bind_key(i.key, i.bind.product),
         *_product_keys(i.key, i.bind.product),
     ]
-    arguments = [_me(i), i.bind.product, i.bind.user, i.window, i.limit, PAGE_BYTES]
+    arguments = [_me(i), i.bind.product, i.window, i.limit, PAGE_BYTES]
     return "bind", keys, [pack(arguments), pack(i.bind)]
 
 

@@ -102,28 +102,41 @@ class Register:
         return [Synced(text(answer[0]), [], answers.owed(item.key, answer[1])) for item, answer in zip(items, found, strict=True)]
 
     async def registered(self, items: Sequence[tuple[str, Bind, str]]) -> None:
-        """After the ClientRecord is in Kafka: (key, bind, user before) → remember the document, and keep the users' sets."""
+        """After the ClientRecord is in Kafka: (key, bind, user before) → keep the users' sets, then remember the bind.
 
-        async def fill(pipe: Any) -> None:
+        In this order, and in two steps: as long as the bind is not remembered, a repeat does all of it again.
+        """
+
+        async def sets(pipe: Any) -> None:
             for key, bind, before in items:
-                pipe.hset(names.first_bind_key(key, bind.product), "document", pack(bind))
                 realm, client = names.split_client_key(key)
                 if before and before != bind.user:
                     pipe.srem(names.user_key(realm, bind.product, before), client)
                 if bind.user:
                     pipe.sadd(names.user_key(realm, bind.product, bind.user), client)
 
-        await self._pipe(fill)
+        async def documents(pipe: Any) -> None:
+            for key, bind, _ in items:
+                pipe.hset(names.first_bind_key(key, bind.product), mapping={"document": pack(bind), "user": bind.user})
+
+        await self._pipe(sets)
+        await self._pipe(documents)
 
     async def unregistered(self, items: Sequence[tuple[str, str, str]]) -> None:
-        """(key, product, user): the client is no longer one of the user's in the product."""
+        """After Kafka knows that the bind is over: (key, product, user or "") → the user's set, then the bind itself."""
 
-        async def fill(pipe: Any) -> None:
+        async def sets(pipe: Any) -> None:
             for key, product, user in items:
                 realm, client = names.split_client_key(key)
-                pipe.srem(names.user_key(realm, product, user), client)
+                if user:
+                    pipe.srem(names.user_key(realm, product, user), client)
 
-        await self._pipe(fill)
+        async def documents(pipe: Any) -> None:
+            for key, product, _ in items:
+                pipe.delete(names.first_bind_key(key, product))
+
+        await self._pipe(sets)
+        await self._pipe(documents)
 
     async def paid(self, owed: Sequence[Owed]) -> None:
         """These receipts are in Kafka."""
@@ -141,14 +154,16 @@ class Register:
         found = await self._run([store_call(item) for item in items])
         return [answers.stored(item, answer) for item, answer in zip(items, found, strict=True)]
 
-    async def locate(self, items: Sequence[tuple[str, str]]) -> list[tuple[SessionView | None, Bind | None]]:
-        """(key, product) → session and bind, without storing anything."""
+    async def locate(self, items: Sequence[tuple[str, str]]) -> tuple[int, list[tuple[SessionView | None, Bind | None]]]:
+        """(key, product) → Redis's time, ms, and each one's session and bind, without storing anything."""
 
         async def fill(pipe: Any) -> None:
+            pipe.time()
             for key, product in items:
                 pipe.hmget(names.session_key(key), [*SESSION, f"b:{product}"])
 
-        return [(answers.session(answer), answers.bind(answer[5])) for answer in await self._pipe(fill)]
+        (seconds, micros), *found = await self._pipe(fill)
+        return int(seconds) * 1000 + int(micros) // 1000, [(answers.session(each), answers.bind(each[5])) for each in found]
 
     async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
         """The client ids of a user in a product, sorted."""

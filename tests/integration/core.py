@@ -130,7 +130,7 @@ class Core:
         self.register = Register(settings.redis)
         self.keeper = Keeper(self.bus, disk=settings.data / unique("keeper"))
         self.hints = HintSender(self.bus, instance=unique("delivery"))
-        self.saver = Saver(self.bus, self.journal, self.register, instance=unique("saver"))
+        self.saver = Saver(self.bus, self.journal, self.register)
         self.failures: list[str] = []
         self.runner = Runner(
             settings.kafka,

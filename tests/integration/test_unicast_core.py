@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 from core import Core, TopicReader, eventually, unique
 
+from infra.register import Stored, StoreItem, StoreMessage
 from infra.settings import Settings
-from infra.wire import Ack, SettledJob
+from infra.wire import MAX_BYTES, Ack, Bind, BindItem, Control, DisconnectItem, Kick, SettledJob, UnbindItem
 from schemas import codec, names
 from schemas.codes import State
 from schemas.partition import partition_of
@@ -269,3 +271,93 @@ async def test_given_a_qos_0_message_then_it_is_hinted_without_a_number_and_neve
     [hint] = await eventually(lambda: room.hints)
     assert hint.message.n == 0
     assert await core.pending(client, product) == 0
+
+
+async def test_given_many_clients_with_large_pages_then_a_reply_stays_within_its_bytes_and_all_come_on(core: Core) -> None:
+    product, room = await core.product(max_payload=60_000), await core.room()
+    clients = [unique("c") for _ in range(12)]
+    for client in clients:
+        await core.push(PushMessage(id=f"{client}-1", product=product, client=client, payload=b"x" * 60_000))
+        await eventually(lambda c=client: _has_pending(core, c, product, 1))
+    devices = [await room.connect(client) for client in clients]
+    items = [BindItem(*device.where(), Bind(product, 1, []), [], 32) for device in devices]
+    results = await core.saver.bind(items)
+    assert sum(len(item.payload) for result in results for item in result.page.items) <= MAX_BYTES
+    assert [bool(result.page.items) for result in results[:2]] == [True, True]
+    assert all(result.page.items or result.page.more for result in results)
+    assert (await devices[-1].sync(product)).pages[0].items
+
+
+async def test_given_a_device_that_changed_its_user_when_the_bind_is_repeated_then_the_old_user_no_longer_reaches_it(
+    core: Core,
+) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    old, new = unique("alice"), unique("bob")
+    await (await room.connect(client)).bind(product, user=old)
+    device = await room.connect(client)
+    item = BindItem(*device.where(), Bind(product, 1, [], new), [], 32)
+    await core.register.bind([item])  # as far as a saver came that then died
+    await device.bind(product, user=new)
+    assert await core.register.clients_of("main", product, old) == []
+    assert await core.register.clients_of("main", product, new) == [client]
+
+    leave = UnbindItem(device.key, room.id, room.epoch, device.generation, device.number, product)
+    await core.register.unbind([leave])
+    assert (await core.saver.unbind([leave]))[0].status == "ok"
+    assert await core.register.clients_of("main", product, new) == []
+
+
+async def test_given_a_takeover_then_the_old_room_gets_a_kick_that_it_can_read(core: Core) -> None:
+    client, old, new = unique("c"), await core.room(), await core.room()
+    heard: list[object] = []
+    decoder = msgspec.msgpack.Decoder(Control)
+
+    async def take(data: bytes) -> bytes:
+        heard.append(decoder.decode(data))
+        return b""
+
+    await core.bus.serve(f"{old.id}-control", names.room_control(old.id), take)
+    before = await old.connect(client)
+    await new.connect(client)
+    [kick] = await eventually(lambda: heard, what="the kick")
+    assert isinstance(kick, Kick)
+    assert (kick.key, kick.number) == (before.key, before.number)
+
+
+async def test_given_a_batch_that_is_handled_again_then_what_is_pending_is_hinted_again_with_its_number(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    await (await room.connect(client)).bind(product)
+    await core.push(message(product, client, 1), message(product, client, 1))
+    await eventually(lambda: len(room.hints) == 2, what="both hints")
+    assert [hint.message.n for hint in room.hints] == [1, 1]
+    assert await core.pending(client, product) == 1
+
+
+async def test_given_a_collapse_key_within_one_batch_then_only_the_last_is_hinted(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    device = await room.connect(client)
+    await device.bind(product)
+    messages = [StoreMessage(f"{client}-{i}", 1, 2**50, "score", Stored(b"x")) for i in range(3)]
+    [outcome] = await core.register.store([StoreItem(device.key, product, 100, messages)])
+    assert outcome.numbers == [0, 0, 3]
+    assert {(owed.id, owed.state) for owed in outcome.owed} == {(f"{client}-0", "replaced"), (f"{client}-1", "replaced")}
+
+
+async def test_given_a_session_that_was_signed_off_then_its_late_sync_does_not_register_it_again(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    device = await room.connect(client)
+    await device.bind(product)
+    gone = DisconnectItem(device.key, room.id, room.epoch, device.generation, device.number, "socket", [], [])
+    assert (await core.saver.disconnect([gone]))[0].status == "ok"
+    assert (await device.sync(product)).status == "superseded"
+    view = await core.register.show(device.key)
+    assert view is not None
+    assert view.session is None
+
+
+async def test_given_a_qos_0_message_that_has_expired_in_the_queue_then_it_is_dropped(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    await (await room.connect(client)).bind(product)
+    await core.push(message(product, client, 1, qos=0, ttl_s=1, accepted_ms=1), message(product, client, 2, qos=0))
+    [hint] = await eventually(lambda: room.hints)
+    assert hint.message.id == f"{client}-2"

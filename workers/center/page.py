@@ -26,6 +26,9 @@ dt { float: left; clear: left; width: 3.5rem; font-family: ui-monospace, monospa
 """
 
 
+_KEY: Final = " Send the API key as <code>Authorization: Bearer …</code>."
+
+
 def render(document: dict[str, Any]) -> str:
     """The page of an OpenAPI document."""
     info = document["info"]
@@ -38,7 +41,7 @@ def render(document: dict[str, Any]) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{_STYLE}</style><h1>{title} {escape(info['version'])}</h1>"
-        f'<p>{_prose(info["description"])} Send the API key as <code>Authorization: Bearer …</code>. The whole contract: <a href="openapi.json">openapi.json</a>.</p>'
+        f'<p>{_prose(info["description"])}{_KEY} The whole contract: <a href="openapi.json">openapi.json</a>.</p>'
         f"{''.join(sections)}</html>"
     )
 
