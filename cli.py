@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,8 +23,6 @@ if TYPE_CHECKING:
 
 VERSION: Final = "0.1.0"
 FAILED, USAGE, UNREACHABLE, NOT_FOUND, REFUSED, LATE, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
-START: Final = 180.0
-STOP: Final = 60.0
 
 T = TypeVar("T")
 
@@ -142,9 +136,11 @@ def cli() -> None:
 @click.option("--detach", is_flag=True, help="Return when all is ready; stop it with `pushctl down`.")
 def up(data: Path | None, as_json: bool, rooms: int, detach: bool) -> None:
     """Start brokers (if none are configured) and every process."""
+    from infra.ops.detached import start_detached
+
     settings = _settings(data)
     if detach:
-        system = _detached(settings, rooms)
+        system = _run(start_detached(settings, rooms, _note))
         _print(system.shown(), as_json, lambda shown: f"ready: center {shown['center']}, {len(system.rooms)} rooms")
         return
     _run(_stay_up(settings, rooms, as_json))
@@ -172,56 +168,14 @@ async def _stay_up(settings: Settings, rooms: int, as_json: bool) -> None:
         await running.stop()
 
 
-def _detached(settings: Settings, rooms: int) -> System:
-    """Start `pushctl up` in a session of its own and wait until its system file is there."""
-    from infra.system import read
-
-    if (other := read(settings.data)) is not None:
-        raise Ending(f"a system runs in {settings.data} already (pid {other.pid}); stop it with: pushctl down", FAILED)
-    log = settings.data.absolute() / "logs" / "up.log"
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-P", "-m", "cli", "up", "--rooms", str(rooms), "--data", str(settings.data.absolute())]
-    with log.open("wb") as output:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
-    deadline, shown = time.monotonic() + START, 0
-    while time.monotonic() < deadline:
-        lines = log.read_text(errors="replace").splitlines()
-        for line in lines[shown:]:
-            if not line.startswith(("{", "ready")):
-                click.echo(line, err=True)
-        shown = len(lines)
-        if (system := read(settings.data)) is not None:
-            return system
-        if child.poll() is not None:
-            raise Ending(f"it ended while starting; the log is {log}", FAILED)
-        time.sleep(0.1)
-    child.terminate()
-    raise Ending(f"it was not ready within {START:.0f} s; the log is {log}", LATE)
-
-
 @cli.command()
 @data_option
 def down(data: Path | None) -> None:
     """Stop the system of the data folder."""
-    from infra.system import read
+    from infra.ops.detached import stop_detached
 
-    system = _system(data)
-    os.kill(system.pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP
-    while read(Path(system.data)) is not None or _exists(system.pid):
-        if time.monotonic() > deadline:
-            raise Ending(f"pid {system.pid} did not end within {STOP:.0f} s; its log is {system.logs}/up.log", LATE)
-        time.sleep(0.1)
+    _run(stop_detached(_system(data)))
     click.echo("stopped")
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @cli.command()
@@ -244,11 +198,12 @@ def demo(devices: int, data: Path | None, as_json: bool) -> None:
 @data_option
 def play(data: Path | None) -> None:
     """Leave a system running and print what to try."""
+    from infra.ops.detached import start_detached
     from infra.ops.play import show_play
     from infra.system import read
 
     settings = _settings(data)
-    click.echo(show_play(read(settings.data) or _detached(settings, 2)))
+    click.echo(show_play(read(settings.data) or _run(start_detached(settings, 2, _note))))
 
 
 @cli.command()

@@ -109,11 +109,6 @@ def parse_push_topic(topic: str) -> tuple[str, str]:
     return product(parts[1]), group(parts[2]) if len(parts) == 3 else ""
 
 
-def uplink_topic(product_name: str, type_name: str) -> str:
-    """The topic that a client publishes an uplink to."""
-    return f"up/{product_name}/{type_name}"
-
-
 def parse_uplink_topic(topic: str) -> tuple[str, str]:
     """`up/{product}/{type}` → (product, type); raises BadName."""
     parts = topic.split("/")

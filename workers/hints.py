@@ -20,7 +20,6 @@ from schemas import names
 
 QUEUE: Final = 20_000
 """Hints that wait for one room, at most."""
-ROOM_IDLE: Final = 60.0
 TRIES: Final = 2
 TIMEOUT: Final = 1.0
 _OVERHEAD: Final = 512
