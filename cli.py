@@ -13,15 +13,16 @@ import signal
 import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from infra import VERSION
 
 if TYPE_CHECKING:
     from infra.settings import Settings
     from infra.system import System
 
-VERSION: Final = "0.1.0"
 FAILED, USAGE, UNREACHABLE, NOT_FOUND, REFUSED, LATE, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
 T = TypeVar("T")

@@ -7,7 +7,6 @@ import os
 import resource
 import time
 from contextlib import suppress
-from typing import Final
 
 from gateway.auth import Verifier
 from gateway.door import Door, Endpoints
@@ -17,6 +16,7 @@ from gateway.lease import LeaseKeeper
 from gateway.room import Room
 from gateway.saver_link import SaverLink
 from gateway.uplink_link import UplinkLink
+from infra import VERSION
 from infra.bus import Bus
 from infra.keeper import Keeper
 from infra.lifecycle import Lifecycle
@@ -24,8 +24,6 @@ from infra.settings import Settings
 from infra.telemetry import InternalListener, configure_logging
 from infra.wire import RoomEntry
 from schemas import names
-
-VERSION: Final = "0.1.0"
 
 
 async def main(settings: Settings) -> int:

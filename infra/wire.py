@@ -16,6 +16,8 @@ VERSION: Final = 1
 MAX_ITEMS: Final = 1_000
 MAX_BYTES: Final = 256 * 1024
 MAX_UNANSWERED: Final = 4
+ITEM_OVERHEAD: Final = 512
+"""Bytes of a message in a batch beside payload, correlation and properties, at most."""
 
 T = TypeVar("T")
 
@@ -58,6 +60,12 @@ class Downlink(msgspec.Struct, array_like=True, frozen=True):
     content_type: str = ""
     correlation: bytes | None = None
     properties: Properties = []
+
+
+def size_of(message: Downlink) -> int:
+    """Bytes of a message in a batch, at most: a character has up to four."""
+    properties = sum(4 * (len(name) + len(value)) for name, value in message.properties)
+    return len(message.payload) + len(message.correlation or b"") + properties + ITEM_OVERHEAD
 
 
 class Hint(msgspec.Struct, array_like=True, frozen=True):

@@ -84,8 +84,8 @@ class Delivery:
             accepted = self._accept(record)
             if isinstance(accepted, Dead):
                 letters.append(accepted)
-            elif accepted.message.user is not None:
-                clients = await self._clients_of(accepted.message)
+            elif (user := accepted.message.user) is not None:
+                clients = await self._register.clients_of(accepted.message.realm, accepted.message.product, user)
                 if clients:
                     elsewhere.append((accepted, clients))
                 else:
@@ -124,10 +124,6 @@ class Delivery:
             outcomes.labels("refused").inc()
             return Dead(record, reason, message.id, message.client, message.product, message.realm)
         return Accepted(record, message, product)
-
-    async def _clients_of(self, message: PushMessage) -> list[str]:
-        """A user's message becomes one for each of the user's clients, with the same id and accept time."""
-        return await self._register.clients_of(message.realm, message.product, message.user or "")
 
     async def _produce_again(self, item: Accepted, clients: list[str]) -> None:
         """Under each client's own key, acknowledged before the source is committed. Source and copies share id and time."""

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 from prometheus_client import Counter
 
 from infra.bus import Bus, BusError
-from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, VERSION, Hint, HintResult, Reply, Request
+from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, VERSION, Hint, HintResult, Reply, Request, size_of
 from schemas import names
 
 QUEUE: Final = 20_000
 """Hints that wait for one room, at most."""
 TRIES: Final = 2
 TIMEOUT: Final = 1.0
-_OVERHEAD: Final = 512
 
 sent = Counter("longwire_hints_total", "Hints by what became of them", ["outcome"])
 
@@ -38,10 +36,9 @@ class _RoomQueue:
 class HintSender:
     """Sends hints in the order they came, in batches, at most `MAX_UNANSWERED` of them unanswered a room."""
 
-    def __init__(self, bus: Bus, *, instance: str, dropped: Callable[[Hint], None] = lambda hint: None) -> None:
+    def __init__(self, bus: Bus, *, instance: str) -> None:
         self._bus = bus
         self._instance = instance
-        self._dropped = dropped
         self._seq = 0
         self._rooms: dict[str, _RoomQueue] = {}
         self._encode = msgspec.msgpack.Encoder().encode
@@ -64,7 +61,6 @@ class HintSender:
         queue = self._rooms.setdefault(room, _RoomQueue())
         if len(queue.waiting) >= QUEUE:
             sent.labels("overflow").inc()
-            self._dropped(hint)
             return
         queue.waiting.append(hint)
 
@@ -96,22 +92,17 @@ class HintSender:
                 reply = self._decode(await self._bus.request(names.room_push(room), data, timeout=TIMEOUT))
             except (BusError, msgspec.MsgspecError):
                 continue
-            for hint, result in zip(batch, reply.items, strict=False):
+            for result in reply.items:
                 sent.labels(result.outcome).inc()
-                if result.outcome in ("dropped", "gone"):
-                    self._dropped(hint)
             return
         sent.labels("let go").inc(len(batch))
-        for hint in batch:
-            self._dropped(hint)
 
 
 def _take_batch(waiting: deque[Hint]) -> list[Hint]:
     batch: list[Hint] = []
     size = 0
     while waiting and len(batch) < MAX_ITEMS:
-        message = waiting[0].message
-        size += len(message.payload) + sum(len(k) + len(v) for k, v in message.properties) + _OVERHEAD
+        size += size_of(waiting[0].message)
         if batch and size > MAX_BYTES:
             break
         batch.append(waiting.popleft())

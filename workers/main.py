@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 from uuid import uuid4
 
+from infra import VERSION
 from infra.bus import Bus
 from infra.journal import Journal
 from infra.keeper import Keeper
@@ -17,7 +18,6 @@ from infra.telemetry import InternalListener, configure_logging
 from schemas import names
 from workers.runner import Handler, Runner
 
-VERSION: Final = "0.1.0"
 NATS_DOWN: Final = "the connection to NATS is down"
 NOT_JOINED: Final = "the consumer group has not answered yet"
 

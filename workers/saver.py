@@ -34,6 +34,7 @@ from infra.wire import (
     SyncItem,
     SyncResult,
     UnbindItem,
+    size_of,
 )
 from schemas import names
 from schemas.codes import State, Status
@@ -42,8 +43,6 @@ from workers.owed import pay
 from workers.responder import respond
 
 TAKEN_OVER: Final = 0x8E
-ITEM_OVERHEAD: Final = 512
-"""Bytes of a message in a page beside payload and properties, at most."""
 
 log = structlog.get_logger("saver")
 
@@ -241,19 +240,13 @@ class _Budget:
             return None
         items: list[Downlink] = []
         for item in page.items:
-            size = _size(item)
+            message = _downlink(item)
+            size = size_of(message)
             if size > self._left and self._left < MAX_BYTES:
                 break
             self._left -= size
-            items.append(_downlink(item))
+            items.append(message)
         return Page(page.product, page.n, items, page.more or len(items) < len(page.items))
-
-
-def _size(item: PendingItem) -> int:
-    body = item.body
-    return (
-        len(body.payload) + len(body.correlation or b"") + sum(4 * (len(k) + len(v)) for k, v in body.properties) + ITEM_OVERHEAD
-    )
 
 
 def _downlink(item: PendingItem) -> Downlink:

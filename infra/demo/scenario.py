@@ -11,6 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
+from infra import VERSION
 from infra.bus import Bus
 from infra.demo.fleet import PRODUCT, Fleet
 from infra.demo.ledger import Ledger
@@ -68,7 +69,7 @@ class Demo:
         self._clients = [f"device-{number:05}" for number in range(devices)]
         self._fleet = Fleet(system.center, lambda client: make_token(Path(system.data), client=client, product=PRODUCT))
         self._center = CenterClient(system)
-        self._bus = Bus(NatsSettings(url=system.nats), name="demo-service", version="0.1.0")
+        self._bus = Bus(NatsSettings(url=system.nats), name="demo-service", version=VERSION)
         self._reader = Reader(system.kafka, partitions)
         self._ledger = Ledger()
         self._rate = max(1, devices // BROADCAST_SECONDS)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from infra import VERSION
 from infra.agent import Agent, ProcessSpec, Supervised
 from infra.bus import Bus
 from infra.journal import apply_topics
@@ -154,7 +155,7 @@ class RunningSystem:
 
     async def _seed(self, settings: Settings) -> None:
         """The product `demo` and an issuer with a secret of its own, where the keeper has none; the policy if one was given."""
-        bus = Bus(settings.nats, name="up", version="0.1.0")
+        bus = Bus(settings.nats, name="up", version=VERSION)
         keeper = Keeper(bus, disk=self.data / "up")
         try:
             await bus.start()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
 import pytest
+
+from infra import VERSION
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,6 +22,10 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
     done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_processes_say_the_version_of_the_wheel() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
 
 
 def test_import_contracts_hold() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,17 @@ async def _send(system: System, client: str) -> str:
     raise AssertionError("center accepted nothing for 30 s")
 
 
+@asynccontextmanager
+async def _bound(system: System) -> AsyncIterator[tuple[str, list[str]]]:
+    """A device that is bound, and the ids of what it gets."""
+    client, got = unique("c"), list[str]()
+    token = make_token(Path(system.data), client=client, product=PRODUCT)
+    device = PushClient(client_id=client, token=token, dispatch=system.center, on_message=lambda m: got.append(str(m.id)))
+    async with asyncio.timeout(100), device:
+        await device.bind(PRODUCT)
+        yield client, got
+
+
 async def _arrives(system: System, client: str, got: list[str]) -> None:
     message = await _send(system, client)
 
@@ -60,11 +72,7 @@ async def test_given_a_broker_is_killed_then_it_is_started_again_and_messages_ar
     running: tuple[RunningSystem, System], broker: str
 ) -> None:
     stack, system = running
-    client, got = unique("c"), list[str]()
-    token = make_token(Path(system.data), client=client, product=PRODUCT)
-    device = PushClient(client_id=client, token=token, dispatch=system.center, on_message=lambda m: got.append(str(m.id)))
-    async with asyncio.timeout(100), device:
-        await device.bind(PRODUCT)
+    async with _bound(system) as (client, got):
         await _arrives(system, client, got)
         assert stack._brokers is not None
         pid = getattr(stack._brokers, broker).pid
@@ -78,10 +86,6 @@ async def test_given_a_process_is_killed_then_it_is_started_again_and_messages_a
     running: tuple[RunningSystem, System], process: str
 ) -> None:
     stack, system = running
-    client, got = unique("c"), list[str]()
-    token = make_token(Path(system.data), client=client, product=PRODUCT)
-    device = PushClient(client_id=client, token=token, dispatch=system.center, on_message=lambda m: got.append(str(m.id)))
-    async with asyncio.timeout(100), device:
-        await device.bind(PRODUCT)
+    async with _bound(system) as (client, got):
         os.kill(stack.agent.processes[process].child.pid or 0, signal.SIGKILL)
         await _arrives(system, client, got)

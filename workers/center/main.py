@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from infra import VERSION
 from infra.bus import Bus, BusDown
 from infra.journal import Journal
 from infra.keeper import Keeper
@@ -24,7 +25,6 @@ from workers.center.readiness import Readiness
 from workers.center.server import HttpServer
 
 NAME: Final = "center"
-VERSION: Final = "0.1.0"
 
 log = structlog.get_logger("center")
 
