@@ -74,7 +74,13 @@ class Issuer(Document):
 
 
 class Policy(Document):
-    """How the cluster treats connections. Keep Alive is by the network that a client names in CONNECT (`wifi`, `4g`, …)."""
+    """How the cluster treats connections. Keep Alive is by the network that a client names in CONNECT (`wifi`, `4g`, …).
+
+    `sweep_grace`: how long a room is dead before its sessions are removed; `flash_window_s`: the longest Session Expiry Interval
+    that is granted (0: none); `connect_rate`, `resync_rate`: CONNECTs admitted and clients synced again, per second and room;
+    `park_after_*`: a message that was written in so many connections over at least that time, none of which acknowledged
+    anything, is a dead letter.
+    """
 
     keep_alive: dict[str, int] = Field(default_factory=lambda: {"2g": 300, "3g": 300, "4g": 480, "wifi": 480})
     keep_alive_default: int = Field(default=480, ge=5, le=3600)
@@ -85,6 +91,13 @@ class Policy(Document):
     groups_per_bind: int = Field(default=64, ge=0, le=1024)
     lease_interval: Seconds = 3.0
     lease_dead_after: Seconds = 10.0
+    sweep_grace: Seconds = 30.0
+    sweep_interval: Seconds = 3600.0
+    flash_window_s: int = Field(default=60, ge=0, le=3600)
+    connect_rate: int = Field(default=2_000, ge=1)
+    resync_rate: int = Field(default=2_000, ge=1)
+    park_after_connections: int = Field(default=10, ge=2, le=1000)
+    park_after: Seconds = 1800.0
     dispatch_ttl_s: int = Field(default=300, ge=1)
     backoff_base: Seconds = 0.5
     backoff_cap: Seconds = 30.0

@@ -218,7 +218,11 @@ class UnbindItem(msgspec.Struct, array_like=True, frozen=True):
 
 
 class DisconnectItem(msgspec.Struct, array_like=True, frozen=True):
-    """`saver.disconnect`: the socket is gone. Removes the session only if it is still this one."""
+    """`saver.disconnect`: the session is over. Removes it only if it is still this one.
+
+    `unacked`: (product, id) of what was written and has no PUBACK; `fruitless`: how many connections of this session ended so
+    that something was written and nothing at all acknowledged; `acked`: whether anything was acknowledged in this session.
+    """
 
     key: str
     room: str
@@ -228,6 +232,9 @@ class DisconnectItem(msgspec.Struct, array_like=True, frozen=True):
     reason: str
     acks: list[Ack]
     jobs: list[SettledJob]
+    unacked: list[tuple[str, str]] = []
+    fruitless: int = 0
+    acked: bool = False
 
 
 class DoneResult(msgspec.Struct, array_like=True, frozen=True):

@@ -164,6 +164,9 @@ SAVER_QUEUE: Final = "saver"
 COORDINATOR_UPLINK: Final = "coordinator.uplink"
 COORDINATOR_QUEUE: Final = "coordinator"
 
+REGISTER_OPENED: Final = "register.opened"
+"""A hint to rooms: Redis lost something and is ready again; they register their sessions again."""
+
 KV_KEEPER: Final = "keeper"
 KV_ROOMS: Final = "rooms"
 KV_JOBS: Final = "jobs"
