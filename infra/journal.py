@@ -165,6 +165,7 @@ def topic_specs(partitions: int) -> tuple[TopicSpec, ...]:
         TopicSpec(names.BROADCASTS, partitions, kept(30)),
         TopicSpec(names.JOBS, partitions, compacted),
         TopicSpec(names.DEAD, partitions, kept(30)),
+        TopicSpec(names.REGISTER, 1, compacted),
     )
 
 

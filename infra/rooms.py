@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 import structlog
@@ -17,6 +18,9 @@ from infra.bus import Bus
 from infra.mirror import Mirror
 from infra.wire import Lease, RoomEntry
 from schemas import names
+
+ENDED: Final = 1024
+"""Boots of rooms whose end is remembered."""
 
 log = structlog.get_logger("rooms")
 
@@ -42,12 +46,16 @@ class Rooms:
         self._dead_after = dead_after
         self._entries: dict[str, RoomEntry] = {}
         self._leases: dict[str, tuple[Lease, float]] = {}
+        self._ended: dict[tuple[str, int], float] = {}
+        self._listening = time.monotonic()
         self._mirror = Mirror(bus, names.KV_ROOMS, on_change=self._take_entry, fail=fail)
         self._lease = msgspec.msgpack.Decoder(Lease)
         self._entry = msgspec.json.Decoder(RoomEntry)
 
     async def start(self) -> None:
         """Follow the entries and the leases; raises BusDown."""
+        self._listen_anew()
+        self._bus.on_reconnect.append(self._listen_anew)
         await self._bus.subscribe(names.ROOMS_LEASE, self._take_lease)
         await self._mirror.start()
 
@@ -70,13 +78,38 @@ class Rooms:
         lease, seen = self._leases.get(room, (None, 0.0))
         return lease is not None and lease.epoch == epoch and time.monotonic() - seen < self._dead_after()
 
+    def silent_for(self, room: str, epoch: int) -> float:
+        """Seconds for which this boot of a room gave no sign of life, as far as we listened; 0 while we can't hear any."""
+        if not self._bus.connected:
+            return 0.0
+        lease, seen = self._leases.get(room, (None, 0.0))
+        if lease is None or lease.epoch != epoch:
+            seen = self._ended.get((room, epoch), 0.0)
+        return time.monotonic() - max(seen, self._listening)
+
+    def _listen_anew(self) -> None:
+        self._listening = time.monotonic()
+
+    def silent(self, seconds: float) -> set[tuple[str, int]]:
+        """The boots of rooms that we heard once, and not for so long."""
+        known = {(room, lease.epoch) for room, (lease, _) in self._leases.items()} | set(self._ended)
+        return {(room, epoch) for room, epoch in known if self.silent_for(room, epoch) >= seconds}
+
     def _take_lease(self, data: bytes) -> None:
         lease = self._lease.decode(data)
-        known, _ = self._leases.get(lease.room, (None, 0.0))
+        known, seen = self._leases.get(lease.room, (None, 0.0))
         if known is None or lease.epoch >= known.epoch:
+            if known is not None and known.epoch < lease.epoch:
+                self._end(known, seen)
             self._leases[lease.room] = (lease, time.monotonic())
         if lease.state == "stopped":
             self._leases.pop(lease.room, None)
+            self._end(lease, time.monotonic())
+
+    def _end(self, lease: Lease, seen: float) -> None:
+        self._ended[lease.room, lease.epoch] = seen
+        while len(self._ended) > ENDED:
+            del self._ended[next(iter(self._ended))]
 
     def _take_entry(self, room: str, value: bytes | None) -> None:
         if value is None:

@@ -127,6 +127,7 @@ UPLINK: Final = "push.uplink"
 STATUS: Final = "push.status"
 CLIENTS: Final = "push.clients"
 DEAD: Final = "push.dead"
+REGISTER: Final = "push.register"
 
 DELIVERY_GROUP: Final = "longwire-delivery"
 BROADCAST_GROUP: Final = "longwire-broadcast"
@@ -208,6 +209,11 @@ def session_key(key: str) -> str:
 def counter_key(key: str) -> str:
     """STRING: the client's session counter, which outlives its sessions."""
     return f"c:{{{key}}}"
+
+
+def guard_key(key: str) -> str:
+    """HASH: the never-ack guard, `<product> <id>` → `<connections> <since, ms>`."""
+    return f"g:{{{key}}}"
 
 
 def owed_key(key: str) -> str:

@@ -253,7 +253,19 @@ class DeadLetter:
     product: str | None = None
 
 
-Record = PushMessage | Broadcast | JobRecord | Receipt | Uplink | StatusEvent | ClientRecord | DeadLetter
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRecord:
+    """`push.register`, key shard: Redis has a new incarnation. This record's offset + 1 is the generation (docs/adr/0007)."""
+
+    SCHEMA: ClassVar[str] = "ShardRecord.v1"
+
+    shard: str
+    run_id: str
+    by: str
+    at_ms: int
+
+
+Record = PushMessage | Broadcast | JobRecord | Receipt | Uplink | StatusEvent | ClientRecord | DeadLetter | ShardRecord
 RECORDS: tuple[type[Record], ...] = (
     PushMessage,
     Broadcast,
@@ -263,4 +275,5 @@ RECORDS: tuple[type[Record], ...] = (
     StatusEvent,
     ClientRecord,
     DeadLetter,
+    ShardRecord,
 )

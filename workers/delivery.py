@@ -17,7 +17,7 @@ from prometheus_client import Counter
 
 from infra.journal import Entry, Journal
 from infra.keeper import Keeper, Product
-from infra.register import Register, SessionView, Stored, StoreItem, StoreMessage, StoreOutcome
+from infra.register import Register, SessionView, StoreItem, StoreOutcome
 from infra.wire import Downlink, Hint
 from schemas import names
 from schemas.codec import Undecodable, decode_as
@@ -26,6 +26,7 @@ from schemas.partition import partition_of
 from schemas.records import PushMessage, Receipt
 from workers.hints import HintSender
 from workers.owed import pay
+from workers.refold import to_store
 from workers.runner import Dead, Incoming, Retryable
 
 EXPANSION: Final = 500
@@ -95,11 +96,14 @@ class Delivery:
             else:
                 here.append(accepted)
         await self._store([item for item in here if item.message.qos == 1])
+        stored_in = self._register.incarnations()
         await self._pass_on([item for item in here if item.message.qos == 0])
         for accepted, clients in elsewhere:  # after all that Redis can fail: a retry would produce them once more
             await self._produce_again(accepted, clients)
         await self._receipt_dead(letters)
         self._hints.flush()
+        if self._register.incarnations() != stored_in:
+            raise Retryable("Redis lost something while the batch was handled")  # perhaps what was just stored
         return letters
 
     # --- in ------------------------------------------------------------------------------------------------------------
@@ -156,7 +160,7 @@ class Delivery:
         for item in items:
             groups.setdefault((item.key, item.message.product), []).append(item)
         requests = [
-            StoreItem(key, product, group[0].product.max_pending, [_stored(item) for item in group])
+            StoreItem(key, product, group[0].product.max_pending, [to_store(item.message, item.expires_ms) for item in group])
             for (key, product), group in groups.items()
         ]
         results = await self._register.store(requests)
@@ -216,18 +220,6 @@ def _nobody(item: Accepted) -> Dead:
     message = item.message
     reason = f"user {message.user} has no clients in {message.product}"
     return Dead(item.record, reason, message.id, None, message.product, message.realm)
-
-
-def _stored(item: Accepted) -> StoreMessage:
-    message = item.message
-    body = Stored(
-        message.payload,
-        message.group or "",
-        message.content_type or "",
-        message.correlation,
-        list(message.properties.items()),
-    )
-    return StoreMessage(message.id, message.priority, item.expires_ms, message.collapse_key or "", body)
 
 
 def _hint(item: Accepted, session: SessionView, n: int, remaining_s: int) -> Hint:

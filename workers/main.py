@@ -66,26 +66,45 @@ class _Process:
 async def saver(settings: Settings) -> int:
     """Run a saver: the answers to rooms; returns the exit status."""
     from workers.saver import Saver
+    from workers.sweep import Sweep
 
     process = _Process("saver", settings)
     register = Register(settings.redis)
-    answers = Saver(process.bus, process.journal, register)
-    return await process.run(("register", register), ("saver", answers))
+    answers = Saver(process.bus, process.journal, register, process.keeper)
+    keeper = process.keeper
+    rooms = Rooms(process.bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=process.life.fail)
+    sweep = Sweep(register, process.journal, keeper, rooms, instance=process.instance, fail=process.life.fail)
+    return await process.run(("register", register), ("saver", answers), ("rooms", rooms), ("sweep", sweep))
 
 
 async def delivery(settings: Settings) -> int:
     """Run a delivery worker: `push.messages` into the register, and hints to rooms; returns the exit status."""
     from workers.delivery import Delivery
     from workers.hints import HintSender
+    from workers.recovery import Recovery
 
     process = _Process("delivery", settings)
     register = Register(settings.redis)
     hints = HintSender(process.bus, instance=process.instance)
     handler = Delivery(process.journal, register, process.keeper, hints)
     runner = process.runner(names.MESSAGES, names.DELIVERY_GROUP, handler)
-    return await process.run(
-        ("register", register), ("hints", hints), ("runner", runner), ready=lambda: "" if runner.joined else NOT_JOINED
+    recovery = Recovery(
+        settings.kafka,
+        bus=process.bus,
+        journal=process.journal,
+        keeper=process.keeper,
+        register=register,
+        runner=runner,
+        name=process.instance,
+        fail=process.life.fail,
     )
+
+    def ready() -> str:
+        if not runner.joined:
+            return NOT_JOINED
+        return "" if recovery.open else "Redis is not ready: what it lost is folded again from Kafka"
+
+    return await process.run(("register", register), ("hints", hints), ("runner", runner), ("recovery", recovery), ready=ready)
 
 
 async def broadcast(settings: Settings) -> int:

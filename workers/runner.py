@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
@@ -29,9 +28,7 @@ from schemas.records import DeadLetter
 
 DRAIN: Final = 5.0
 """How long a revoked or stopping partition may finish its batch, s."""
-REWIND: Final = 60.0
-"""A commit's metadata names the offset that was committed this long before, s: where a fold of a lost tail begins."""
-BACKOFF: Final = (0.1, 5.0)
+BACKOFF: Final = (0.1, 2.0)
 ATTEMPTS_ON_BUG: Final = 3
 
 log = structlog.get_logger("runner")
@@ -92,13 +89,7 @@ class _Partition:
     task: asyncio.Task[None] | None = None
     done: int | None = None
     committed: int | None = None
-    history: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=128))
-
-    def rewind_offset(self, now: float) -> int | None:
-        """The offset committed `REWIND` seconds ago (or the oldest known)."""
-        while len(self.history) > 1 and self.history[1][0] <= now - REWIND:
-            self.history.popleft()
-        return self.history[0][1] if self.history else None
+    failed_at: float = 0.0
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -181,6 +172,34 @@ class Runner:
                     await consumer.stop()
             except (TimeoutError, KafkaError):
                 log.warning("consumer not closed cleanly", consumer=self._name)
+
+    # --- for who keeps what the handler stores ---------------------------------------------------------------------------
+
+    def positions(self) -> dict[int, int]:
+        """Partition → offset below which everything was handled under this assignment; only those where something was."""
+        return {number: item.done for number, item in self._partitions.items() if item.done is not None}
+
+    def owned(self) -> frozenset[int]:
+        """The partitions that are this member's now."""
+        return frozenset(self._partitions) - self._fresh
+
+    async def position(self, partition: int) -> int:
+        """Everything below was handled and won't come again; raises JournalDown, also where the partition is not ours."""
+        item = self._partitions.get(partition)
+        if item is None or self._consumer is None:
+            raise JournalDown(f"partition {partition} of {self._topic} is not ours")
+        if item.done is not None:
+            return item.done
+        try:
+            async with asyncio.timeout(self._settings.request_timeout):
+                return int(await self._consumer.committed(TopicPartition(self._topic, partition)) or 0)
+        except (KafkaError, TimeoutError) as error:
+            raise JournalDown(f"{self._topic}: {type(error).__name__}: {error}") from error
+
+    def resting(self, partition: int, since: float) -> bool:
+        """No batch is in flight, or the one that is has failed and begun anew after `since` (monotonic)."""
+        item = self._partitions.get(partition)
+        return item is None or item.task is None or item.failed_at > since
 
     # --- assignment ----------------------------------------------------------------------------------------------------
 
@@ -274,6 +293,7 @@ class Runner:
                 log.exception("batch failed", consumer=self._name, partition=partition.number, offset=batch[0].offset)
             else:
                 break
+            partition.failed_at = time.monotonic()
             retried.labels(self._topic, type(reason).__name__).inc()
             log.warning("batch retried", consumer=self._name, partition=partition.number, reason=str(reason)[:200])
             await asyncio.sleep(delay)
@@ -293,14 +313,11 @@ class Runner:
 
     async def _commit(self, partitions: dict[int, _Partition]) -> None:
         """Commit what is done. A failure is only more work later: the records are handled again."""
-        now = time.monotonic()
-        offsets = {}
-        for item in partitions.values():
-            if item.done is not None and item.done != item.committed:
-                if not item.history or now - item.history[-1][0] >= 1.0:  # 128 entries, so two minutes at least
-                    item.history.append((now, item.done))
-                metadata = str(item.rewind_offset(now))
-                offsets[TopicPartition(self._topic, item.number)] = OffsetAndMetadata(item.done, metadata)
+        offsets = {
+            TopicPartition(self._topic, item.number): OffsetAndMetadata(item.done, "")
+            for item in partitions.values()
+            if item.done is not None and item.done != item.committed
+        }
         if not offsets or self._consumer is None:
             return
         try:

@@ -16,7 +16,8 @@ import structlog
 
 from infra.bus import Bus, BusError
 from infra.journal import Entry, Journal
-from infra.register import Bound, Connected, PendingItem, PendingPage, Register
+from infra.keeper import Keeper
+from infra.register import Bound, Connected, Parking, PendingItem, PendingPage, Register
 from infra.wire import (
     MAX_BYTES,
     OK,
@@ -39,7 +40,7 @@ from infra.wire import (
 from schemas import names
 from schemas.codes import State, Status
 from schemas.records import ClientProduct, ClientRecord, Receipt, StatusEvent
-from workers.owed import pay
+from workers.owed import park, pay
 from workers.responder import respond
 
 TAKEN_OVER: Final = 0x8E
@@ -50,8 +51,9 @@ log = structlog.get_logger("saver")
 class Saver:
     """The five answers."""
 
-    def __init__(self, bus: Bus, journal: Journal, register: Register) -> None:
+    def __init__(self, bus: Bus, journal: Journal, register: Register, keeper: Keeper) -> None:
         self._bus = bus
+        self._keeper = keeper
         self._journal = journal
         self._register = register
         self._encode = msgspec.msgpack.Encoder().encode
@@ -107,6 +109,12 @@ class Saver:
         """Receipts for the acks, then settle them and page what is next."""
         await self._receipt_acks((item.key, item.acks) for item in items)
         results = await self._register.sync(items)
+        back = [
+            _event(item, Status.ONLINE, (item.generation, item.number))
+            for item, result in zip(items, results, strict=True)
+            if result.registered
+        ]
+        await self._journal.produce([_by_client(names.STATUS, event) for event in back])
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
         budget = _Budget()
         return [
@@ -137,8 +145,11 @@ class Saver:
             _event(item, Status.OFFLINE, (item.generation, item.number), reason=item.reason, jobs=item.jobs) for item in items
         ]
         await self._journal.produce([_by_client(names.STATUS, event) for event in events])
-        results = await self._register.disconnect(items)
+        policy = self._keeper.policy
+        parking = Parking(policy.park_after_connections, policy.park_after)
+        results = await self._register.disconnect(items, parking)
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
+        await park(self._journal, self._register, [parked for result in results for parked in result.parked], parking)
         return [DoneResult(result.status) for result in results]
 
     # --- parts ---------------------------------------------------------------------------------------------------------
@@ -187,7 +198,7 @@ def _client_entry(item: BindItem, result: Bound) -> Entry:
 
 
 def _event(
-    item: ConnectItem | BindItem | UnbindItem | DisconnectItem,
+    item: ConnectItem | BindItem | SyncItem | UnbindItem | DisconnectItem,
     event: Status,
     session: tuple[int, int],
     *,

@@ -1,6 +1,8 @@
 -- Shared by every script of the register. All keys of a script carry one hash tag, {realm:client}, so they lie in one slot.
 -- A product's keys come as a table: q pending, m bodies, n store number, t settled ids, k collapse index, j settled jobs.
 -- A body is `<expires_ms>|<collapse key>|<bytes>`; a pending score is class * 2^48 + n.
+-- GENERATION is the register's, set by the line that infra/register/shards.py puts before this text: the hash of a script is the
+-- fence, a process that does not know the present generation has no script to run (docs/adr/0007).
 
 local CLASS = 281474976710656
 local SETTLED_MS, SETTLED_MIN, SETTLED_TTL = 3600000, 128, 172800000
@@ -19,12 +21,16 @@ local function header(body)
   return tonumber(expires), collapse, last
 end
 
--- Remember an id as settled: for an hour at least, and the last 128.
-local function settle(p, id, now)
-  redis.call('ZADD', p.t, now, id)
+-- Settled ids are remembered for an hour at least, and the last 128.
+local function trim_settled(p, now)
   local excess = math.min(redis.call('ZCOUNT', p.t, '-inf', now - SETTLED_MS), redis.call('ZCARD', p.t) - SETTLED_MIN)
   if excess > 0 then redis.call('ZREMRANGEBYRANK', p.t, 0, excess - 1) end
   redis.call('PEXPIRE', p.t, SETTLED_TTL)
+end
+
+local function settle(p, id, now)
+  redis.call('ZADD', p.t, now, id)
+  trim_settled(p, now)
 end
 
 -- Take an id out of what is pending; returns whether it was there.
@@ -96,21 +102,24 @@ local function register(s, c, me)
 end
 
 -- Is this session the client's latest? A missing one is registered again, an older one replaced; the same number from another
--- room loses, and so does a session whose number the counter has passed.
+-- room loses, and so does a session whose number the counter has passed. A session that was folded from Kafka has no connection
+-- (-1) until its room claims it. Returns whether it is, and whether it had to be registered.
 local function claim(s, c, me)
   local cur = redis.call('HMGET', s, unpack(SESSION))
   if not cur[1] then
-    if tonumber(redis.call('GET', c) or '0') > me.number then return false end
+    if tonumber(redis.call('GET', c) or '0') > me.number then return false, false end
     register(s, c, me)
-    return true
+    return true, true
   end
   local generation, number = tonumber(cur[1]), tonumber(cur[2])
   if generation == me.generation and number == me.number then
-    return cur[3] == me.room and tonumber(cur[4]) == me.epoch and tonumber(cur[5]) == me.connection
+    if cur[3] ~= me.room or tonumber(cur[4]) ~= me.epoch then return false, false end
+    if cur[5] == '-1' then redis.call('HSET', s, 'connection', me.connection) end
+    return cur[5] == '-1' or tonumber(cur[5]) == me.connection, false
   end
-  if generation > me.generation or (generation == me.generation and number > me.number) then return false end
+  if generation > me.generation or (generation == me.generation and number > me.number) then return false, false end
   register(s, c, me)
-  return true
+  return true, true
 end
 
 local function me_from(a)

@@ -1,9 +1,10 @@
 -- KEYS: session, counter, owed, then six a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs}, then binds.
 -- `products` names every product whose keys are given; windows, limits and binds are given for the first of them.
--- Returns {status, now, pages, owed}.
+-- Returns {status, now, pages, owed, whether the session was missing}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, c, owed, now = KEYS[1], KEYS[2], KEYS[3], clock()
-if not claim(s, c, me_from(a[1])) then return {'superseded'} end
+local latest, missing = claim(s, c, me_from(a[1]))
+if not latest then return {'superseded'} end
 local products = load_products(a[2], 4)
 apply_acks(products, a[6], owed, now)
 save_jobs(products, a[7], now)
@@ -13,4 +14,4 @@ for i, window in ipairs(a[3]) do
   if redis.call('HGET', s, 'b:' .. p.name) ~= bind then redis.call('HSET', s, 'b:' .. p.name, bind) end
   pages[i] = page(p, owed, p.name, window, a[4][i], a[5], now)
 end
-return {'ok', now, pages, owed_now(owed)}
+return {'ok', now, pages, owed_now(owed), missing and 1 or 0}

@@ -3,15 +3,21 @@
 Each method takes a batch and runs one Lua script a client, pipelined; every script is idempotent, because a timeout leaves its
 outcome unknown and the caller repeats it. A script touches the keys of one client only, which share a slot.
 
-`calls` builds what a script is given, `answers` reads what it returns, `views` are the values, `client` is the class.
+`calls` builds what a script is given, `answers` reads what it returns, `views` are the values, `shards` knows which server has
+a key and whether it may be used, `client` is the class, `fold` what puts Kafka's records into a server that lost something.
 """
 
-from infra.register.client import Register, RegisterDown
+from infra.register.client import Register
+from infra.register.shards import Marker, RegisterDown, RegisterNotReady, Shard
 from infra.register.views import (
     Bound,
     ClientView,
     Connected,
+    Gone,
+    LastSession,
     Owed,
+    Parked,
+    Parking,
     PendingItem,
     PendingPage,
     SessionView,
@@ -26,12 +32,19 @@ __all__ = [
     "Bound",
     "ClientView",
     "Connected",
+    "Gone",
+    "LastSession",
+    "Marker",
     "Owed",
+    "Parked",
+    "Parking",
     "PendingItem",
     "PendingPage",
     "Register",
     "RegisterDown",
+    "RegisterNotReady",
     "SessionView",
+    "Shard",
     "StoreItem",
     "StoreMessage",
     "StoreOutcome",

@@ -11,7 +11,9 @@ from infra.register.calls import pack
 from infra.register.views import (
     Bound,
     Connected,
+    Gone,
     Owed,
+    Parked,
     PendingItem,
     PendingPage,
     SessionView,
@@ -20,7 +22,7 @@ from infra.register.views import (
     StoreOutcome,
     Synced,
 )
-from infra.wire import Bind, BindItem, ConnectItem, SyncItem
+from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, SyncItem
 
 SESSION: Final = ("generation", "number", "room", "epoch", "connection")
 
@@ -95,12 +97,25 @@ def synced(item: SyncItem, answer: Sequence[Any]) -> Synced:
     """Of `sync.lua`."""
     if len(answer) == 1:
         return Synced(text(answer[0]))
-    status, now, raw, due = answer
+    status, now, raw, due, missing = answer
     pages = [page(entry.bind.product, one, int(now)) for entry, one in zip(item.products, raw, strict=True)]
-    return Synced(text(status), pages, owed(item.key, due))
+    return Synced(text(status), pages, owed(item.key, due), bool(missing))
 
 
 def stored(item: StoreItem, answer: Sequence[Any]) -> StoreOutcome:
     """Of `store.lua`."""
     where, packed, now, numbers, due = answer
     return StoreOutcome(session(where), bind(packed), int(now), [int(n) for n in numbers], owed(item.key, due))
+
+
+def gone(item: DisconnectItem, answer: Sequence[Any]) -> Gone:
+    """Of `disconnect.lua`."""
+    status, due, flat = answer
+    products = list(
+        dict.fromkeys([*(a.product for a in item.acks), *(j.product for j in item.jobs), *(p for p, _ in item.unacked)])
+    )
+    parked = [
+        Parked(item.key, products[int(place) - 1], text(message_id), _unpack_stored.decode(packed.split(b"|", 2)[2]))
+        for place, message_id, packed in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    ]
+    return Gone(text(status), owed(item.key, due), parked)

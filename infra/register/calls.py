@@ -1,15 +1,13 @@
-"""The scripts, and how each is called: names of keys and packed arguments, in the order that the script's head says."""
+"""How each script is called: names of keys and packed arguments, in the order that the script's head says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha1
-from importlib import resources
 from typing import Any, Final
 
 import msgspec
 
-from infra.register.views import StoreItem
+from infra.register.views import LastSession, Parking, SessionView, StoreItem
 from infra.wire import BindItem, ConnectItem, DisconnectItem, ProductWindow, SettledJob, SyncItem, UnbindItem
 from schemas import names
 
@@ -22,21 +20,9 @@ Call = tuple[str, list[str], list[Any]]
 pack: Final = msgspec.msgpack.Encoder().encode
 
 
-class Script:
-    """One Lua script with what all of them share."""
-
-    def __init__(self, name: str) -> None:
-        folder = resources.files("infra") / "lua"
-        self.text = (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
-SCRIPTS: Final = {name: Script(name) for name in ("connect", "bind", "sync", "unbind", "disconnect", "store")}
-
-
-def connect_call(i: ConnectItem, generation: int) -> Call:
+def connect_call(i: ConnectItem) -> Call:
     """`connect.lua`."""
-    return "connect", [names.session_key(i.key), names.counter_key(i.key)], [i.room, i.epoch, i.connection, generation]
+    return "connect", [names.session_key(i.key), names.counter_key(i.key)], [i.room, i.epoch, i.connection]
 
 
 def bind_call(i: BindItem) -> Call:
@@ -67,11 +53,16 @@ def sync_call(i: SyncItem) -> Call:
     return "sync", _client_keys(i.key, products), [pack(arguments), *(pack(item.bind) for item in i.products)]
 
 
-def disconnect_call(i: DisconnectItem) -> Call:
+def disconnect_call(i: DisconnectItem, parking: Parking) -> Call:
     """`disconnect.lua`."""
-    products = _places((), [*(ack.product for ack in i.acks), *(job.product for job in i.jobs)])
+    touched = [*(ack.product for ack in i.acks), *(job.product for job in i.jobs), *(product for product, _ in i.unacked)]
+    products = _places((), touched)
     acks = [[products[ack.product], ack.id] for ack in i.acks]
-    return "disconnect", _client_keys(i.key, products), [pack([_me(i), list(products), acks, _jobs(products, i.jobs)])]
+    unacked = [[products[product], message_id] for product, message_id in i.unacked]
+    bounds = [parking.connections, int(parking.seconds * 1000)]
+    arguments = [_me(i), list(products), acks, _jobs(products, i.jobs), unacked, i.fruitless, i.acked, bounds]
+    session, counter, owed, *rest = _client_keys(i.key, products)
+    return "disconnect", [session, counter, owed, names.guard_key(i.key), *rest], [pack(arguments)]
 
 
 def unbind_call(i: UnbindItem) -> Call:
@@ -117,3 +108,33 @@ def _client_keys(key: str, products: dict[str, int]) -> list[str]:
 
 def _jobs(products: dict[str, int], jobs: Sequence[SettledJob]) -> list[list[Any]]:
     return [[products[job.product], f"{job.partition}:{job.offset}", job.remember_s * 1000] for job in jobs]
+
+
+# --- folding Kafka into it again ---------------------------------------------------------------------------------------
+
+
+def settle_call(key: str, product: str, settled: Sequence[tuple[str, int]]) -> Call:
+    """`settle.lua`: (id, when it was settled, ms) in order."""
+    arguments = [product, [message_id for message_id, _ in settled], [at for _, at in settled]]
+    return "settle", [names.owed_key(key), *_product_keys(key, product)], [pack(arguments)]
+
+
+def restore_call(session: LastSession) -> Call:
+    """`restore.lua`."""
+    products = _places((), [job.product for job in session.jobs])
+    where = [session.room, session.epoch, -1, session.generation, session.number]
+    arguments = [session.online, where, list(products), _jobs(products, session.jobs)]
+    return "restore", _client_keys(session.key, products), [pack(arguments)]
+
+
+# --- the sweep ---------------------------------------------------------------------------------------------------------
+
+
+def sweep_call(key: str, session: SessionView) -> Call:
+    """`sweep.lua`."""
+    return "sweep", [names.session_key(key)], [session.room, session.epoch, session.generation, session.number]
+
+
+def expire_call(key: str, product: str) -> Call:
+    """`expire.lua`."""
+    return "expire", [names.owed_key(key), *_product_keys(key, product)], [product]

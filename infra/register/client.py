@@ -1,105 +1,98 @@
-"""The register's client: one pipelined script a client in a batch."""
+"""The register's client: one script a client, pipelined, side by side on every shard."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
-
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
 
 from infra.register import answers
 from infra.register.answers import SESSION, text
 from infra.register.calls import (
-    SCRIPTS,
     Call,
     bind_call,
     connect_call,
     disconnect_call,
+    expire_call,
     pack,
+    settle_call,
     store_call,
+    sweep_call,
     sync_call,
     unbind_call,
 )
-from infra.register.views import Bound, ClientView, Connected, Owed, SessionView, StoreItem, StoreOutcome, Synced
+from infra.register.shards import Command, RegisterDown, RegisterNotReady, Shard, Shards
+from infra.register.views import (
+    Bound,
+    ClientView,
+    Connected,
+    Gone,
+    Owed,
+    Parking,
+    SessionView,
+    StoreItem,
+    StoreOutcome,
+    Synced,
+)
 from infra.settings import RedisSettings
-from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, SyncItem, UnbindItem
+from infra.wire import RETRY, Bind, BindItem, ConnectItem, DisconnectItem, SyncItem, UnbindItem
 from schemas import names
 
-PIPELINE: Final = 100
-"""Scripts in one pipeline, at most."""
-GENERATION_KEY: Final = "longwire:generation"
-
-
-class RegisterDown(Exception):
-    """Redis did not answer in time, or refused: the outcome is unknown. Repeat it."""
+I = TypeVar("I")  # noqa: E741
+O = TypeVar("O")  # noqa: E741
 
 
 class Register:
-    """The register's client. One instance a process; calls may run side by side."""
+    """The register's client. One instance a process; calls may run side by side.
+
+    What rooms ask for is answered item by item: where a shard is away or not ready, its clients get the status `retry`, the
+    others their answers. What delivery asks for is done as a whole, or raises RegisterDown.
+    """
 
     def __init__(self, settings: RedisSettings) -> None:
-        self._settings = settings
-        pool = BlockingConnectionPool.from_url(
-            settings.url,
-            max_connections=settings.connections,
-            timeout=settings.timeout,
-            socket_timeout=settings.timeout,
-            socket_connect_timeout=settings.timeout,
-            retry=Retry(NoBackoff(), 0),  # a timeout is unknown, and a blind repeat applied twice (PITFALLS)
-            protocol=2,
-        )
-        self._redis: Redis = Redis(connection_pool=pool)
-        self.generation = 0
+        self.shards = Shards(settings)
 
     async def start(self) -> None:
-        """Load the scripts and read the generation; raises RegisterDown with the address."""
-        try:
-            await self._load()
-            await self._redis.set(GENERATION_KEY, 1, nx=True)
-            self.generation = int(await self._redis.get(GENERATION_KEY) or 1)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise RegisterDown(f"Redis at {_address(self._settings.url)} can't be used: {error}") from error
+        """Connect; raises RegisterDown with the address. Whether the shards are open is seen with the first call."""
+        await self.shards.start()
 
     async def stop(self) -> None:
         """Close the connections."""
-        await self._redis.aclose(close_connection_pool=True)
+        await self.shards.stop()
 
     async def ping(self) -> None:
-        """Raise RegisterDown if Redis does not answer."""
-        try:
-            await self._redis.ping()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise RegisterDown(str(error)) from error
+        """Raise RegisterDown if a shard does not answer."""
+        await asyncio.gather(*(shard.pipe([("PING",)]) for shard in self.shards.all))
+
+    def incarnations(self) -> list[object]:
+        """Which life of each shard this process has been using: what was stored counts only while it stays the same."""
+        return [shard.incarnation for shard in self.shards.all]
 
     # --- for the saver -------------------------------------------------------------------------------------------------
 
     async def connect(self, items: Sequence[ConnectItem]) -> list[Connected]:
         """Give each connection a session number."""
-        found = await self._run([connect_call(item, self.generation) for item in items])
-        return [answers.connected(item, answer) for item, answer in zip(items, found, strict=True)]
+        return await self._each(items, connect_call, answers.connected, lambda: Connected(RETRY))
 
     async def bind(self, items: Sequence[BindItem]) -> list[Bound]:
         """Register binds and page what is pending, in one step."""
-        found = await self._run([bind_call(item) for item in items])
-        return [answers.bound(item, answer) for item, answer in zip(items, found, strict=True)]
+        return await self._each(items, bind_call, answers.bound, lambda: Bound(RETRY))
 
     async def sync(self, items: Sequence[SyncItem]) -> list[Synced]:
         """Settle acks (their receipts are in Kafka), save settled jobs, renew the session and its binds, page every product."""
-        found = await self._run([sync_call(item) for item in items])
-        return [answers.synced(item, answer) for item, answer in zip(items, found, strict=True)]
+        return await self._each(items, sync_call, answers.synced, lambda: Synced(RETRY))
 
     async def unbind(self, items: Sequence[UnbindItem]) -> list[tuple[str, str]]:
         """Forget binds; (status, the user that the client had in the product)."""
-        found = await self._run([unbind_call(item) for item in items])
-        return [(text(answer[0]), text(answer[1])) for answer in found]
+        return await self._each(items, unbind_call, lambda _, answer: (text(answer[0]), text(answer[1])), lambda: (RETRY, ""))
 
-    async def disconnect(self, items: Sequence[DisconnectItem]) -> list[Synced]:
-        """Settle acks, save settled jobs, and remove the session if it is still this one."""
-        found = await self._run([disconnect_call(item) for item in items])
-        return [Synced(text(answer[0]), [], answers.owed(item.key, answer[1])) for item, answer in zip(items, found, strict=True)]
+    async def disconnect(self, items: Sequence[DisconnectItem], parking: Parking = Parking()) -> list[Gone]:  # noqa: B008 - frozen
+        """Settle acks, save settled jobs, count what was never acknowledged, and remove the session if it is still this one."""
+        return await self._each(items, lambda item: disconnect_call(item, parking), answers.gone, lambda: Gone(RETRY))
+
+    async def settle(self, items: Sequence[tuple[str, str, list[tuple[str, int]]]]) -> None:
+        """Receipts are in Kafka: (key, product, [(id, at ms)]) are no longer pending."""
+        await self._run([settle_call(*item) for item in items])
 
     async def registered(self, items: Sequence[tuple[str, Bind, str]]) -> None:
         """After the ClientRecord is in Kafka: (key, bind, user before) → keep the users' sets, then remember the bind.
@@ -107,45 +100,40 @@ class Register:
         In this order, and in two steps: as long as the bind is not remembered, a repeat does all of it again.
         """
 
-        async def sets(pipe: Any) -> None:
-            for key, bind, before in items:
-                realm, client = names.split_client_key(key)
-                if before and before != bind.user:
-                    pipe.srem(names.user_key(realm, bind.product, before), client)
-                if bind.user:
-                    pipe.sadd(names.user_key(realm, bind.product, bind.user), client)
+        await self.users(items)
+        await self._pipe(
+            [
+                ("HSET", names.first_bind_key(key, bind.product), "document", pack(bind), "user", bind.user)
+                for key, bind, _ in items
+            ]
+        )
 
-        async def documents(pipe: Any) -> None:
-            for key, bind, _ in items:
-                pipe.hset(names.first_bind_key(key, bind.product), mapping={"document": pack(bind), "user": bind.user})
-
+    async def users(self, items: Sequence[tuple[str, Bind, str]]) -> None:
+        """Keep the users' sets: (key, bind, user before)."""
+        sets: list[Command] = []
+        for key, bind, before in items:
+            realm, client = names.split_client_key(key)
+            if before and before != bind.user:
+                sets.append(("SREM", names.user_key(realm, bind.product, before), client))
+            if bind.user:
+                sets.append(("SADD", names.user_key(realm, bind.product, bind.user), client))
         await self._pipe(sets)
-        await self._pipe(documents)
 
     async def unregistered(self, items: Sequence[tuple[str, str, str]]) -> None:
         """After Kafka knows that the bind is over: (key, product, user or "") → the user's set, then the bind itself."""
 
-        async def sets(pipe: Any) -> None:
-            for key, product, user in items:
-                realm, client = names.split_client_key(key)
-                if user:
-                    pipe.srem(names.user_key(realm, product, user), client)
-
-        async def documents(pipe: Any) -> None:
-            for key, product, _ in items:
-                pipe.delete(names.first_bind_key(key, product))
-
+        sets: list[Command] = []
+        for key, product, user in items:
+            realm, client = names.split_client_key(key)
+            if user:
+                sets.append(("SREM", names.user_key(realm, product, user), client))
         await self._pipe(sets)
-        await self._pipe(documents)
+        await self._pipe([("DEL", names.first_bind_key(key, product)) for key, product, _ in items])
 
     async def paid(self, owed: Sequence[Owed]) -> None:
         """These receipts are in Kafka."""
 
-        async def fill(pipe: Any) -> None:
-            for item in owed:
-                pipe.hdel(names.owed_key(item.key), f"{item.product} {item.id}")
-
-        await self._pipe(fill)
+        await self._pipe([("HDEL", names.owed_key(item.key), f"{item.product} {item.id}") for item in owed])
 
     # --- for delivery --------------------------------------------------------------------------------------------------
 
@@ -157,21 +145,16 @@ class Register:
     async def locate(self, items: Sequence[tuple[str, str]]) -> tuple[int, list[tuple[SessionView | None, Bind | None]]]:
         """(key, product) → Redis's time, ms, and each one's session and bind, without storing anything."""
 
-        async def fill(pipe: Any) -> None:
-            pipe.time()
-            for key, product in items:
-                pipe.hmget(names.session_key(key), [*SESSION, f"b:{product}"])
-
-        (seconds, micros), *found = await self._pipe(fill)
+        if not items:
+            return 0, []
+        [(seconds, micros)] = await self.shards.of(items[0][0]).pipe([("TIME",)])
+        found = await self._pipe([("HMGET", names.session_key(key), *SESSION, f"b:{product}") for key, product in items])
         return int(seconds) * 1000 + int(micros) // 1000, [(answers.session(each), answers.bind(each[5])) for each in found]
 
     async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
         """The client ids of a user in a product, sorted."""
 
-        async def fill(pipe: Any) -> None:
-            pipe.smembers(names.user_key(realm, product, user))
-
-        [found] = await self._pipe(fill)
+        [found] = await self._pipe([("SMEMBERS", names.user_key(realm, product, user))])
         return sorted(text(item) for item in found)
 
     # --- for readers ---------------------------------------------------------------------------------------------------
@@ -179,58 +162,96 @@ class Register:
     async def show(self, key: str, products: Sequence[str] = ()) -> ClientView | None:
         """A client's session, binds, and pending counts (of what is bound, and of `products`); None if nothing is known."""
 
-        async def first(pipe: Any) -> None:
-            pipe.hgetall(names.session_key(key))
-
-        [raw] = await self._pipe(first)
+        [raw] = await self._pipe([("HGETALL", names.session_key(key))])
         fields = {text(name): value for name, value in raw.items()}
         binds = {name[2:]: bind for name, value in fields.items() if name.startswith("b:") and (bind := answers.bind(value))}
         wanted = sorted({*binds, *products})
 
-        async def second(pipe: Any) -> None:
-            pipe.exists(names.counter_key(key))
-            for product in wanted:
-                pipe.zcard(names.pending_key(key, product))
-
-        known, *counts = await self._pipe(second)
+        known, *counts = await self._pipe(
+            [("EXISTS", names.counter_key(key)), *(("ZCARD", names.pending_key(key, product)) for product in wanted)]
+        )
         pending = {product: int(count) for product, count in zip(wanted, counts, strict=True)}
         if not fields and not known and not any(pending.values()):
             return None
         return ClientView(answers.session([fields.get(name) for name in SESSION]), binds, pending)
 
+    # --- for the sweep -------------------------------------------------------------------------------------------------
+
+    async def walk(self, shard: Shard, pattern: str, step: int = 1000) -> AsyncIterator[list[str]]:
+        """The keys of a shard that match, some at a time, some of them twice; raises RegisterDown."""
+        cursor = 0
+        while True:
+            [(cursor, found)] = await shard.pipe([("SCAN", cursor, "MATCH", pattern, "COUNT", step)])
+            yield [text(key) for key in found]
+            if not int(cursor):
+                return
+
+    async def sessions(self, keys: Sequence[str]) -> list[SessionView | None]:
+        """The sessions of these clients."""
+        return [answers.session(each) for each in await self._pipe([("HMGET", names.session_key(key), *SESSION) for key in keys])]
+
+    async def sweep(self, items: Sequence[tuple[str, SessionView]]) -> None:
+        """Remove sessions of rooms that are dead, each only if it is still that one."""
+        await self._run([sweep_call(key, session) for key, session in items])
+
+    async def expire(self, items: Sequence[tuple[str, str]]) -> list[Owed]:
+        """(key, product): end what has expired and nobody touched; returns what is owed for it."""
+        found = await self._run([expire_call(key, product) for key, product in items])
+        return [due for (key, _), answer in zip(items, found, strict=True) for due in answers.owed(key, answer)]
+
     # --- calls ---------------------------------------------------------------------------------------------------------
 
+    async def _each(
+        self, items: Sequence[I], call: Callable[[I], Call], read: Callable[[I, Any], O], again: Callable[[], O]
+    ) -> list[O]:
+        """One script an item; `again()` for those whose shard can't be used now. Raises RegisterDown if none can."""
+        replies = await self._tried([call(item) for item in items])
+        failed = [reply for reply in replies if isinstance(reply, RegisterDown)]
+        if failed and len(failed) == len(replies):
+            raise failed[0]
+        return [
+            again() if isinstance(reply, RegisterDown) else read(item, reply) for item, reply in zip(items, replies, strict=True)
+        ]
+
     async def _run(self, calls: Sequence[Call]) -> list[Any]:
-        """Run scripts in pipelines of `PIPELINE`; a server that lost the scripts gets them again, once."""
-        replies: list[Any] = []
-        for start in range(0, len(calls), PIPELINE):
-            part = calls[start : start + PIPELINE]
-
-            async def fill(pipe: Any, part: Sequence[Call] = part) -> None:
-                for name, keys, arguments in part:
-                    pipe.evalsha(SCRIPTS[name].sha, len(keys), *keys, *arguments)
-
-            try:
-                replies += await self._pipe(fill)
-            except NoScriptError:
-                await self._load()
-                replies += await self._pipe(fill)
+        """Scripts on all their shards; raises the first failure once all shards are done."""
+        replies = await self._tried(calls)
+        for reply in replies:
+            if isinstance(reply, RegisterDown):
+                raise reply
         return replies
 
-    async def _pipe(self, fill: Any) -> list[Any]:
-        try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                await fill(pipe)
-                return list(await pipe.execute()) if len(pipe) else []
-        except NoScriptError:
-            raise
-        except (RedisError, OSError, TimeoutError) as error:
-            raise RegisterDown(f"{type(error).__name__}: {error}") from error
+    async def _tried(self, calls: Sequence[Call]) -> list[Any]:
+        """The answer of each script, or the RegisterDown of its shard."""
+        groups = self.shards.grouped(call[1][0] for call in calls)
+        found = await asyncio.gather(
+            *(shard.evaluate([calls[place] for place in places]) for shard, places in groups), return_exceptions=True
+        )
+        return await self._merged(len(calls), groups, found)
 
-    async def _load(self) -> None:
-        for script in SCRIPTS.values():
-            await self._redis.script_load(script.text)
+    async def _pipe(self, commands: Sequence[Command]) -> list[Any]:
+        """Plain commands (the key comes second) on their shards; raises RegisterDown."""
+        groups = self.shards.grouped(str(command[1]) for command in commands)
+        found = await asyncio.gather(
+            *(shard.pipe([commands[place] for place in places]) for shard, places in groups), return_exceptions=True
+        )
+        replies = await self._merged(len(commands), groups, found)
+        for reply in replies:
+            if isinstance(reply, RegisterDown):
+                raise reply
+        return replies
 
-
-def _address(url: str) -> str:
-    return url.rpartition("@")[2]
+    async def _merged(self, count: int, groups: list[tuple[Shard, list[int]]], found: Sequence[Any]) -> list[Any]:
+        replies: list[Any] = [None] * count
+        for (_, places), outcome in zip(groups, found, strict=True):
+            if isinstance(outcome, RegisterDown):
+                if not isinstance(outcome, RegisterNotReady):
+                    await self.shards.refresh()
+                for place in places:
+                    replies[place] = outcome
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                for place, answer in zip(places, outcome, strict=True):
+                    replies[place] = answer
+        return replies

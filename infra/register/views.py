@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from infra.wire import Bind, JobNumber
+from infra.wire import Bind, JobNumber, SettledJob
 
 
 class Stored(msgspec.Struct, array_like=True, frozen=True):
@@ -94,11 +94,52 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """The answer to sync and disconnect."""
+    """The answer to sync. `registered`: the session was missing, and is there again."""
 
     status: str
     pages: list[PendingPage] = field(default_factory=list)
     owed: list[Owed] = field(default_factory=list)
+    registered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parking:
+    """The never-ack guard's bounds: so many connections in which nothing was acknowledged, over at least so many seconds."""
+
+    connections: int = 10
+    seconds: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A message that no connection ever acknowledged: the caller makes it a dead letter, then settles it."""
+
+    key: str
+    product: str
+    id: str
+    body: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The answer to disconnect."""
+
+    status: str
+    owed: list[Owed] = field(default_factory=list)
+    parked: list[Parked] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class LastSession:
+    """A client's last session as `push.status` tells it, with the broadcasts that it settled."""
+
+    key: str
+    online: bool
+    generation: int
+    number: int
+    room: str
+    epoch: int
+    jobs: list[SettledJob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from schemas import codec, names
 from schemas.records import PushMessage, Record
 from workers.delivery import Delivery
 from workers.hints import HintSender
+from workers.recovery import Recovery
 from workers.runner import Runner
 from workers.saver import Saver
 
@@ -130,7 +131,7 @@ class Core:
         self.register = Register(settings.redis)
         self.keeper = Keeper(self.bus, disk=settings.data / unique("keeper"))
         self.hints = HintSender(self.bus, instance=unique("delivery"))
-        self.saver = Saver(self.bus, self.journal, self.register)
+        self.saver = Saver(self.bus, self.journal, self.register, self.keeper)
         self.failures: list[str] = []
         self.runner = Runner(
             settings.kafka,
@@ -142,13 +143,25 @@ class Core:
             fail=self.failures.append,
         )
 
+        self.recovery = Recovery(
+            settings.kafka,
+            bus=self.bus,
+            journal=self.journal,
+            keeper=self.keeper,
+            register=self.register,
+            runner=self.runner,
+            name="core",
+            fail=self.failures.append,
+        )
+
     async def start(self) -> None:
-        for part in (self.bus, self.keeper, self.journal, self.register, self.saver, self.hints, self.runner):
+        for part in (self.bus, self.keeper, self.journal, self.register, self.saver, self.hints, self.runner, self.recovery):
             await part.start()
         await eventually(lambda: self.runner.joined, what="the consumer group")
+        await eventually(lambda: self.recovery.open, what="the register")
 
     async def stop(self) -> None:
-        for part in (self.runner, self.hints, self.register, self.journal, self.keeper, self.bus):
+        for part in (self.recovery, self.runner, self.hints, self.register, self.journal, self.keeper, self.bus):
             await part.stop()
         assert not self.failures
 

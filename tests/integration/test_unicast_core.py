@@ -247,7 +247,7 @@ async def test_given_a_lost_session_when_synced_then_it_is_registered_again_with
     product, client, room = await core.product(), unique("c"), await core.room()
     device = await room.connect(client)
     await device.bind(product)
-    await core.register._redis.delete(names.session_key(device.key))
+    await core.register.shards.of(device.key).pipe([("DEL", names.session_key(device.key))])
     assert (await device.sync(product)).status == "ok"
     view = await core.register.show(device.key)
     assert view is not None

@@ -1,0 +1,14 @@
+-- KEYS: a shard's marker. ARGV: run id, generation, partition, number of partitions. One partition is folded; with the last one the
+-- shard is open. Returns 'open', 'folding', or 'other' where the generation is another one now.
+local m = KEYS[1]
+local known = redis.call('HMGET', m, 'run_id', 'generation', 'state')
+if known[1] ~= ARGV[1] or known[2] ~= ARGV[2] then return 'other' end
+if known[3] == 'open' then return 'open' end
+redis.call('HSET', m, 'f:' .. ARGV[3], ARGV[2])
+for p = 0, tonumber(ARGV[4]) - 1 do
+  if redis.call('HGET', m, 'f:' .. p) ~= ARGV[2] then return 'folding' end
+end
+local t = redis.call('TIME')
+local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
+redis.call('HSET', m, 'state', 'open', 'opened', now, 'beat', now)
+return 'open'

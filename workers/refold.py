@@ -1,0 +1,266 @@
+"""One partition of Kafka into a shard of the register that lost something: binds, sessions, receipts, then messages.
+
+The order matters: a message is stored again only if no receipt settled it. Where the shard was emptied everything that can still
+be pending is read; where only a tail is missing, messages from the position that the shard itself names, and the rest from a
+minute before its last beat (docs/adr/0007). Nothing here changes Kafka but receipts for what ends on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Final, TypeVar
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.journal import Journal, JournalDown
+from infra.keeper import Keeper
+from infra.register import LastSession, Register, Stored, StoreItem, StoreMessage
+from infra.register.fold import Fold
+from infra.settings import KafkaSettings
+from infra.wire import Bind, SettledJob
+from schemas import codec, names
+from schemas.codes import State, Status
+from schemas.partition import partition_of
+from schemas.records import MAX_TTL_S, ClientRecord, PushMessage, Receipt, StatusEvent
+from workers.owed import produce_receipts
+
+MARGIN_MS: Final = 60_000
+"""How long before the last beat receipts and events are read again: what Redis had applied is older than its receipt by less."""
+STEP: Final = 2_000
+"""Records read and applied at a time."""
+STALL: Final = 15.0
+"""Seconds without a record before the read counts as failed."""
+TOPICS: Final = (names.CLIENTS, names.STATUS, names.RECEIPTS, names.MESSAGES)
+SETTLING: Final = frozenset(
+    {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
+)
+
+T = TypeVar("T")
+Settled = tuple[str, int]
+Batch = Sequence[ConsumerRecord]
+
+
+class Refold:
+    """The fold of one partition into one incarnation of one shard."""
+
+    def __init__(
+        self, settings: KafkaSettings, fold: Fold, partition: int, *, journal: Journal, register: Register, keeper: Keeper
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._register = register
+        self._keeper = keeper
+        self._fold = fold
+        self._partition = partition
+        self._settled: set[bytes] = set()
+        self._next = 0
+        self._partitions = 0
+        self._read = 0
+        self._total = 0
+
+    async def run(self, until: Callable[[], Awaitable[int]]) -> int:
+        """Fold everything, messages up to the offset `until()`; returns it. Raises JournalDown or RegisterDown: begin anew."""
+        self._partitions = await self._journal.partitions(names.MESSAGES)
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        try:
+            await consumer.start()
+            ranges = {topic: await self._range(consumer, topic) for topic in TOPICS}
+            self._total = sum(max(0, end - start) for start, end in ranges.values())
+            await self._each(consumer, names.CLIENTS, ranges[names.CLIENTS], self._documents)
+            await self._sessions(consumer, ranges[names.STATUS])
+            await self._each(consumer, names.RECEIPTS, ranges[names.RECEIPTS], self._receipts)
+            self._next = ranges[names.MESSAGES][0]
+            return await self._messages(consumer, until)
+        except (KafkaError, OSError) as error:  # TimeoutError is an OSError
+            raise JournalDown(f"fold of partition {self._partition}: {type(error).__name__}: {error}") from error
+        finally:
+            await consumer.stop()
+
+    async def go_on(self, until: Callable[[], Awaitable[int]]) -> int:
+        """Messages that were handled since `run`, up to `until()`; returns it."""
+        if await until() <= self._next:
+            return self._next
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.bootstrap, enable_auto_commit=False)
+        try:
+            await consumer.start()
+            return await self._messages(consumer, until)
+        except (KafkaError, OSError) as error:
+            raise JournalDown(f"fold of partition {self._partition}: {type(error).__name__}: {error}") from error
+        finally:
+            await consumer.stop()
+
+    # --- reading -------------------------------------------------------------------------------------------------------
+
+    async def _range(self, consumer: AIOKafkaConsumer, topic: str) -> tuple[int, int]:
+        """First and last offset (exclusive) to read. What ends while we read is settled by the open shard, or comes once more."""
+        where = TopicPartition(topic, self._partition)
+        begin, end = (await consumer.beginning_offsets([where]))[where], (await consumer.end_offsets([where]))[where]
+        marker = self._fold.marker
+        position = marker.positions.get(self._partition)
+        if topic == names.CLIENTS and not marker.since_ms:
+            return begin, end
+        if topic == names.MESSAGES and position is not None and marker.since_ms:
+            return max(begin, position), end
+        since = marker.since_ms - MARGIN_MS if marker.since_ms else marker.began_ms - 1000 * MAX_TTL_S
+        if topic == names.MESSAGES and marker.since_ms:  # nothing of this partition had been stored at the beat
+            return begin, end
+        found = (await consumer.offsets_for_times({where: max(0, since)}))[where]
+        return (found.offset if found is not None else end), end
+
+    async def _batches(self, consumer: AIOKafkaConsumer, topic: str, start: int, end: int) -> AsyncIterator[Batch]:
+        """The records of [start, end), some at a time; compaction leaves gaps, so the consumer's position decides."""
+        where = TopicPartition(topic, self._partition)
+        consumer.assign([where])
+        consumer.seek(where, start)
+        while start < end:
+            async with asyncio.timeout(STALL):
+                while not (found := (await consumer.getmany(where, timeout_ms=200, max_records=STEP)).get(where)):
+                    if await consumer.position(where) >= end:
+                        return
+            start = found[-1].offset + 1
+            yield [record for record in found if record.offset < end and record.value is not None]
+            self._read += len(found)
+            await self._fold.progress(self._partition, self._read, max(self._total, self._read))
+
+    async def _each(
+        self,
+        consumer: AIOKafkaConsumer,
+        topic: str,
+        bounds: tuple[int, int],
+        apply: Callable[[Batch], Awaitable[None]],
+    ) -> None:
+        async for batch in self._batches(consumer, topic, *bounds):
+            await apply(batch)
+
+    def _here(self, key: str) -> bool:
+        return self._register.shards.of(names.session_key(key)) is self._fold.shard
+
+    # --- binds, sessions -----------------------------------------------------------------------------------------------
+
+    async def _documents(self, batch: Batch) -> None:
+        documents, users = [], []
+        for record in _decoded(batch, ClientRecord):
+            key = names.client_key(record.realm, record.client)
+            known = record.bind
+            bind = Bind(record.product, known.qos, list(known.groups), known.user or "", dict(known.attrs))
+            users.append((key, bind, ""))
+            if self._here(key):
+                documents.append((key, bind, known.first_bind_ms))
+        await self._fold.documents(documents)
+        await self._register.users(users)  # a user's set may lie in another shard
+
+    async def _sessions(self, consumer: AIOKafkaConsumer, bounds: tuple[int, int]) -> None:
+        latest: dict[str, LastSession] = {}
+        async for batch in self._batches(consumer, names.STATUS, *bounds):
+            for event in _decoded(batch, StatusEvent):
+                key = names.client_key(event.realm, event.client)
+                if self._here(key):
+                    latest[key] = fold_session(latest.get(key), key, event)
+        for group in _steps(list(latest.values()), STEP):
+            await self._fold.restore(group)
+
+    # --- receipts, messages --------------------------------------------------------------------------------------------
+
+    async def _receipts(self, batch: Batch) -> None:
+        groups: dict[tuple[str, str], list[Settled]] = {}
+        for source in batch:
+            for receipt in _decoded([source], Receipt):
+                key = names.client_key(receipt.realm, receipt.client)
+                if receipt.state in SETTLING and receipt.client and self._here(key):
+                    self._settled.add(_digest(key, receipt.product, receipt.id))
+                    groups.setdefault((key, receipt.product), []).append((receipt.id, source.timestamp))
+        await self._fold.settle([(key, product, settled) for (key, product), settled in groups.items()])
+
+    async def _messages(self, consumer: AIOKafkaConsumer, until: Callable[[], Awaitable[int]]) -> int:
+        while (end := await until()) > self._next:
+            await self._each(consumer, names.MESSAGES, (self._next, end), self._store)
+            self._next = end
+        return self._next
+
+    async def _store(self, batch: Batch) -> None:
+        groups: dict[tuple[str, str], list[StoreMessage]] = {}
+        for source in batch:
+            for message in _decoded([source], PushMessage):
+                product = self._keeper.products.get(message.product)
+                client = message.client
+                if client is None or message.qos != 1 or product is None:
+                    continue
+                if partition_of(client, self._partitions) != self._partition:
+                    continue  # delivery produced it again, under its client's key
+                key = names.client_key(message.realm, client)
+                expires = (message.accepted_ms or source.timestamp) + 1000 * (message.ttl_s or product.ttl_s)
+                if not self._here(key) or _digest(key, message.product, message.id) in self._settled:
+                    continue
+                groups.setdefault((key, message.product), []).append(to_store(message, expires))
+        owed = await self._fold.store(
+            [
+                StoreItem(key, product, self._keeper.products[product].max_pending, group)
+                for (key, product), group in groups.items()
+            ]
+        )
+        if owed:
+            await produce_receipts(self._journal, owed)
+            await self._fold.paid(owed)
+
+
+def to_store(message: PushMessage, expires_ms: int) -> StoreMessage:
+    """A record as the register stores it."""
+    body = Stored(
+        message.payload,
+        message.group or "",
+        message.content_type or "",
+        message.correlation,
+        list(message.properties.items()),
+    )
+    return StoreMessage(message.id, message.priority, expires_ms, message.collapse_key or "", body)
+
+
+def fold_session(before: LastSession | None, key: str, event: StatusEvent) -> LastSession:
+    """The last session after one more event. Events may come out of order: (generation, session) decides, an end is final."""
+    jobs = [*(before.jobs if before else ()), *_jobs(event)]
+    if event.event not in (Status.ONLINE, Status.OFFLINE) or (
+        before is not None and (event.generation, event.session) < (before.generation, before.number)
+    ):
+        if before is None:
+            return LastSession(key, False, -1, 0, "", 0, jobs)
+        return LastSession(key, before.online, before.generation, before.number, before.room, before.epoch, jobs)
+    same = before is not None and (event.generation, event.session) == (before.generation, before.number)
+    online = event.event is Status.ONLINE and not (same and before is not None and not before.online)
+    return LastSession(key, online, event.generation, event.session, event.room, event.epoch, jobs)
+
+
+def _jobs(event: StatusEvent) -> list[SettledJob]:
+    found = []
+    for text in event.settled_jobs:
+        product, partition, offset = text.rsplit(":", 2)
+        found.append(SettledJob(product, int(partition), int(offset), MAX_TTL_S))
+    return found
+
+
+def _decoded(batch: Iterable[ConsumerRecord], kind: type[T]) -> list[T]:
+    """The records that are of this kind: what is not was a dead letter the first time."""
+    found: list[T] = []
+    for source in batch:
+        try:
+            record: object = codec.decode(source.value)
+        except codec.Undecodable:
+            continue
+        if isinstance(record, kind):
+            found.append(record)
+    return found
+
+
+def _digest(key: str, product: str, message_id: str) -> bytes:
+    return blake2b(f"{key} {product} {message_id}".encode(), digest_size=16).digest()
+
+
+def _steps(items: list[LastSession], size: int) -> list[list[LastSession]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
