@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import Final, TypeVar
 
@@ -64,71 +65,79 @@ class Refold:
     async def run(self, until: Callable[[], Awaitable[int]]) -> int:
         """Fold everything, messages up to the offset `until()`; returns it. Raises JournalDown or RegisterDown: begin anew."""
         self._partitions = await self._journal.partitions(names.MESSAGES)
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=4 * 1024 * 1024,
-        )
-        try:
-            await consumer.start()
-            ranges = {topic: await self._range(consumer, topic) for topic in TOPICS}
+        async with self._consumer() as consumer:
+            ranges = await self._ranges(consumer)
             self._total = sum(max(0, end - start) for start, end in ranges.values())
             await self._each(consumer, names.CLIENTS, ranges[names.CLIENTS], self._documents)
             await self._sessions(consumer, ranges[names.STATUS])
             await self._each(consumer, names.RECEIPTS, ranges[names.RECEIPTS], self._receipts)
             self._next = ranges[names.MESSAGES][0]
             return await self._messages(consumer, until)
-        except (KafkaError, OSError) as error:  # TimeoutError is an OSError
-            raise JournalDown(f"fold of partition {self._partition}: {type(error).__name__}: {error}") from error
-        finally:
-            await consumer.stop()
 
     async def go_on(self, until: Callable[[], Awaitable[int]]) -> int:
         """Messages that were handled since `run`, up to `until()`; returns it."""
         if await until() <= self._next:
             return self._next
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.bootstrap, enable_auto_commit=False)
+        async with self._consumer() as consumer:
+            return await self._messages(consumer, until)
+
+    # --- reading -------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer of this partition of the four topics, none of them read yet: a fetch would hold up the questions."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
         try:
             await consumer.start()
-            return await self._messages(consumer, until)
-        except (KafkaError, OSError) as error:
+            every = [TopicPartition(topic, self._partition) for topic in TOPICS]
+            consumer.assign(every)
+            consumer.pause(*every)
+            yield consumer
+        except (KafkaError, OSError) as error:  # TimeoutError is an OSError
             raise JournalDown(f"fold of partition {self._partition}: {type(error).__name__}: {error}") from error
         finally:
             await consumer.stop()
 
-    # --- reading -------------------------------------------------------------------------------------------------------
-
-    async def _range(self, consumer: AIOKafkaConsumer, topic: str) -> tuple[int, int]:
+    async def _ranges(self, consumer: AIOKafkaConsumer) -> dict[str, tuple[int, int]]:
         """First and last offset (exclusive) to read. What ends while we read is settled by the open shard, or comes once more."""
-        where = TopicPartition(topic, self._partition)
-        begin, end = (await consumer.beginning_offsets([where]))[where], (await consumer.end_offsets([where]))[where]
         marker = self._fold.marker
-        position = marker.positions.get(self._partition)
-        if topic == names.CLIENTS and not marker.since_ms:
-            return begin, end
-        if topic == names.MESSAGES and position is not None and marker.since_ms:
-            return max(begin, position), end
+        every = {topic: TopicPartition(topic, self._partition) for topic in TOPICS}
         since = marker.since_ms - MARGIN_MS if marker.since_ms else marker.began_ms - 1000 * MAX_TTL_S
-        if topic == names.MESSAGES and marker.since_ms:  # nothing of this partition had been stored at the beat
-            return begin, end
-        found = (await consumer.offsets_for_times({where: max(0, since)}))[where]
-        return (found.offset if found is not None else end), end
+        begins = await consumer.beginning_offsets(list(every.values()))
+        ends = await consumer.end_offsets(list(every.values()))
+        later = await consumer.offsets_for_times(dict.fromkeys(every.values(), max(0, since)))
+        found = {}
+        for topic, where in every.items():
+            start = later[where].offset if later[where] is not None else ends[where]
+            if topic == names.CLIENTS and not marker.since_ms:
+                start = begins[where]  # compacted: what is there counts, however old
+            if topic == names.MESSAGES and marker.since_ms:  # no position: at the beat nothing of it had been stored
+                start = max(begins[where], marker.positions.get(self._partition, 0))
+            found[topic] = (start, ends[where])
+        return found
 
     async def _batches(self, consumer: AIOKafkaConsumer, topic: str, start: int, end: int) -> AsyncIterator[Batch]:
         """The records of [start, end), some at a time; compaction leaves gaps, so the consumer's position decides."""
         where = TopicPartition(topic, self._partition)
-        consumer.assign([where])
         consumer.seek(where, start)
+        consumer.resume(where)
         while start < end:
             async with asyncio.timeout(STALL):
-                while not (found := (await consumer.getmany(where, timeout_ms=200, max_records=STEP)).get(where)):
+                while not (found := (await consumer.getmany(where, timeout_ms=100, max_records=STEP)).get(where)):
                     if await consumer.position(where) >= end:
+                        consumer.pause(where)
                         return
             start = found[-1].offset + 1
             yield [record for record in found if record.offset < end and record.value is not None]
             self._read += len(found)
             await self._fold.progress(self._partition, self._read, max(self._total, self._read))
+        consumer.pause(where)
 
     async def _each(
         self,
@@ -233,7 +242,7 @@ def fold_session(before: LastSession | None, key: str, event: StatusEvent) -> La
             return LastSession(key, False, -1, 0, "", 0, jobs)
         return LastSession(key, before.online, before.generation, before.number, before.room, before.epoch, jobs)
     same = before is not None and (event.generation, event.session) == (before.generation, before.number)
-    online = event.event is Status.ONLINE and not (same and before is not None and not before.online)
+    online = event.event == Status.ONLINE and not (same and before is not None and not before.online)
     return LastSession(key, online, event.generation, event.session, event.room, event.epoch, jobs)
 
 
