@@ -261,7 +261,7 @@ class Shards:
         for seed in seeds:
             try:
                 self._cluster = bool((await seed.info("cluster")).get("cluster_enabled"))
-                raw = await seed.execute_command("CLUSTER SLOTS") if self._cluster else {}  # type: ignore[no-untyped-call]
+                raw = await seed.execute_command("CLUSTER SLOTS") if self._cluster else []  # type: ignore[no-untyped-call]
                 slots = _parse_slots(raw)
                 break
             except (RedisError, OSError, TimeoutError) as failed:
@@ -349,12 +349,11 @@ def _reason(run_id: str, marker: Marker | None) -> str:
     return f"{len(marker.folded)} partitions are folded into it again"
 
 
-def _parse_slots(raw: Any) -> dict[str, list[tuple[int, int]]]:
-    """`CLUSTER SLOTS`, as redis-py gives it ({(low, high): {"primary": (host, port)}}): address → ranges."""
+def _parse_slots(raw: Sequence[Any]) -> dict[str, list[tuple[int, int]]]:
+    """`CLUSTER SLOTS`: [low, high, [host, port, …] of the master, …] → address → ranges."""
     found: dict[str, list[tuple[int, int]]] = {}
-    for (low, high), nodes in raw.items():
-        host, port = nodes["primary"][:2]
-        found.setdefault(f"{host}:{port}", []).append((int(low), int(high)))
+    for low, high, (host, port, *_), *_ in raw:
+        found.setdefault(f"{host.decode()}:{port}", []).append((int(low), int(high)))
     return found
 
 

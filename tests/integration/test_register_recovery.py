@@ -1,4 +1,4 @@
-"""Redis loses data in every way it can, under a saver and a delivery worker: nothing accepted is lost, nothing settled returns."""
+"""Redis loses data in every way it can, under a saver and a delivery worker: nothing is lost, nothing settled returns."""
 
 from __future__ import annotations
 

@@ -1,0 +1,91 @@
+"""The register on a Redis Cluster of three nodes, one of which is killed under traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from core import Core, eventually, unique
+from redis_cluster import RedisCluster
+
+from infra.register import RegisterDown
+from infra.settings import RedisSettings, Settings
+from infra.wire import RETRY, Ack, ConnectItem
+from schemas import names
+from schemas.codes import State
+from schemas.records import PushMessage
+
+
+@pytest_asyncio.fixture(scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisCluster]:
+    nodes = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    await nodes.start()
+    yield nodes
+    await nodes.stop()
+
+
+@pytest_asyncio.fixture(scope="module")
+async def core(cluster: RedisCluster, settings: Settings) -> AsyncIterator[Core]:
+    running = Core(settings.model_copy(update={"redis": RedisSettings(url=cluster.url, timeout=1.0)}))
+    await running.start()
+    yield running
+    await running.stop()
+
+
+@pytest.mark.parametrize("emptied", [False, True], ids=["data kept", "data lost"])
+async def test_given_three_nodes_under_traffic_when_one_is_killed_then_the_others_go_on_and_nothing_is_lost(
+    core: Core, cluster: RedisCluster, emptied: bool
+) -> None:
+    product, room = await core.product(), await core.room()
+    clients = [unique("c") for _ in range(60)]
+    devices = {}
+    for client in clients:
+        devices[client] = await room.connect(client)
+        await devices[client].bind(product)
+    shards = {client: core.register.shards.of(names.session_key(names.client_key("main", client))) for client in clients}
+    assert len(Counter(shard.name for shard in shards.values())) == 3
+    victim = core.register.shards.all[1]
+    node = next(node for node in cluster.nodes if victim.address.endswith(f":{node.port}"))
+
+    sent = 0
+    traffic = asyncio.Event()
+
+    async def produce() -> None:
+        nonlocal sent
+        while not traffic.is_set():
+            await core.push(*[PushMessage(id=f"{client}-{sent}", product=product, client=client) for client in clients])
+            sent += 1
+            await asyncio.sleep(0.02)
+
+    producing = asyncio.create_task(produce())
+    await eventually(lambda: sent >= 20, what="traffic")
+    for client in clients:
+        await devices[client].sync(product, acks=[Ack(product, f"{client}-{i}", State.ACKED) for i in range(5)])
+    await node.kill()
+    if emptied:
+        shutil.rmtree(node.folder / "appendonlydir")
+
+    alive = [client for client in clients if shards[client] is not victim]
+    items = [
+        ConnectItem(names.client_key("main", client), room.id, room.epoch, 1000 + place) for place, client in enumerate(clients)
+    ]
+    results = await core.saver.connect(items)
+    by_client = dict(zip(clients, results, strict=True))
+    assert all(by_client[client].status == "ok" for client in alive)
+    assert all(by_client[client].status == RETRY for client in clients if shards[client] is victim)
+    await asyncio.sleep(1)
+    await node.start()
+    traffic.set()
+    await producing
+
+    async def whole() -> bool:
+        try:
+            return all([await core.pending(client, product) == sent - 5 for client in clients])
+        except RegisterDown:
+            return False
+
+    await eventually(whole, within=40, what=f"all {sent} messages pending for every client but the five that were acked")
