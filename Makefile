@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 QUIET = run() { out=$$("$$@" 2>&1) || { printf '%s\n' "$$out"; exit 1; }; }; run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo play test check bench clean
+.PHONY: help install demo play test check bench bench-rebuild clean
 
 help:
 	@echo "make demo     see it work: real brokers, one server, devices, pushes (installs what is missing)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test     all tests, on real brokers (PYTEST_ARGS=... is passed on)"
 	@echo "make check    format, lint, types, import contracts"
 	@echo "make bench    measure the fan-out on this machine"
+	@echo "make bench-rebuild  how long an emptied Redis takes to be whole again"
 	@echo "make clean    remove .venv, caches and builds (not data, which README names)"
 
 install: $(STAMP)
@@ -46,6 +47,9 @@ check: install
 
 bench: install
 	@$(BIN)/python -m bench.fanout
+
+bench-rebuild: install
+	@$(BIN)/python -m bench.rebuild
 
 clean:
 	@rm -rf .venv build dist sdk/build sdk/dist
