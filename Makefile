@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 QUIET = run() { out=$$("$$@" 2>&1) || { printf '%s\n' "$$out"; exit 1; }; }; run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo play test check bench bench-rebuild clean
+.PHONY: help install demo play test check bench bench-rebuild chaos clean
 
 help:
 	@echo "make demo     see it work: real brokers, one server, devices, pushes (installs what is missing)"
@@ -17,6 +17,7 @@ help:
 	@echo "make install  only install: .venv with Longwire, its SDK and local brokers (PYTHON=... chooses a Python)"
 	@echo "make test     all tests, on real brokers (PYTEST_ARGS=... is passed on)"
 	@echo "make check    format, lint, types, import contracts"
+	@echo "make chaos    the whole system under every fault (FAULT=redis-wiped SEED=7: one of them)"
 	@echo "make bench    measure the fan-out on this machine"
 	@echo "make bench-rebuild  how long an emptied Redis takes to be whole again"
 	@echo "make clean    remove .venv, caches and builds (not data, which README names)"
@@ -50,6 +51,10 @@ bench: install
 
 bench-rebuild: install
 	@$(BIN)/python -m bench.rebuild
+
+chaos: install
+	@$(BIN)/python -m infra.local.jars fetch
+	@FAULT='$(FAULT)' SEED='$(SEED)' DEVICES='$(DEVICES)' $(BIN)/python -m tests.chaos
 
 clean:
 	@rm -rf .venv build dist sdk/build sdk/dist

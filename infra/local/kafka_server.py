@@ -21,11 +21,11 @@ CONFIG = """\
 process.roles=broker,controller
 node.id={node}
 controller.quorum.voters={node}@{host}:{controller}
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}{more}
+advertised.listeners=PLAINTEXT://{host}:{port}{advertised}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
 log.dirs={logs}
 auto.create.topics.enable=false
 default.replication.factor=1
@@ -69,9 +69,13 @@ LOG_OPTIONS = (
 METADATA_REQUEST = struct.pack(">hhihi", 3, 1, 0, -1, 0)  # api key 3, version 1, correlation 0, no client id, no topics
 
 
-def config(port: int, controller: int, logs: Path) -> str:
-    """The server's properties file."""
-    return CONFIG.format(node=NODE, host=HOST, port=port, controller=controller, logs=escaped(str(logs)))
+def config(port: int, controller: int, logs: Path, proxied: tuple[int, int] | None = None) -> str:
+    """The server's properties file. `proxied`: one more listener's port, and the port that its clients are told."""
+    more = f",PROXIED://{HOST}:{proxied[0]}" if proxied else ""
+    told = f",PROXIED://{HOST}:{proxied[1]}" if proxied else ""
+    return CONFIG.format(
+        node=NODE, host=HOST, port=port, controller=controller, logs=escaped(str(logs)), more=more, advertised=told
+    )
 
 
 def escaped(text: str) -> str:
@@ -94,6 +98,13 @@ class KafkaServer(Broker):
     def __init__(self, data: Path, *, port: int = 0, progress: Progress = silent) -> None:
         super().__init__(data, port=port, progress=progress)
         self._controller: PortLease | None = None
+        self._proxied: tuple[PortLease, int] | None = None
+
+    def behind(self, proxy: int) -> int:
+        """Before the start: listen on one more port, whose clients are told the `proxy`'s; returns that port."""
+        lease = PortLease("kafka's proxied listener")
+        self._proxied = (lease, proxy)
+        return lease.port
 
     @property
     def endpoint(self) -> str:
@@ -101,11 +112,14 @@ class KafkaServer(Broker):
         return f"{HOST}:{self.port}"
 
     def close(self) -> None:
-        """Give both ports back."""
+        """Give all ports back."""
         super().close()
         if self._controller is not None:
             self._controller.close()
             self._controller = None
+        if self._proxied is not None:
+            self._proxied[0].close()
+            self._proxied = None
 
     async def prepare(self) -> list[str]:
         """Java, the jars (fetched at the first time), a properties file, and a formatted log directory."""
@@ -113,10 +127,13 @@ class KafkaServer(Broker):
         if self._controller is None:
             self._controller = PortLease("kafka's controller")
         logs, file = self.folder / "logs", self.folder / "server.properties"
-        file.write_text(config(self.port, self._controller.port, logs), encoding="ascii")
+        proxied = (self._proxied[0].port, self._proxied[1]) if self._proxied else None
+        file.write_text(config(self.port, self._controller.port, logs, proxied), encoding="ascii")
         if not (logs / "meta.properties").exists():  # the last thing that formatting writes
             await self._format(java, file)
         self._controller.hand_over()
+        if self._proxied is not None:
+            self._proxied[0].hand_over()
         return [*java, "kafka.Kafka", str(file)]
 
     async def answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

@@ -24,6 +24,8 @@ from infra.system import RoomAddress, System, forget, read
 from infra.telemetry import write_json
 
 WORKERS: Final = ("saver", "delivery", "broadcast", "coordinator", "center")
+"""In their start order; center comes last, and there is one of it."""
+ONE_EACH: Final[Mapping[str, int]] = {}
 DEMO_PRODUCT: Final = Product(name="demo", services=("echo",))
 ISSUER: Final = "longwire"
 ISSUER_LABEL: Final = "main"
@@ -42,12 +44,17 @@ class RunningSystem:
         *,
         rooms: int,
         policy: Policy | None = None,
+        workers: Mapping[str, int] = ONE_EACH,
+        changes: Callable[[str], Mapping[str, str]] = lambda name: {},
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`policy`: put into the keeper, which has the defaults otherwise; `progress` gets short lines for the terminal."""
+        """`policy`: put into the keeper, which has the defaults otherwise; `workers`: how many of a role there are, one if it is
+        not named (`saver`, then `saver-2`, …); `changes`: variables of one process by its name; `progress` gets short lines."""
         self._settings = settings
         self._rooms = rooms
         self._policy = policy
+        self._workers = workers
+        self._changes = changes
         self._progress = progress
         self._brokers: LocalBrokers | None = None
         self._saved = False
@@ -69,9 +76,11 @@ class RunningSystem:
         api_key = settings.center.api_key.get_secret_value() or _kept_secret(self.data / "api-key", prefix="lw_")
         self._ports = KeptPorts(self.data / "ports.json")
         env = _environment(settings, api_key, center_port=settings.center.port or self._ports.free("center"))
-        started = [await self.agent.start(ProcessSpec(name=name, role=name, env=env)) for name in WORKERS]
-        center = str(started[-1].report["url"])
-        started[-1].keep("LONGWIRE_CENTER__PORT", center.rpartition(":")[2])
+        for role in WORKERS:
+            for name in (role, *(f"{role}-{number}" for number in range(2, self._workers.get(role, 1) + 1))):
+                started = await self.agent.start(ProcessSpec(name=name, role=role, env={**env, **self._changes(name)}))
+        center = str(started.report["url"])
+        started.keep("LONGWIRE_CENTER__PORT", center.rpartition(":")[2])
         rooms = [await self._start_room(number, env) for number in range(1, self._rooms + 1)]
         system = System(
             center=center,
@@ -109,7 +118,12 @@ class RunningSystem:
             ProcessSpec(
                 name=name,
                 role="gateway",
-                env={**env, "LONGWIRE_ROOM__ID": name, "LONGWIRE_ROOM__PORT": str(self._ports.free(name))},
+                env={
+                    **env,
+                    "LONGWIRE_ROOM__ID": name,
+                    "LONGWIRE_ROOM__PORT": str(self._ports.free(name)),
+                    **self._changes(name),
+                },
             )
         )
         address = RoomAddress(name, str(item.report["host"]), int(item.report["port"]))

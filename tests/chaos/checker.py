@@ -1,0 +1,216 @@
+"""The ledger: for every accepted (message, client) the one state that it is in, by what was noted. Pure: no I/O, no clock.
+
+A message is known by its token, which its payload carries: so one whose acceptance is unknown is not a stranger when it comes.
+
+| event | fields |
+|---|---|
+| `offer` | token, clients, kind (unicast, broadcast), priority; made before anything is sent |
+| `accepted` | token, id: answered 202, or acknowledged by Kafka. Without it the outcome is unknown, never failed |
+| `record` | token, id, client, offset, partition: read from `push.messages`, under the client's own key |
+| `got` | token, id, client: a device's application got it |
+| `repeats` | client, count: arrivals that the device knew by their ids |
+| `receipt` | id, client, state |
+| `dead` | id, client: in `push.dead` |
+| `pending` | id, client: in the register at the end |
+| `committed` | partition, offset: of the delivery group at the end |
+| `allow` | client, count, why: repeats that a crash or a reconnect may cause |
+| `uplink`, `puback`, `uplinked` | id, client: sent; acknowledged; read from `push.uplink` |
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final
+
+from schemas.codes import State
+
+SETTLING: Final = frozenset(
+    {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
+)
+DELIVERED: Final = frozenset({State.ACKED, State.WRITTEN, State.REJECTED})
+ARRIVED, PENDING, QUEUED, DEAD_LETTER = "arrived", "pending", "queued", "dead-lettered"
+BROADCAST: Final = "broadcast"
+
+Pair = tuple[str, str]
+"""(token, client)."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the ledger says. `states` counts accepted pairs; everything else is empty where all is well.
+
+    `contradictions`: pairs with an ack that no device saw; `disordered`: first arrivals against their partition's order.
+    """
+
+    accepted: int = 0
+    unknown: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+    lost: list[Pair] = field(default_factory=list)
+    misdelivered: list[Pair] = field(default_factory=list)
+    duplicates: int = 0
+    duplicate_bound: int = 0
+    over_bound: list[tuple[str, int, int]] = field(default_factory=list)
+    twice: list[Pair] = field(default_factory=list)
+    disordered: list[tuple[str, str, str]] = field(default_factory=list)
+    contradictions: list[Pair] = field(default_factory=list)
+    uplinks: int = 0
+    uplinks_lost: list[str] = field(default_factory=list)
+    uplinks_twice: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Does everything hold but the order, which some faults may break once, and that an uplink's id is in Kafka once?"""
+        return not any(
+            (
+                self.lost, self.misdelivered, self.over_bound, self.twice, self.contradictions, self.uplinks_lost,
+            )
+        )  # fmt: skip
+
+    def problems(self) -> list[str]:
+        """One line for each kind of thing that is wrong, with an example."""
+        kinds: tuple[tuple[str, list[Any]], ...] = (
+            ("lost", self.lost),
+            ("delivered to a wrong client", self.misdelivered),
+            ("clients with more repeats than allowed", self.over_bound),
+            ("came to an application twice", self.twice),
+            ("acked and never seen", self.contradictions),
+            ("out of order", self.disordered),
+            ("uplinks acknowledged and not in Kafka", self.uplinks_lost),
+            ("uplinks in Kafka twice", self.uplinks_twice),
+        )
+        return [f"{len(found)} {text}, as {found[0]}" for text, found in kinds if found]
+
+
+class Checker:
+    """Takes the events of one history, then judges."""
+
+    def __init__(self, events: Iterable[dict[str, Any]]) -> None:
+        self._offers: dict[str, dict[str, Any]] = {}
+        self._accepted: set[str] = set()
+        self._tokens: dict[str, str] = {}
+        self._got: dict[Pair, int] = {}
+        self._times: Counter[Pair] = Counter()
+        self._records: dict[Pair, tuple[int, int]] = {}
+        self._receipts: dict[tuple[str, str], str] = {}
+        self._dead: set[tuple[str, str]] = set()
+        self._pending: set[tuple[str, str]] = set()
+        self._committed: dict[int, int] = {}
+        self._repeats: Counter[str] = Counter()
+        self._allowed: Counter[str] = Counter()
+        self._uplinks: set[str] = set()
+        self._pubacks: set[str] = set()
+        self._uplinked: Counter[str] = Counter()
+        for self._place, event in enumerate(events):  # the order of notes, finer than their times
+            getattr(self, "_take_" + event["e"])(event)
+
+    # --- events --------------------------------------------------------------------------------------------------------
+
+    def _take_offer(self, e: dict[str, Any]) -> None:
+        self._offers[e["token"]] = e
+
+    def _take_accepted(self, e: dict[str, Any]) -> None:
+        self._accepted.add(e["token"])
+        self._tokens[e["id"]] = e["token"]
+
+    def _take_record(self, e: dict[str, Any]) -> None:
+        self._tokens.setdefault(e["id"], e["token"])
+        self._records.setdefault((e["token"], e["client"]), (e["partition"], e["offset"]))
+
+    def _take_got(self, e: dict[str, Any]) -> None:
+        pair = (e["token"], e["client"])
+        self._got.setdefault(pair, self._place)
+        self._times[pair] += 1
+
+    def _take_repeats(self, e: dict[str, Any]) -> None:
+        self._repeats[e["client"]] += e["count"]
+
+    def _take_receipt(self, e: dict[str, Any]) -> None:
+        if e["state"] in SETTLING:
+            self._receipts.setdefault((e["id"], e["client"]), e["state"])
+
+    def _take_dead(self, e: dict[str, Any]) -> None:
+        self._dead.add((e["id"], e["client"]))
+
+    def _take_pending(self, e: dict[str, Any]) -> None:
+        self._pending.add((e["id"], e["client"]))
+
+    def _take_committed(self, e: dict[str, Any]) -> None:
+        self._committed[e["partition"]] = e["offset"]
+
+    def _take_allow(self, e: dict[str, Any]) -> None:
+        self._allowed[e["client"]] += e["count"]
+
+    def _take_uplink(self, e: dict[str, Any]) -> None:
+        self._uplinks.add(e["id"])
+
+    def _take_puback(self, e: dict[str, Any]) -> None:
+        self._pubacks.add(e["id"])
+
+    def _take_uplinked(self, e: dict[str, Any]) -> None:
+        self._uplinked[e["id"]] += 1
+
+    # --- the verdict ---------------------------------------------------------------------------------------------------
+
+    def verdict(self) -> Verdict:
+        """Add everything up."""
+        found = Verdict(unknown=len(set(self._offers) - self._accepted))
+        ids = {token: message for message, token in self._tokens.items()}
+        for token in sorted(self._accepted):
+            for client in self._offers[token]["clients"]:
+                self._judge(found, token, client, ids[token])
+        found.misdelivered = [
+            pair for pair in self._got if pair[0] not in self._offers or pair[1] not in self._offers[pair[0]]["clients"]
+        ]
+        found.twice = [pair for pair, count in self._times.items() if count > 1]
+        found.duplicates = sum(self._repeats.values())
+        found.duplicate_bound = sum(self._allowed.values())
+        found.over_bound = [
+            (client, count, self._allowed[client]) for client, count in self._repeats.items() if count > self._allowed[client]
+        ]
+        found.disordered = list(self._disordered())
+        found.uplinks = len(self._pubacks)
+        found.uplinks_lost = sorted(self._pubacks - set(self._uplinked))
+        found.uplinks_twice = sorted(message for message, count in self._uplinked.items() if count > 1)
+        return found
+
+    def _judge(self, found: Verdict, token: str, client: str, message: str) -> None:
+        found.accepted += 1
+        state = self.state(token, client, message)
+        if state is None:
+            found.lost.append((token, client))
+            return
+        found.states[state] += 1
+        if state == State.ACKED and (token, client) not in self._got:
+            found.contradictions.append((token, client))
+
+    def state(self, token: str, client: str, message: str) -> str | None:
+        """The state of an accepted pair (docs/guarantees.md); None: lost."""
+        if self._offers[token]["kind"] == BROADCAST:  # receipts of broadcasts are counts: the device's own word stands
+            return ARRIVED if (token, client) in self._got else None
+        key = (message, client)
+        if key in self._receipts:
+            return self._receipts[key]
+        if key in self._dead:
+            return DEAD_LETTER
+        if key in self._pending:
+            return PENDING
+        where = self._records.get((token, client))
+        if where is not None and where[1] >= self._committed.get(where[0], 1 << 62):
+            return QUEUED
+        return None
+
+    def _disordered(self) -> Iterable[tuple[str, str, str]]:
+        """Per client and priority class: first arrivals against the offsets of their records. (client, earlier, later)."""
+        queues: dict[tuple[str, int, int], list[tuple[int, int, str]]] = defaultdict(list)
+        for (token, client), (partition, offset) in self._records.items():
+            at = self._got.get((token, client))
+            if at is not None and token in self._offers:
+                queues[client, self._offers[token]["priority"], partition].append((at, offset, token))
+        for (client, _, _), arrivals in queues.items():
+            arrivals.sort()
+            for (_, offset, token), (_, following, later) in pairwise(arrivals):
+                if following < offset:
+                    yield client, token, later

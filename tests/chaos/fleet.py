@@ -1,0 +1,117 @@
+"""The devices: real SDK clients on real connections, which note everything that comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pushclient import Backoff, ConnectionState, PushClient, PushMessage
+from pushclient.errors import PushError
+from tests.chaos.history import History
+
+PRODUCT: Final = "demo"
+WINDOW: Final = 32
+CONNECTING: Final = 64
+
+
+class Device:
+    """One device over all its connections."""
+
+    def __init__(self, client: str, token: str, fleet: Fleet, servers: Sequence[tuple[str, int]] = ()) -> None:
+        self.client = client
+        self.port = 0
+        self.connections = 0
+        self.got: set[str] = set()
+        self._fleet = fleet
+        self.push = PushClient(
+            client_id=client,
+            token=token,
+            dispatch=None if servers else fleet.dispatch,
+            servers=servers,
+            backoff=Backoff(base_s=0.5, cap_s=4.0),
+            receive_max=WINDOW,
+            on_message=self._take,
+            on_state=self._state,
+            remember=8192,
+        )
+
+    def _take(self, message: PushMessage) -> None:
+        token = message.payload[:64].decode(errors="replace").partition(" ")[0]
+        self.got.add(token)
+        self._fleet.note("got", token=token, id=message.id, client=self.client)
+        self._fleet.counts[token] = self._fleet.counts.get(token, 0) + 1
+
+    def _state(self, state: ConnectionState) -> None:
+        if state.connected and state.address is not None:
+            self.port = state.address[1]
+            self.connections += 1
+
+    async def join(self) -> None:
+        """Connect and bind."""
+        await self.push.start()
+        await self.push.bind(PRODUCT, qos=1)
+
+
+class Fleet:
+    """All devices by client id. `history` is the present row's."""
+
+    def __init__(self, dispatch: str, token: Callable[[str], str]) -> None:
+        self.dispatch = dispatch
+        self._token = token
+        self.devices: dict[str, Device] = {}
+        self.history: History | None = None
+        self.counts: dict[str, int] = {}
+
+    def note(self, kind: str, /, **fields: object) -> None:
+        """Into the present row's history."""
+        if self.history is not None:
+            self.history.note(kind, **fields)
+
+    async def join(self, clients: Sequence[str], *, servers: Sequence[tuple[str, int]] = (), within: float = 120.0) -> None:
+        """Connect and bind these clients, `CONNECTING` at a time; raises TimeoutError."""
+        places = asyncio.Semaphore(CONNECTING)
+
+        async def one(client: str) -> None:
+            async with places:
+                device = self.devices[client] = Device(client, self._token(client), self, servers)
+                await device.join()
+
+        async with asyncio.timeout(within):
+            await asyncio.gather(*(one(client) for client in clients))
+
+    async def leave(self, clients: Sequence[str]) -> None:
+        """Close these devices, and forget them."""
+        await asyncio.gather(*(self.devices.pop(client).push.close() for client in clients))
+
+    def connected(self) -> int:
+        """How many are connected now."""
+        return sum(device.push.connected for device in self.devices.values())
+
+    def begin_row(self, history: History) -> None:
+        """From here on everything goes into this history; what a device's counters show counts from here."""
+        self.history = history
+        self._repeats = {client: device.push.stats.duplicates for client, device in self.devices.items()}
+        self._connections = {client: device.connections for client, device in self.devices.items()}
+        self.counts = {}
+
+    def end_row(self, *, per_connection: int, for_all: int) -> None:
+        """Note repeats, and how many each device may have had: a window (and broadcasts) for each time that it came back."""
+        for client, device in self.devices.items():
+            repeats = device.push.stats.duplicates - self._repeats.get(client, 0)
+            if repeats:
+                self.note("repeats", client=client, count=repeats)
+            back = device.connections - self._connections.get(client, 1)
+            if allowed := back * per_connection + for_all:
+                self.note("allow", client=client, count=allowed, why=f"{back} reconnects")
+
+    async def uplink(self, client: str, uplink: str, payload: bytes) -> bool:
+        """Send one uplink; True if its PUBACK came."""
+        self.note("uplink", id=uplink, client=client)
+        try:
+            async with asyncio.timeout(90):
+                await self.devices[client].push.uplink(PRODUCT, "chaos", payload, id=uplink)
+        except (PushError, TimeoutError):
+            return False
+        self.note("puback", id=uplink, client=client)
+        return True

@@ -1,0 +1,96 @@
+"""What Kafka and Redis say: receipts, dead letters, uplinks, the log itself, what is committed and what is pending."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from redis.asyncio import Redis
+
+from schemas import codec, names
+from schemas.partition import partition_of
+from schemas.records import DeadLetter, PushMessage, Receipt, Uplink
+from tests.chaos.fleet import PRODUCT
+from tests.chaos.history import History
+
+TOPICS = (names.MESSAGES, names.RECEIPTS, names.DEAD, names.UPLINK)
+
+
+class Records:
+    """Notes the topics' records from when the row began. `settled`: (id, client) of receipts, for who waits."""
+
+    def __init__(self, bootstrap: str, partitions: int, history: History) -> None:
+        self._bootstrap = bootstrap
+        self._partitions = partitions
+        self._history = history
+        self._task: asyncio.Task[None] | None = None
+        self.settled: set[tuple[str, str]] = set()
+
+    async def start(self) -> None:
+        """Begin at the topics' present ends."""
+        self._consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, enable_auto_commit=False)
+        await self._consumer.start()
+        self._consumer.assign([TopicPartition(topic, p) for topic in TOPICS for p in range(self._partitions)])
+        await self._consumer.seek_to_end()
+        for where in self._consumer.assignment():
+            await self._consumer.position(where)
+        self._task = asyncio.create_task(self._read())
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            await self._consumer.stop()
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                found = await self._consumer.getmany(timeout_ms=200, max_records=2000)
+            except KafkaError:
+                await asyncio.sleep(0.5)
+                continue
+            for batch in found.values():
+                for source in batch:
+                    self._take(source.partition, source.offset, codec.decode(source.value))
+
+    def _take(self, partition: int, offset: int, record: object) -> None:
+        note = self._history.note
+        if isinstance(record, PushMessage):
+            if record.client is not None and partition_of(record.client, self._partitions) == partition:
+                token = record.payload[:64].decode(errors="replace").partition(" ")[0]
+                note("record", token=token, id=record.id, client=record.client, partition=partition, offset=offset)
+        elif isinstance(record, Receipt):
+            self.settled.add((record.id, record.client))
+            note("receipt", id=record.id, client=record.client, state=str(record.state))
+        elif isinstance(record, DeadLetter):
+            note("dead", id=record.id, client=record.client, reason=record.reason)
+        elif isinstance(record, Uplink):
+            note("uplinked", id=record.id, client=record.client)
+
+    async def committed(self) -> None:
+        """Note what the delivery group has committed."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=names.DELIVERY_GROUP, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            for partition in range(self._partitions):
+                offset = await consumer.committed(TopicPartition(names.MESSAGES, partition))
+                self._history.note("committed", partition=partition, offset=offset or 0)
+        finally:
+            await consumer.stop()
+
+
+async def note_pending(redis_url: str, clients: Iterable[str], history: History) -> int:
+    """Note what is pending for these clients; returns how much."""
+    redis = Redis.from_url(redis_url)
+    count = 0
+    try:
+        for client in clients:
+            for message in await redis.hkeys(names.bodies_key(names.client_key("main", client), PRODUCT)):
+                history.note("pending", id=message.decode(), client=client)
+                count += 1
+    finally:
+        await redis.aclose()
+    return count
