@@ -33,11 +33,13 @@ ANY_GROUP: Final = "*"
 class Refusal(Exception):
     """A CONNECT that is refused: the reason code, a short kind for the counter, and the text that the client is told."""
 
-    def __init__(self, code: Reason, kind: str, text: str) -> None:
+    def __init__(self, code: Reason, kind: str, text: str, *, retry_after: int = 0) -> None:
+        """`retry_after`: whole seconds after which to come again, 0 for nothing to say."""
         super().__init__(text)
         self.code = code
         self.kind = kind
         self.text = text
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,14 @@ FIRST_BROADCAST_ID: Final = 0x8000
 class Inflight:
     """One unicast message written at QoS 1 and not yet acknowledged."""
 
-    __slots__ = ("id", "n", "product", "sent_at")
+    __slots__ = ("data", "id", "n", "product", "sent_at")
 
-    def __init__(self, product: str, id: str, n: int, sent_at: float) -> None:  # noqa: A002 - the message's id
+    def __init__(self, product: str, id: str, n: int, sent_at: float, data: bytes) -> None:  # noqa: A002 - the message's id
         self.product = product
         self.id = id
         self.n = n
         self.sent_at = sent_at
+        self.data = data  # the PUBLISH as it was written: it may have to be written again
 
 
 class BindState:
@@ -38,7 +39,7 @@ class BindState:
     """
 
     __slots__ = (
-        "attrs", "behind", "client", "early", "first_bind_ms", "groups", "hinted_n", "n", "product",
+        "attrs", "behind", "client", "early", "fenced", "first_bind_ms", "groups", "hinted_n", "n", "product",
         "qos", "ready", "saved", "sent", "settled", "user",
     )  # fmt: skip
 
@@ -54,6 +55,7 @@ class BindState:
         self.hinted_n = 0
         self.behind = False
         self.ready = False  # the saver has answered the bind
+        self.fenced = False  # the client is away, or we were: no broadcast before its return, or its sync
         self.sent = 0
         self.settled = 0
         self.saved = 0

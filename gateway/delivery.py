@@ -16,6 +16,7 @@ import mqtt5
 from gateway import metrics, packets
 from gateway.auth import Grant
 from gateway.client import BindState, Client
+from gateway.flash import AWAY, again, unacknowledged
 from gateway.host import Host
 from gateway.ports import Ask, Shell
 from gateway.reasons import End, Reason
@@ -66,7 +67,7 @@ class Delivery:
 
     __slots__ = (
         "_ask", "_confirming", "_confirming_jobs", "_dismiss", "_doing", "_ended", "_grant", "_host", "_jobs", "_shell",
-        "_todo", "_touch", "client", "sync_wanted", "window",
+        "_todo", "_touch", "acked", "client", "fruitless", "sync_wanted", "window",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +97,8 @@ class Delivery:
         self._confirming: list[Ack] = []
         self._confirming_jobs: list[tuple[BindState, list[SettledJob]]] = []
         self._jobs: list[SettledJob] = []
+        self.fruitless = 0  # sockets in a row that acknowledged nothing of what was written
+        self.acked = False
 
     @property
     def idle(self) -> bool:
@@ -232,6 +235,10 @@ class Delivery:
         for bind, jobs in self._confirming_jobs:
             self._host.fanout.saved(bind, jobs)
         self._confirming_jobs = []
+        if self._shell is not AWAY:
+            for bind in binds:
+                if bind.fenced:
+                    self._host.fanout.unfence(bind)
         self._write(b"", list(zip(binds, result.pages, strict=True)))
         self.pump()
 
@@ -353,6 +360,7 @@ class Delivery:
                 self._host.fanout.regrouped(bind)
             else:
                 bind.ready = True
+                bind.fenced = self._shell is AWAY
                 self._host.fanout.bound(bind, result.settled_jobs)
         self.pump()
 
@@ -380,6 +388,39 @@ class Delivery:
             self._dismiss(Reason.SERVER_UNAVAILABLE, End.UNAVAILABLE)
         return not self._ended
 
+    # --- away and back (gateway/flash.py) ------------------------------------------------------------------------------
+
+    def socket_ended(self, *, acked: bool) -> None:
+        """A socket of this session is gone; `acked`: it had acknowledged something."""
+        self.acked = self.acked or acked
+        if acked:
+            self.fruitless = 0
+        elif self.client.inflight:
+            self.fruitless += 1
+
+    def away(self) -> None:
+        """The client has no socket, and may be back soon: nothing is written or asked for it meanwhile."""
+        undrained = self.window.move(AWAY)
+        self._shell = AWAY
+        self._todo = None
+        self.client.write = AWAY.write
+        for bind in self.client.binds.values():
+            bind.behind = bind.behind or bind.product in undrained
+            self._host.fanout.fence(bind, away=True)
+
+    def back(self, shell: Shell, grant: Grant, touch: Callable[[], None], dismiss: Callable[[Reason, End], None]) -> list[bytes]:
+        """It has a socket again; returns what is to be written first: all that is unacknowledged, with DUP=1."""
+        client, now = self.client, self._host.clock()
+        self._shell, self._grant, self._touch, self._dismiss = shell, grant, touch, dismiss
+        self.window.move(shell)
+        client.write = shell.write
+        client.broadcast_at = now
+        first = unacknowledged(client, now)
+        for bind in client.binds.values():
+            first += [again(packet) for packet in self._host.fanout.unacknowledged(bind)]
+            self._host.fanout.unfence(bind)
+        return first
+
     # --- the end -------------------------------------------------------------------------------------------------------
 
     def end(self, reason: str) -> None:
@@ -402,9 +443,13 @@ class Delivery:
     def _disconnect(self) -> None:
         client, host = self.client, self._host
         acks = [*self._confirming, *self.window.take_acks()]
+        unacked = [(item.product, item.id) for item in client.inflight.values()] if client.inflight else []
         host.saver.disconnect(
-            DisconnectItem(client.key, host.room, host.epoch, client.generation, client.number, self._ended, acks, self._jobs)
-        )
+            DisconnectItem(
+                client.key, host.room, host.epoch, client.generation, client.number, self._ended, acks, self._jobs,
+                unacked, self.fruitless, self.acked,
+            )
+        )  # fmt: skip
         client.binds.clear()
 
 

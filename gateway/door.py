@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -25,6 +26,8 @@ SLICES_AT_ONCE: Final = 64
 """Slices of different jobs are written side by side, each at its own pace."""
 
 DRAIN_STEPS_S: Final = 0.1
+NAMED: Final = 3
+"""Addresses in a Server Reference (MQTT 5 §4.13), at most: others for each client."""
 FLUSH_S: Final = 2.0
 
 log = structlog.get_logger("door")
@@ -51,6 +54,7 @@ class Endpoints:
         )
         for name, subject, handler, concurrency in endpoints:
             await self._bus.serve(name, subject, handler, concurrency=concurrency)
+        await self._bus.subscribe(names.REGISTER_OPENED, lambda data: self._room.register_opened())
 
     async def stop(self) -> None:
         """The bus ends its endpoints itself."""
@@ -73,9 +77,18 @@ class Endpoints:
 class Door:
     """Accepts clients; on `stop()` sees them out."""
 
-    def __init__(self, room: Room, saver: SaverLink, lease: LeaseKeeper, *, fail: Callable[[str], None]) -> None:
-        """`lease`: begins once we listen, ends once all have left."""
+    def __init__(
+        self,
+        room: Room,
+        saver: SaverLink,
+        lease: LeaseKeeper,
+        *,
+        elsewhere: Callable[[], Awaitable[list[str]]],
+        fail: Callable[[str], None],
+    ) -> None:
+        """`lease`: begins once we listen, ends once all have left; `elsewhere()`: addresses of rooms that take our clients."""
         self._room = room
+        self._elsewhere = elsewhere
         self._saver = saver
         self._lease = lease
         self._loops = Loops(fail)
@@ -118,11 +131,14 @@ class Door:
         room.draining = True
         await self._lease.drain()
         log.info("draining", room=room.id, connections=room.connections, seconds=room.settings.drain)
+        room.end_kept()
+        elsewhere = await self._elsewhere() if room.connections else []
         leaving = list(room.sessions)
         steps = max(1, int(room.settings.drain / DRAIN_STEPS_S))
         for i in range(steps):
             for session in leaving[i::steps]:
-                session.close(Reason.USE_ANOTHER_SERVER, End.MOVING, "moving")
+                named = " ".join(random.sample(elsewhere, min(NAMED, len(elsewhere))))
+                session.close(Reason.USE_ANOTHER_SERVER, End.MOVING, "moving", named)
             if i + 1 < len(leaving):
                 await asyncio.sleep(DRAIN_STEPS_S)
         if not await self._saver.flush(FLUSH_S):

@@ -91,6 +91,31 @@ class FanOut:
             if bind.client.slot < job.cursor:
                 job.queue(bind)
 
+    def fence(self, bind: BindState, *, away: bool = False) -> None:
+        """Write nothing to it: its client is to be synced first, or is away. Its slots pass by, and it is late afterwards.
+
+        What was written to a client that is away at QoS 0 and had not left for the kernel comes again.
+        """
+        bind.fenced = True
+        for job in self._jobs.of(bind.product):
+            job.forget(bind)
+        if away and not bind.qos:
+            for job in self._jobs.at(bind.product, bind.sent & ~bind.settled):
+                job.interrupt(bind.client.key)
+            bind.sent &= bind.settled
+
+    def unfence(self, bind: BindState) -> None:
+        """Write to it again; what passed by is for the late queues."""
+        bind.fenced = False
+        self.regrouped(bind)
+
+    def unacknowledged(self, bind: BindState) -> list[bytes]:
+        """What was written to it at QoS 1 and not acknowledged, to be written again."""
+        now = self._clock()
+        if not bind.qos:
+            return []
+        return [job.packet(bind, now) for job in self._jobs.at(bind.product, bind.sent & ~bind.settled)]
+
     def bound_counts(self) -> dict[str, int]:
         """Product → clients bound here, for the lease."""
         return self._index.counts()

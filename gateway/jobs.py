@@ -64,8 +64,8 @@ class Job:
     # --- who ----------------------------------------------------------------------------------------------------------
 
     def matches(self, bind: BindState) -> bool:
-        """Is the bind a target: ready, in one of the groups, and first bound before the start unless asked otherwise?"""
-        if not bind.ready or (self.groups and self.groups.isdisjoint(bind.groups)):
+        """Is the bind a target: ready, not fenced, in one of the groups, first bound before the start unless asked otherwise?"""
+        if not bind.ready or bind.fenced or (self.groups and self.groups.isdisjoint(bind.groups)):
             return False
         return self.content.include_new or bind.first_bind_ms <= self.content.started_ms
 

@@ -7,12 +7,14 @@ import os
 import resource
 import time
 from contextlib import suppress
+from typing import Final
 
 from gateway.auth import Verifier
 from gateway.door import Door, Endpoints
 from gateway.fanout import FanOut
 from gateway.host import Host
 from gateway.lease import LeaseKeeper
+from gateway.neighbours import addresses
 from gateway.room import Room
 from gateway.saver_link import SaverLink
 from gateway.uplink_link import UplinkLink
@@ -25,6 +27,9 @@ from infra.telemetry import InternalListener, configure_logging
 from infra.wire import RoomEntry
 from schemas import names
 
+STOP_BESIDE_DRAIN: Final = 9.0
+"""Seconds that an orderly end takes beside the drain, at most: looking for other rooms, the last disconnects, the connections."""
+
 
 async def main(settings: Settings) -> int:
     """Run a room until it is told to stop; returns the exit status."""
@@ -33,7 +38,7 @@ async def main(settings: Settings) -> int:
     name = f"gateway-{room_id}"
     configure_logging(settings.telemetry, process=name)
     _raise_descriptor_limit()
-    life = Lifecycle(name)
+    life = Lifecycle(name, stop_within=settings.room.drain + STOP_BESIDE_DRAIN)
     bus = Bus(settings.nats, name="gateway", version=VERSION, fail=life.fail)
     keeper = Keeper(bus, disk=settings.data / name, fail=life.fail)
     verifier = Verifier()
@@ -74,7 +79,13 @@ async def main(settings: Settings) -> int:
         return "draining" if room.draining else ""
 
     internal = InternalListener(settings.telemetry, process=name, ready=ready)
-    door = Door(room, saver, LeaseKeeper(bus, room, entry, fail=life.fail), fail=life.fail)
+    door = Door(
+        room,
+        saver,
+        LeaseKeeper(bus, room, entry, fail=life.fail),
+        elsewhere=lambda: addresses(bus, room=room_id, lease_interval=keeper.policy.lease_interval),
+        fail=life.fail,
+    )
     life.add("internal listener", internal)
     life.add("bus", bus)
     life.add("keeper", keeper)

@@ -50,10 +50,11 @@ def publish(
     ).write()
 
 
-def connack(*, keep_alive: int, max_packet: int, room: str) -> bytes:
-    """CONNACK for a client that is let in: all that is offered, and what is not."""
+def connack(*, keep_alive: int, max_packet: int, room: str, expiry: int = 0, present: bool = False) -> bytes:
+    """CONNACK for a client that is let in: all that is offered, and what is not. `expiry`: how long its session is kept, s."""
     return mqtt5.ConnAckPacket(
-        session_expiry_interval=0,
+        session_present=present,
+        session_expiry_interval=expiry,
         server_keep_alive=keep_alive,
         receive_max=RECEIVE_MAXIMUM,
         max_qos=mqtt5.QoS.AT_LEAST_ONCE,

@@ -128,5 +128,14 @@ class FanOut(Protocol):
     async def slice(self, order: Slice) -> SliceReply:
         """Write a slice of a job."""
 
+    def fence(self, bind: BindState, *, away: bool = False) -> None:
+        """Write nothing to it until `unfence`; `away`: it has no socket."""
+
+    def unfence(self, bind: BindState) -> None:
+        """Write to it again."""
+
+    def unacknowledged(self, bind: BindState) -> list[bytes]:
+        """What was written to it at QoS 1 and not acknowledged."""
+
     def bound_counts(self) -> dict[str, int]:
         """product → clients bound."""

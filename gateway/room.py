@@ -11,7 +11,9 @@ import mqtt5
 from gateway import metrics
 from gateway.auth import Refusal, Verifier
 from gateway.client import Client
+from gateway.connect_rate import ConnectRate
 from gateway.delivery import DROPPED, GONE, WRITTEN
+from gateway.flash import SYNC_WITHIN, Kept
 from gateway.host import Host
 from gateway.ports import FanOut, Shell, Uplinks
 from gateway.reasons import End, Reason
@@ -23,8 +25,8 @@ from infra.wire import ConnectResult, ControlReply, DisconnectItem, Hint, HintRe
 FLUSH_DELAY: Final = 0.03
 """Seconds that acks gather before a sync carries them."""
 
-RESYNC_SPREAD: Final = 5.0
-"""Seconds over which all clients are synced after NATS was away."""
+RESYNC_SPREAD: Final = 2.0
+"""Seconds over which all clients are synced after NATS was away, at least; `policy.resync_rate` stretches it."""
 
 JITTER: Final = 0.1
 
@@ -64,6 +66,8 @@ class Room:
         self.wheel = Wheel(clock())
         self.draining = False
         self._later = later
+        self.kept = Kept()
+        self._rate = ConnectRate(lambda: host.policy.connect_rate, clock())
         self._clients: dict[str, Session] = {}
         self._sessions: set[Session] = set()
         self._dirty: list[Session] = []
@@ -100,8 +104,12 @@ class Room:
         """Raises Refusal if nobody is let in now."""
         if self.draining:
             raise Refusal(Reason.USE_ANOTHER_SERVER, "draining", "this room is moving its clients")
+        if wait := self._rate.admit(self.clock()):
+            raise Refusal(Reason.CONNECTION_RATE, "rate", "too many connect at once", retry_after=wait)
         if len(self._sessions) > self.settings.max_connections:
             raise Refusal(Reason.SERVER_BUSY, "full", "this room is full")
+        if len(self._sessions) + len(self.kept) > self.settings.max_connections:
+            self.kept.oldest().close(Reason.SERVER_BUSY, End.SOCKET)
 
     def register(self, session: Session, client: Client) -> bool:
         """A client has its session; an older connection of it ends. False if a newer one is here already."""
@@ -113,6 +121,21 @@ class Room:
         self._clients[client.key] = session
         metrics.clients.set(len(self._clients))
         return True
+
+    def returned(self, session: Session, client: Client) -> None:
+        """A client is back in its kept session, by another socket."""
+        self.kept.drop(client.key)
+        self._clients[client.key] = session
+        metrics.returned.inc()
+
+    def return_delay(self) -> float:
+        """Seconds until a returned client's sync, where nothing is known to wait for it."""
+        return random.uniform(0.5, SYNC_WITHIN)
+
+    def end_kept(self) -> None:
+        """Nobody can come back any more: the sessions of those who are away end."""
+        while len(self.kept):
+            self.kept.oldest().close(Reason.USE_ANOTHER_SERVER, End.MOVING)
 
     def unregister(self, session: Session) -> None:
         """A client's connection ended."""
@@ -201,7 +224,16 @@ class Room:
         return ControlReply("ok")
 
     def resync(self) -> None:
-        """NATS was away: sync all, over a few seconds. Until its sync is answered a client gets nothing by hints."""
+        """NATS was away, or we were: sync all, spread. Until its sync is answered a client gets nothing by hints and slices."""
         now = self.clock()
+        spread = max(RESYNC_SPREAD, len(self._clients) / self.host.policy.resync_rate)
         for session in self._clients.values():
-            session.resync(now + random.uniform(0, RESYNC_SPREAD))
+            session.resync(now + random.uniform(0, spread))
+
+    def register_opened(self) -> None:
+        """Redis lost something and is whole again: what we saved there may be gone, and numbers begin anew."""
+        for session in self._clients.values():
+            if session.client is not None:
+                for bind in session.client.binds.values():
+                    bind.saved = 0
+        self.resync()

@@ -18,6 +18,7 @@ from gateway.admission import authorize
 from gateway.auth import Grant, Refusal
 from gateway.client import FIRST_BROADCAST_ID, Client
 from gateway.delivery import Delivery
+from gateway.flash import FRUITLESS, may_return
 from gateway.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, OldProtocol
 from gateway.ports import Ask, Shell
 from gateway.reasons import End, Reason
@@ -38,11 +39,12 @@ KEEP_ALIVE_FACTOR: Final = 1.5
 
 
 class State(enum.Enum):
-    """Where a connection is. A session that outlives its socket (flash disconnect) would be one more state before CLOSED."""
+    """Where a connection is. A session that outlives its socket is AWAY (gateway/flash.py)."""
 
     NEW = "before CONNECT"
     OPENING = "waiting for the saver"
     OPEN = "open"
+    AWAY = "away"
     CLOSED = "closed"
 
 
@@ -67,9 +69,9 @@ class Session:
     """One connection, from its accept to its end."""
 
     __slots__ = (
-        "_ask", "_connect", "_deadline", "_grant", "_held", "_keep_alive", "_room", "_shell", "_sync_due", "_token_due",
-        "_uplinking", "client", "connection", "delivery", "dirty", "due_tick", "last_seen", "packet_due", "packet_limit",
-        "state",
+        "_acked", "_ask", "_connect", "_deadline", "_expiry", "_grant", "_held", "_keep_alive", "_room", "_shell",
+        "_sync_due", "_token_due", "_uplinking", "client", "connection", "delivery", "dirty", "due_tick", "last_seen",
+        "packet_due", "packet_limit", "state",
     )  # fmt: skip
 
     def __init__(self, room: Room, shell: Shell, connection: int, now: float) -> None:
@@ -93,12 +95,14 @@ class Session:
         self._sync_due = NEVER
         self._token_due = NEVER
         self._uplinking: Uplinking | None = None
+        self._expiry = 0
+        self._acked = False
         room.wheel.at(self, self._deadline)
 
     @property
     def held(self) -> bool:
         """Hand over no packet now."""
-        return bool(self._held) or self.state is State.CLOSED
+        return bool(self._held) or self.state in (State.CLOSED, State.AWAY)
 
     # --- packets -------------------------------------------------------------------------------------------------------
 
@@ -136,6 +140,7 @@ class Session:
     def _puback(self, packet: mqtt5.PubAckPacket, now: float) -> None:
         assert self.client is not None
         assert self.delivery is not None
+        self._acked = True
         if packet.packet_id >= FIRST_BROADCAST_ID:
             self._room.fanout.puback(self.client, packet.packet_id, int(packet.reason_code))
             self.delivery.pump()
@@ -196,9 +201,15 @@ class Session:
         return whole if len(whole) <= self.client.max_packet else build(packet_id, code, "")
 
     def _disconnect(self, packet: mqtt5.DisconnectPacket, now: float) -> None:
-        if packet.session_expiry_interval:
-            raise Violation(Reason.PROTOCOL_ERROR, "Session Expiry Interval was 0 in CONNECT")
-        self._finish(b"", End.NORMAL)
+        expiry = packet.session_expiry_interval
+        if expiry is not None:
+            if expiry and not self._expiry:
+                raise Violation(Reason.PROTOCOL_ERROR, "Session Expiry Interval was 0 in CONNECT")
+            self._expiry = min(expiry, self._room.host.policy.flash_window_s)
+        if self._expiry:
+            self._shell.close()  # the socket's end comes to `lost()`, which keeps the session
+        else:
+            self._finish(b"", End.NORMAL)
 
     # --- CONNECT -------------------------------------------------------------------------------------------------------
 
@@ -209,6 +220,10 @@ class Session:
             grant = authorize(packet, room.verifier, room.wall())
         except Refusal as refusal:
             self._refuse(refusal, packet)
+            return
+        kept = room.kept.get(grant.key)
+        if kept is not None and may_return(kept, packet, grant):
+            self._return(kept, packet, grant)
             return
         self.state = State.OPENING
         self._connect, self._grant = packet, grant
@@ -222,7 +237,9 @@ class Session:
 
     def _refuse(self, refusal: Refusal, packet: mqtt5.ConnectPacket) -> None:
         metrics.refused.labels(refusal.kind).inc()
-        retry = RETRY_AFTER if refusal.code in (Reason.SERVER_BUSY, Reason.SERVER_UNAVAILABLE) else 0
+        retry = refusal.retry_after
+        if not retry and refusal.code in (Reason.SERVER_BUSY, Reason.SERVER_UNAVAILABLE):
+            retry = RETRY_AFTER
         answer = packets.connack_refused(refusal.code, refusal.text, retry_after=retry, max_packet=packet.max_packet_size)
         self._finish(answer, End.REFUSED)
 
@@ -272,13 +289,47 @@ class Session:
         )
         self.state = State.OPEN
         self._start_timers(packet)
-        self._shell.write(packets.connack(keep_alive=int(self._keep_alive), max_packet=AFTER_CONNECT, room=room.id))
+        self._shell.write(self._connack(present=False))
         self._release(Hold.OPENING)
+
+    def _connack(self, *, present: bool) -> bytes:
+        return packets.connack(
+            keep_alive=int(self._keep_alive),
+            max_packet=AFTER_CONNECT,
+            room=self._room.id,
+            expiry=self._expiry,
+            present=present,
+        )
+
+    def _return(self, kept: Session, packet: mqtt5.ConnectPacket, grant: Grant) -> None:
+        """The client is back in time: everything is as it was, and nobody was asked."""
+        room = self._room
+        self.client, self.delivery, self._grant = kept.client, kept.hand_over(), grant
+        client = self.client
+        assert client is not None
+        client.receive_max = min(packet.receive_max, room.host.policy.window)
+        client.max_packet = packet.max_packet_size or 1 << 28
+        room.returned(self, client)
+        first = self.delivery.back(self._shell, grant, lambda: room.touch(self), self.close)
+        self.state = State.OPEN
+        self._start_timers(packet)
+        self._sync_due = room.clock() + room.return_delay()
+        room.wheel.at(self, self._next_due())
+        self._shell.write(b"".join((self._connack(present=True), *first)))
+        self.delivery.pump()
+
+    def hand_over(self) -> Delivery:
+        """Another socket goes on with this session."""
+        assert self.delivery is not None
+        self.state = State.CLOSED
+        self._deadline = NEVER
+        return self.delivery
 
     def _start_timers(self, packet: mqtt5.ConnectPacket) -> None:
         room, now = self._room, self._room.clock()
         assert self._grant is not None
         self._keep_alive = room.keep_alive(packet)
+        self._expiry = min(packet.session_expiry_interval or 0, room.host.policy.flash_window_s)
         self._token_due = now + (self._grant.expires_at - room.wall())
         self._sync_due = now + room.sync_interval()
         self._deadline = NEVER
@@ -349,6 +400,9 @@ class Session:
     def _check_early(self) -> None:
         if self.state is State.NEW:
             self._finish(b"", End.CONNECT_TIMEOUT)
+        elif self.state is State.AWAY:
+            self._end(End.SOCKET)
+            self._deadline = NEVER
         elif self.state is State.OPENING and self._connect is not None:
             self._refuse(Refusal(Reason.SERVER_UNAVAILABLE, "saver", "sessions are not available now"), self._connect)
         else:
@@ -385,9 +439,12 @@ class Session:
 
     def resync(self, due: float) -> None:
         """NATS was away: no hint is believed before a sync was answered, and that is asked at `due`."""
-        if self.delivery is not None and self.state is State.OPEN:
-            for bind in self.delivery.client.binds.values():
-                bind.behind = True
+        if self.delivery is None or self.state not in (State.OPEN, State.AWAY):
+            return
+        for bind in self.delivery.client.binds.values():
+            bind.behind = True
+            self._room.fanout.fence(bind)
+        if self.state is State.OPEN:
             self._sync_due = min(self._sync_due, due)
             self._room.wheel.at(self, self._sync_due)
 
@@ -413,10 +470,31 @@ class Session:
         self._shell.abort()
 
     def lost(self) -> None:
-        """The socket is gone."""
-        self._end(End.SOCKET)
-        self._deadline = NEVER
+        """The socket is gone; the session may outlive it."""
+        if self.state is State.OPEN and self._expiry:
+            self._go_away()
+        else:
+            self._end(End.SOCKET)
+            self._deadline = NEVER
         self._room.left(self)
+
+    def _go_away(self) -> None:
+        assert self.client is not None
+        assert self.delivery is not None
+        self.delivery.socket_ended(acked=self._acked)
+        if self.delivery.fruitless >= FRUITLESS:
+            self._end(End.SOCKET)
+            self._deadline = NEVER
+            return
+        self.state = State.AWAY
+        metrics.away.inc()
+        if self._uplinking is not None:
+            self._uplinking.end()
+            self._uplinking = None
+        self.delivery.away()
+        self._room.kept.add(self.client.key, self)
+        self._deadline = self._room.clock() + self._expiry
+        self._room.wheel.at(self, self._deadline)
 
     def _finish(self, last: bytes, why: End) -> None:
         self._end(why)
@@ -427,7 +505,7 @@ class Session:
     def _end(self, why: End) -> None:
         if self.state is State.CLOSED:
             return
-        self.state = State.CLOSED
+        was, self.state = self.state, State.CLOSED
         metrics.closed.labels(why).inc()
         if self._ask is not None:  # a connect that is asked again could take the session from where the client is by then
             self._ask.cancel()
@@ -436,6 +514,10 @@ class Session:
         if self.client is not None and self.delivery is not None:
             if self._shell.buffered() == 0:
                 self._room.fanout.drained(self.client)
+            if was is State.AWAY:
+                self._room.kept.drop(self.client.key)
+            elif self.delivery.fruitless < FRUITLESS:  # else it was counted when the socket went
+                self.delivery.socket_ended(acked=self._acked)
             self._room.unregister(self)
             self.delivery.end(why)
 

@@ -28,6 +28,12 @@ class Window:
         self._soft_cap = soft_cap
         self._drain: list[Ack] | None = None
 
+    def move(self, shell: Shell) -> set[str]:
+        """The client has another socket, or none. Returns the products of which something had not drained: it comes again."""
+        undrained, self._drain = self._drain, None
+        self._shell = shell
+        return {ack.product for ack in undrained or ()}
+
     def may_write(self, bind: BindState, more: int = 0) -> bool:
         """Is there a place, and room in the buffer (`more` bytes are composed already)?"""
         buffered = self._shell.buffered() + more
@@ -49,7 +55,7 @@ class Window:
             return self._dead(bind, message, f"MQTT can't carry it: {error}")
         if len(data) > self._client.max_packet:
             return self._dead(bind, message, TOO_LARGE)
-        self._take(bind, message, packet_id, now)
+        self._take(bind, message, packet_id, now, data)
         return data
 
     def fire(self, bind: BindState, message: Downlink) -> bool:
@@ -109,7 +115,7 @@ class Window:
         inflight = self._client.inflight
         return next(iter(inflight.values())).sent_at if inflight else None
 
-    def _take(self, bind: BindState, message: Downlink, packet_id: int | None, now: float) -> None:
+    def _take(self, bind: BindState, message: Downlink, packet_id: int | None, now: float, data: bytes) -> None:
         client = self._client
         if packet_id is None:
             metrics.written.labels("0").inc()
@@ -120,7 +126,7 @@ class Window:
         metrics.written.labels("1").inc()
         if client.inflight is None:
             client.inflight = {}
-        client.inflight[packet_id] = Inflight(bind.product, message.id, message.n, now)
+        client.inflight[packet_id] = Inflight(bind.product, message.id, message.n, now, data)
 
     def _dead(self, bind: BindState, message: Downlink, detail: str) -> bytes:
         self._settled(Ack(bind.product, message.id, State.DEAD, detail))

@@ -34,8 +34,10 @@ class Lifecycle:
     connection, a fatal error in a loop) calls `fail(reason)`.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, stop_within: float = STOP_DEADLINE) -> None:
+        """`stop_within`: seconds for an orderly stop; then what is left is let go."""
         self.name = name
+        self._stop_within = stop_within
         self._parts: list[tuple[str, Part]] = []
         self._ended = asyncio.Event()
         self._failure = ""
@@ -76,14 +78,14 @@ class Lifecycle:
 
     async def _stop(self, started: list[tuple[str, Part]]) -> None:
         try:
-            async with asyncio.timeout(STOP_DEADLINE):
+            async with asyncio.timeout(self._stop_within):
                 for name, part in reversed(started):
                     try:
                         await part.stop()
                     except Exception:
                         log.exception("stop failed", process=self.name, part=name)
         except TimeoutError:
-            log.error("stop took too long", process=self.name, seconds=STOP_DEADLINE)
+            log.error("stop took too long", process=self.name, seconds=self._stop_within)
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()

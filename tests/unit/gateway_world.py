@@ -258,6 +258,7 @@ class FanOutLog:
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     jobs: list[SettledJob] = field(default_factory=list)
+    inflight: dict[str, list[bytes]] = field(default_factory=dict)
 
     def bound(self, bind: BindState, settled: list[JobNumber]) -> None:
         assert bind.ready
@@ -291,6 +292,17 @@ class FanOutLog:
 
     async def slice(self, order: Slice) -> SliceReply:
         return SliceReply("ok", order.seq)
+
+    def fence(self, bind: BindState, *, away: bool = False) -> None:
+        bind.fenced = True
+        self.calls.append(("away" if away else "fenced", bind.product))
+
+    def unfence(self, bind: BindState) -> None:
+        bind.fenced = False
+        self.calls.append(("unfenced", bind.product))
+
+    def unacknowledged(self, bind: BindState) -> list[bytes]:
+        return self.inflight.get(bind.product, [])
 
     def bound_counts(self) -> dict[str, int]:
         return {}

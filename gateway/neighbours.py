@@ -1,0 +1,45 @@
+"""Where else clients may go: asked once, when the room drains, so that a running room listens to nobody's leases."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+import structlog
+
+from infra.bus import Bus, KvErrors
+from infra.wire import Lease, RoomEntry
+from schemas import names
+
+LISTEN_FACTOR: Final = 1.2
+"""Lease intervals for which we listen: each room that lives says so once in one."""
+MOST: Final = 32
+"""Rooms that we name, at most."""
+
+log = structlog.get_logger("neighbours")
+
+
+async def addresses(bus: Bus, *, room: str, lease_interval: float) -> list[str]:
+    """`host:port` of other rooms that take clients, by their leases and entries; empty if NATS is away."""
+    open_rooms: dict[str, int] = {}
+    decode = msgspec.msgpack.Decoder(Lease).decode
+
+    def take(data: bytes) -> None:
+        lease = decode(data)
+        if lease.state == "open" and lease.room != room and (len(open_rooms) < MOST or lease.room in open_rooms):
+            open_rooms[lease.room] = lease.epoch
+
+    try:
+        await bus.subscribe(names.ROOMS_LEASE, take)
+        await asyncio.sleep(LISTEN_FACTOR * lease_interval)
+        bucket = await bus.bucket(names.KV_ROOMS)
+        found = []
+        for name, epoch in sorted(open_rooms.items()):
+            entry = msgspec.json.decode((await bucket.get(name)).value or b"{}", type=RoomEntry)
+            if entry.epoch == epoch:
+                found.append(f"{entry.host}:{entry.port}")
+    except KvErrors as error:
+        log.warning("no other rooms found", room=room, error=type(error).__name__)
+        return []
+    return found
