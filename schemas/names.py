@@ -256,6 +256,11 @@ def settled_jobs_key(key: str, product_name: str) -> str:
     return f"j:{{{key}}}:{product_name}"
 
 
+def idempotency_key(product_name: str, record: str) -> str:
+    """STRING: the digest of the body that came first under the key that decides this record's id (in a slot of its own)."""
+    return f"i:{{{product_name}:{record}}}"
+
+
 def user_key(realm_name: str, product_name: str, user_id: str) -> str:
     """SET: the clients of a user in a product (in a slot of its own)."""
     return f"u:{{{realm_name}:{product_name}:{user_id}}}"

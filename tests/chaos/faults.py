@@ -184,14 +184,14 @@ class NatsDown(Fault):
     target = SYNC_INTERVAL + 5
 
     async def begin(self, world: World) -> None:
-        self._connections = sum(device.connections for device in world.fleet.devices.values())
+        self._before = {client: device.connections for client, device in world.fleet.devices.items()}
         await world.brokers.nats.kill()
 
     async def end(self, world: World) -> None:
         await world.brokers.nats.start()
 
     async def holds(self, world: World, traffic: Traffic) -> list[str]:
-        new = sum(device.connections for device in world.fleet.devices.values()) - self._connections
+        new = _reconnected(world, self._before)
         return [f"{new} devices reconnected, sessions should have stayed"] if new else []
 
 
@@ -219,7 +219,7 @@ class KvWiped(Fault):
     target = 30.0
 
     async def begin(self, world: World) -> None:
-        self._connections = sum(device.connections for device in world.fleet.devices.values())
+        self._before = {client: device.connections for client, device in world.fleet.devices.items()}
         await world.brokers.nats.kill()
         for store in world.brokers.nats.folder.rglob("jetstream"):
             shutil.rmtree(store)
@@ -228,8 +228,8 @@ class KvWiped(Fault):
         await world.brokers.nats.start()
 
     async def holds(self, world: World, traffic: Traffic) -> list[str]:
-        new = sum(device.connections for device in world.fleet.devices.values()) - self._connections
-        return [f"{new} devices were disconnected"] if new > len(world.fleet.devices) // 20 else []
+        new = _reconnected(world, self._before)
+        return [f"{new} devices were disconnected"] if new else []
 
 
 class KafkaDown(Fault):
@@ -307,6 +307,11 @@ class ReconnectStorm(Fault):
     async def begin(self, world: World) -> None:
         for device in world.fleet.devices.values():
             device.push.reconnect()
+
+
+def _reconnected(world: World, before: dict[str, int]) -> int:
+    """How many of these devices had to connect again."""
+    return sum(world.fleet.devices[client].connections > count for client, count in before.items())
 
 
 def _append_only_file(folder: Path) -> Path:

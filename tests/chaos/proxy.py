@@ -32,7 +32,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._flows = {UP: asyncio.Event(), DOWN: asyncio.Event()}
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
         self.release()
 
     async def start(self) -> None:
@@ -47,7 +48,7 @@ class Proxy:
         self.reset()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._handlers, return_exceptions=True)
 
     def stall(self, *ways: str) -> None:
         """Carry nothing this way (both if none is named), new connections neither."""
@@ -76,6 +77,15 @@ class Proxy:
         return len(self._pairs)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers.add(task)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            self._handlers.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refusing:
             writer.transport.abort()
             return

@@ -20,6 +20,8 @@ from tests.chaos.world import World
 PATIENCE: Final = 150.0
 """Seconds for which a row waits for what is still out; then it counts as it is."""
 JOBS: Final = 2
+ENOUGH: Final = 500
+"""A row with less says nothing."""
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ def _judge(fault: Fault, seed: int, verdict: Verdict, times: tuple[float | None,
         problems.append(f"not settled within {PATIENCE:.0f} s")
     elif fault.target is not None and recovery > fault.target:
         problems.append(f"settled after {recovery} s, the target is {fault.target:.0f} s")
-    if verdict.accepted <= 500:
+    if verdict.accepted <= ENOUGH:
         problems.append(f"only {verdict.accepted} were accepted")
     return Row(fault.name, seed, verdict, recovery, back_s, fault.target, problems)
 

@@ -67,6 +67,17 @@ class JobsTwin:
 
 
 @dataclass
+class KeysTwin:
+    found: dict[tuple[str, str], str] = field(default_factory=dict)
+    down: bool = False
+
+    async def claim(self, product: str, record: str, digest: str) -> bool:
+        if self.down:
+            raise RegisterDown("away")
+        return self.found.setdefault((product, record), digest) == digest
+
+
+@dataclass
 class HealthTwin:
     found: dict[str, str] = field(default_factory=dict)
 
@@ -82,6 +93,7 @@ class World:
         self.documents = DocumentsTwin()
         self.rooms = RoomsTwin()
         self.clients = ClientsTwin()
+        self.keys = KeysTwin()
         self.jobs = JobsTwin()
         self.health = HealthTwin()
 
@@ -92,6 +104,7 @@ class World:
             documents=self.documents,
             rooms=self.rooms,
             clients=self.clients,
+            keys=self.keys,
             jobs=self.jobs,
             health=self.health,
             api_key=KEY,

@@ -203,6 +203,33 @@ async def test_given_kafka_is_down_then_503_with_retry_after_and_the_id_to_repea
     assert (await post(world, {**GOOD, "id": again})).json() == {"id": again}
 
 
+async def test_given_a_key_with_the_same_body_then_the_same_id_and_with_another_body_409_and_nothing_is_stored() -> None:
+    world = World()
+    first = await post(world, GOOD, **{"Idempotency-Key": "order 17"})
+    spaced = json.dumps(GOOD, indent=2).encode()  # the same document in other bytes
+    again = await post(world, spaced, **{"Idempotency-Key": "order 17"})
+    other = await post(world, {**GOOD, "payload": "bye"}, **{"Idempotency-Key": "order 17"})
+    assert (first.status_code, again.status_code, other.status_code) == (202, 202, 409)
+    assert first.json() == again.json()
+    assert other.json()["type"].endswith("key-reused")
+    assert len(world.journal.records) == 2
+
+
+async def test_given_redis_away_then_a_key_is_not_compared_and_the_message_is_accepted_under_its_id() -> None:
+    world = World()
+    world.keys.down = True
+    ids = [(await post(world, {**GOOD, "payload": text}, **{"Idempotency-Key": "k"})).json()["id"] for text in ("a", "b")]
+    assert ids[0] == ids[1]
+
+
+async def test_given_kafka_known_to_be_down_then_503_without_asking_it() -> None:
+    world = World()
+    world.health.found = {"kafka": "no answer"}
+    response = await post(world, GOOD, **{"Idempotency-Key": "k"})
+    assert (response.status_code, world.journal.entries) == (503, [])
+    assert response.json()["id"].startswith("k-")
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256])
 async def test_given_an_idempotency_key_out_of_bounds_then_400(key: str) -> None:
     response = await post(World(), GOOD, **{"Idempotency-Key": key})

@@ -13,7 +13,7 @@ from schemas import names
 from schemas.codes import JobState
 from schemas.records import Broadcast
 from workers.center.auth import DOCUMENTED
-from workers.center.content import Content, GroupName, IdempotencyKey, accept, product_of
+from workers.center.content import Content, GroupName, IdempotencyKey, accept, claim_key, product_of
 from workers.center.ids import choose_id
 from workers.center.jobs import accepted_document
 from workers.center.ports import Parts
@@ -81,13 +81,14 @@ class JobView(BaseModel):
 def router(parts: Parts) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["broadcasts"], dependencies=DOCUMENTED)
-    problems = responses("bad-input", "unauthorized", "unknown-product", "too-large", "journal-down", "busy")
+    problems = responses("bad-input", "unauthorized", "unknown-product", "too-large", "key-reused", "journal-down", "busy")
 
     @routes.post("/v1/broadcasts", status_code=202, response_model=Job, responses=problems)
     async def start_broadcast(request: BroadcastRequest, response: Response, idempotency_key: IdempotencyKey = None) -> Job:
         """Accept a broadcast: answered when Kafka has it. It is sent at `rate` to who is bound when it starts."""
         product = product_of(parts, request.product)
         record = _record(product, request, idempotency_key)
+        await claim_key(parts, request, idempotency_key, record.id)
         position = await accept(parts, Entry(names.BROADCASTS, product.name, record), kind="broadcast", record_id=record.id)
         rate = min(request.rate or product.rate, product.rate)
         await parts.jobs.announce(accepted_document(record.id, product.name, rate))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from hashlib import sha256
 from typing import Annotated, Any, Final
 
 from fastapi import Header
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from infra.journal import Entry, JournalDown, Position
 from infra.keeper import Product
+from infra.register import RegisterDown
 from infra.settings import Seconds
 from schemas import names
 from schemas.codes import MAX_PROPERTIES
@@ -24,6 +26,7 @@ ACK_TIMEOUT: Final = 2.0
 """How long a request waits for Kafka, s; then it is answered 503."""
 
 accepted = Counter("longwire_center_accepted_total", "Records that Kafka acknowledged before they were answered", ["kind"])
+unchecked_keys = Counter("longwire_center_unchecked_keys_total", "Idempotency keys that were not compared: Redis was away")
 unacknowledged = Counter("longwire_center_unacknowledged_total", "Records answered 503: Kafka did not acknowledge", ["kind"])
 
 
@@ -48,7 +51,10 @@ RecordId = Annotated[str, AfterValidator(names.message_id)]
 Ttl = Annotated[Seconds, Field(le=MAX_TTL_S, allow_inf_nan=False), BeforeValidator(_no_bool)]
 IdempotencyKey = Annotated[
     str | None,
-    Header(alias="Idempotency-Key", description="Requests with the same key and product get the same id, and are stored once."),
+    Header(
+        alias="Idempotency-Key",
+        description="The same key, product and body give the same id, stored once; another body within a day is 409.",
+    ),
 ]
 
 
@@ -103,8 +109,26 @@ def product_of(parts: Parts, name: str) -> Product:
     return product
 
 
+async def claim_key(parts: Parts, request: Content, key: str | None, record_id: str) -> None:
+    """Raises a Problem (409) if the idempotency key was used for another request. Without Redis there is no check, counted: the
+    id alone keeps a repeat from being stored twice."""
+    if key is None:
+        return
+    digest = sha256(request.model_dump_json().encode()).hexdigest()
+    try:
+        same = await parts.keys.claim(request.product, record_id, digest)
+    except RegisterDown:
+        unchecked_keys.inc()
+        return
+    if not same:
+        raise Problem("key-reused", "this Idempotency-Key was used for another request of this product within the last day")
+
+
 async def accept(parts: Parts, entry: Entry, *, kind: str, record_id: str) -> Position:
     """Put a record into Kafka; raises a Problem (503, with the id to repeat it by) if it is not acknowledged in time."""
+    if parts.health.reasons().get("kafka"):  # known since the last probe: nobody has to wait for it
+        unacknowledged.labels(kind).inc()
+        raise journal_down(record_id)
     try:
         [position] = await parts.journal.produce([entry], timeout=ACK_TIMEOUT)
     except JournalDown:

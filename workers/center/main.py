@@ -13,6 +13,7 @@ from infra.keeper import Keeper
 from infra.lifecycle import EXIT_FAILED, Lifecycle
 from infra.mirror import Mirror
 from infra.register import Register
+from infra.register.idempotency import IdempotencyKeys
 from infra.rooms import Rooms
 from infra.settings import Settings
 from infra.telemetry import InternalListener, configure_logging
@@ -45,6 +46,7 @@ async def main(settings: Settings) -> int:
         documents=keeper,
         rooms=rooms,
         clients=register,
+        keys=IdempotencyKeys(register),
         jobs=JobMirror(bus, jobs),
         health=readiness,
         api_key=settings.center.api_key.get_secret_value(),

@@ -12,7 +12,7 @@ from schemas import names
 from schemas.codes import Priority
 from schemas.records import PushMessage
 from workers.center.auth import DOCUMENTED
-from workers.center.content import Content, GroupName, IdempotencyKey, accept, from_base64, product_of
+from workers.center.content import Content, GroupName, IdempotencyKey, accept, claim_key, from_base64, product_of
 from workers.center.ids import choose_id
 from workers.center.ports import Parts
 from workers.center.problems import Problem, responses
@@ -60,7 +60,7 @@ class Accepted(BaseModel):
 def router(parts: Parts) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["messages"], dependencies=DOCUMENTED)
-    problems = responses("bad-input", "unauthorized", "unknown-product", "too-large", "journal-down", "busy")
+    problems = responses("bad-input", "unauthorized", "unknown-product", "too-large", "key-reused", "journal-down", "busy")
 
     @routes.post("/v1/messages", status_code=202, response_model=Accepted, responses=problems)
     async def send_message(message: Message, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
@@ -69,6 +69,7 @@ def router(parts: Parts) -> APIRouter:
         if message.validate_only:
             response.status_code = 200
         else:
+            await claim_key(parts, message, idempotency_key, record.id)
             entry = Entry(names.MESSAGES, record.client or record.user or "", record)
             await accept(parts, entry, kind="message", record_id=record.id)
         return Accepted(id=record.id)

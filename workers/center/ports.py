@@ -48,6 +48,13 @@ class ClientTable(Protocol):
         """A client's session, binds and pending counts, None if nothing is known; raises RegisterDown."""
 
 
+class KeyTable(Protocol):
+    """What was asked under an idempotency key (infra.register.idempotency.IdempotencyKeys)."""
+
+    async def claim(self, product: str, record: str, digest: str) -> bool:
+        """Is this the body that the key stands for? Raises RegisterDown."""
+
+
 class JobBoard(Protocol):
     """Jobs as readers see them (workers.center.jobs.JobMirror): a fold of `push.jobs`, seconds old at most."""
 
@@ -73,6 +80,7 @@ class Parts:
     documents: Documents
     rooms: RoomDirectory
     clients: ClientTable
+    keys: KeyTable
     jobs: JobBoard
     health: Health
     api_key: str

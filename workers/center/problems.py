@@ -37,6 +37,7 @@ _TITLES: Final = {
     "body-timeout": (408, "The body did not arrive in time"),
     "too-large": (413, "The request is too large"),
     "busy": (503, "Too many requests are in flight"),
+    "key-reused": (409, "The Idempotency-Key stands for another request"),
     "journal-down": (503, "Kafka did not acknowledge"),
     "register-down": (503, "Redis did not answer"),
     "bus-down": (503, "NATS did not answer"),

@@ -1,0 +1,141 @@
+"""The ledger checker: each test breaks one rule on purpose, and sees exactly that reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.checker import Checker, Verdict
+from tests.chaos.history import History, read
+
+Event = dict[str, Any]
+
+
+def whole() -> list[Event]:
+    """A history in which everything holds: two messages, a broadcast and an uplink, all arrived."""
+    return [
+        {"e": "offer", "token": "m1", "clients": ["a"], "kind": "unicast", "priority": 1},
+        {"e": "accepted", "token": "m1", "id": "m1"},
+        {"e": "offer", "token": "m2", "clients": ["a"], "kind": "unicast", "priority": 1},
+        {"e": "accepted", "token": "m2", "id": "m2"},
+        {"e": "record", "token": "m1", "id": "m1", "client": "a", "partition": 3, "offset": 7},
+        {"e": "record", "token": "m2", "id": "m2", "client": "a", "partition": 3, "offset": 8},
+        {"e": "got", "token": "m1", "id": "m1", "client": "a"},
+        {"e": "got", "token": "m2", "id": "m2", "client": "a"},
+        {"e": "receipt", "id": "m1", "client": "a", "state": "acked"},
+        {"e": "receipt", "id": "m2", "client": "a", "state": "acked"},
+        {"e": "offer", "token": "b1", "clients": ["a", "b"], "kind": "broadcast", "priority": 1},
+        {"e": "accepted", "token": "b1", "id": "b1"},
+        {"e": "got", "token": "b1", "id": "b1", "client": "a"},
+        {"e": "got", "token": "b1", "id": "b1", "client": "b"},
+        {"e": "uplink", "id": "u1", "client": "a"},
+        {"e": "puback", "id": "u1", "client": "a"},
+        {"e": "uplinked", "id": "u1", "client": "a"},
+        {"e": "allow", "client": "a", "count": 32, "why": "1 reconnects"},
+        {"e": "repeats", "client": "a", "count": 2},
+        {"e": "committed", "partition": 3, "offset": 9},
+    ]
+
+
+def judge(events: list[Event]) -> Verdict:
+    return Checker(events).verdict()
+
+
+def without(events: list[Event], **fields: Any) -> list[Event]:
+    left = [event for event in events if not fields.items() <= event.items()]
+    assert len(left) < len(events), "the test removes nothing"
+    return left
+
+
+def test_given_everything_arrived_then_it_adds_up() -> None:
+    verdict = judge(whole())
+    assert verdict.ok
+    assert verdict.problems() == []
+    assert (verdict.accepted, verdict.states) == (4, {"acked": 2, "arrived": 2})
+    assert (verdict.duplicates, verdict.duplicate_bound, verdict.uplinks) == (2, 32, 1)
+
+
+def test_given_no_receipt_and_nothing_pending_then_lost() -> None:
+    verdict = judge(without(whole(), e="receipt", id="m1"))
+    assert verdict.lost == [("m1", "a")]
+    assert verdict.problems() == ["1 lost, as ('m1', 'a')"]
+
+
+def test_given_a_broadcast_that_one_client_never_got_then_lost_for_that_client() -> None:
+    assert judge(without(whole(), e="got", client="b")).lost == [("b1", "b")]
+
+
+@pytest.mark.parametrize(
+    ("instead", "state"),
+    [
+        ({"e": "pending", "id": "m1", "client": "a"}, "pending"),
+        ({"e": "dead", "id": "m1", "client": "a"}, "dead-lettered"),
+        ({"e": "receipt", "id": "m1", "client": "a", "state": "expired"}, "expired"),
+        ({"e": "receipt", "id": "m1", "client": "a", "state": "evicted"}, "evicted"),
+        ({"e": "committed", "partition": 3, "offset": 7}, "queued"),
+    ],
+)
+def test_given_another_state_instead_of_an_ack_then_it_is_named_and_nothing_is_lost(instead: Event, state: str) -> None:
+    verdict = judge([*without(whole(), e="receipt", id="m1"), instead])
+    assert verdict.ok
+    assert verdict.states[state] == 1
+
+
+def test_given_a_receipt_that_settles_nothing_then_lost_all_the_same() -> None:
+    moved = {"e": "receipt", "id": "m1", "client": "a", "state": "expanded"}
+    assert judge([*without(whole(), e="receipt", id="m1"), moved]).lost == [("m1", "a")]
+
+
+def test_given_a_message_on_a_client_it_was_not_for_then_misdelivered() -> None:
+    assert judge([*whole(), {"e": "got", "token": "m1", "id": "m1", "client": "b"}]).misdelivered == [("m1", "b")]
+
+
+def test_given_a_message_that_nobody_offered_then_misdelivered() -> None:
+    assert judge([*whole(), {"e": "got", "token": "x", "id": "x", "client": "a"}]).misdelivered == [("x", "a")]
+
+
+def test_given_an_ack_for_what_no_device_saw_then_a_contradiction() -> None:
+    assert judge(without(whole(), e="got", token="m2")).contradictions == [("m2", "a")]
+
+
+def test_given_more_repeats_than_the_bound_then_the_client_is_named() -> None:
+    assert judge([*whole(), {"e": "repeats", "client": "b", "count": 1}]).over_bound == [("b", 1, 0)]
+
+
+def test_given_a_message_twice_in_an_application_then_it_is_named() -> None:
+    assert judge([*whole(), {"e": "got", "token": "m1", "id": "m1", "client": "a"}]).twice == [("m1", "a")]
+
+
+def test_given_first_arrivals_against_the_partitions_order_then_disordered() -> None:
+    events = whole()
+    first, second = (place for place, event in enumerate(events) if event["e"] == "got" and event["token"] in ("m1", "m2"))
+    events[first], events[second] = events[second], events[first]
+    assert judge(events).disordered == [("a", "m2", "m1")]
+
+
+def test_given_another_priority_class_then_no_order_is_promised() -> None:
+    events = whole()
+    events[2]["priority"] = 0
+    first, second = (place for place, event in enumerate(events) if event["e"] == "got" and event["token"] in ("m1", "m2"))
+    events[first], events[second] = events[second], events[first]
+    assert judge(events).disordered == []
+
+
+def test_given_a_timeout_then_the_outcome_is_unknown_whether_it_came_or_not() -> None:
+    absent = judge(without(without(whole(), e="accepted", token="m1"), e="receipt", id="m1"))
+    assert (absent.ok, absent.unknown, absent.accepted) == (True, 1, 3)
+    assert judge(without(whole(), e="accepted", token="m1")).ok
+
+
+def test_given_an_uplink_that_was_acknowledged_and_is_not_in_kafka_then_lost() -> None:
+    assert judge(without(whole(), e="uplinked")).uplinks_lost == ["u1"]
+
+
+def test_given_a_history_in_a_file_when_read_then_the_same_verdict(tmp_path: Path) -> None:
+    history = History(tmp_path / "row.jsonl")
+    for event in whole():
+        history.note(event["e"], **{name: value for name, value in event.items() if name != "e"})
+    history.close()
+    assert judge(read(tmp_path / "row.jsonl")) == judge(history.events)
