@@ -274,14 +274,13 @@ class ClientHalfOpen(Fault):
 
     async def begin(self, world: World) -> None:
         world.door.stall("up")
-        self._cut = world.door.connections
 
     async def end(self, world: World) -> None:
-        self._left = world.door.connections
+        self._left = sum(world.fleet.devices[client].push.connected for client in world.special)
         world.door.release()
 
     async def holds(self, world: World, traffic: Traffic) -> list[str]:
-        return [f"{self._left} of {self._cut} half-open clients were never cut"] if self._left >= self._cut else []
+        return [f"{self._left} of {len(world.special)} half-open clients were never cut"] if self._left else []
 
 
 class ClientSlow(Fault):

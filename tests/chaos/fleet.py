@@ -13,6 +13,8 @@ from tests.chaos.history import History
 PRODUCT: Final = "demo"
 WINDOW: Final = 32
 CONNECTING: Final = 64
+FLASH: Final = 30
+"""Every second device asks for its session to be kept for so many seconds."""
 
 
 class Device:
@@ -30,6 +32,7 @@ class Device:
             dispatch=None if servers else fleet.dispatch,
             servers=servers,
             backoff=Backoff(base_s=0.5, cap_s=4.0),
+            session_expiry=FLASH if hash_of(client) % 2 else 0,
             receive_max=WINDOW,
             on_message=self._take,
             on_state=self._state,
@@ -51,6 +54,11 @@ class Device:
         """Connect and bind."""
         await self.push.start()
         await self.push.bind(PRODUCT, qos=1)
+
+
+def hash_of(client: str) -> int:
+    """The same in every run."""
+    return sum(client.encode())
 
 
 class Fleet:

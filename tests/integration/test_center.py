@@ -17,7 +17,7 @@ from worker_process import environment, running, start, until
 
 from infra.bus import Bus
 from infra.keeper import Keeper, Policy, Product, product_key
-from infra.register import Register
+from infra.register import Connected, Register, RegisterNotReady
 from infra.settings import Settings
 from infra.wire import ConnectItem, Lease, RoomEntry, encoder
 from schemas import codec, names
@@ -161,12 +161,22 @@ async def test_given_rooms_with_leases_then_they_are_listed_and_devices_sent_to_
     await until(gone)
 
 
-async def test_given_a_client_in_the_register_then_its_session_is_shown(settings: Settings, http: httpx.AsyncClient) -> None:
+async def test_given_a_client_in_the_register_then_its_session_is_shown(
+    settings: Settings, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
     assert (await http.get("/v1/clients/center-c1")).status_code == 404
     register = Register(settings.redis)
     await register.start()
+
+    async def connect() -> list[Connected] | None:
+        try:
+            return await register.connect([ConnectItem("main:center-c1", "r9", 3, 1)])
+        except RegisterNotReady:
+            return None
+
     try:
-        [connected] = await register.connect([ConnectItem("main:center-c1", "r9", 3, 1)])
+        async with running("workers.main:delivery", settings, tmp_path / "delivery"):  # it opens the register
+            [connected] = await until(connect)
     finally:
         await register.stop()
     shown = (await http.get("/v1/clients/center-c1")).json()

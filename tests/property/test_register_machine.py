@@ -1,0 +1,320 @@
+"""The register against a model, on a real server: any order of connects, binds, stores, acks, ends, sweeps and losses of Redis.
+
+The ids in brackets are those of docs/guarantees.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from infra.local.brokers import LocalBrokers
+from infra.register import Owed, Parking, Register, Stored, StoreItem, StoreMessage
+from infra.register.fold import Fold, incarnate
+from infra.settings import RedisSettings
+from infra.wire import Ack, Bind, BindItem, ConnectItem, DisconnectItem, ProductWindow, SyncItem
+
+KEY = "main:machine"
+PRODUCT = "demo"
+CAP = 6
+FUTURE = 1 << 45
+LIMIT = 4
+
+T = TypeVar("T")
+
+
+@dataclass
+class Message:
+    """A message of the model. `state` is empty while it is pending."""
+
+    id: str
+    priority: int
+    collapse: str
+    n: int
+    state: str = ""
+
+
+@dataclass
+class Connection:
+    """A connection of the model, in one of three rooms."""
+
+    room: str
+    number: int
+    generation: int
+    serial: int
+    bound: bool = False
+    window: set[str] = field(default_factory=set)
+
+
+class Machine(RuleBasedStateMachine):
+    """One client and one product; `log` is Kafka: what was accepted, in order, and the receipts."""
+
+    register: ClassVar[Register]
+    loop: ClassVar[asyncio.AbstractEventLoop]
+    runs: ClassVar[Iterator[int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key = f"{KEY}-{next(self.runs)}"
+        self.log: list[Message] = []
+        self.receipts: list[tuple[str, str]] = []
+        self.connections: list[Connection] = []
+        self.serial = 0
+        self.n = 0
+        self.newest: tuple[int, int] = (0, 0)
+        self.session: Connection | None = None  # what the register has
+        self.counter = 0
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    # --- what the model knows ------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> list[Message]:
+        """In the order in which pages bring it [U2]."""
+        return sorted((m for m in self.log if not m.state), key=lambda m: (m.priority, m.n))
+
+    def where(self, c: Connection) -> tuple[Any, ...]:
+        return (self.key, c.room, 1, c.serial, c.generation, c.number)
+
+    def claims(self, c: Connection) -> bool:
+        """[S3] The latest session wins; a missing one is registered again, unless the counter has passed it."""
+        held = self.session
+        if held is None and self.counter > c.number:
+            return False
+        if held is not None and held is not c and (held.generation, held.number) >= (c.generation, c.number):
+            return False
+        self.session, self.counter = c, max(self.counter, c.number)
+        return True
+
+    def paid(self, owed: list[Owed]) -> None:
+        """What a script ended is owed exactly once until it is paid [U7]."""
+        for due in owed:
+            self.receipts.append((due.id, due.state))
+        self.run(self.register.paid(owed))
+
+    # --- rules ---------------------------------------------------------------------------------------------------------
+
+    @initialize()
+    def begin(self) -> None:
+        self.run(_open(self.register))
+
+    @rule(room=st.sampled_from(["r1", "r2", "r3"]))
+    def connect(self, room: str) -> None:
+        """[S1] Every session is newer than all before it, whatever Redis lost."""
+        self.serial += 1
+        item = ConnectItem(self.key, room, 1, self.serial)
+        [found] = self.run(self.register.connect([item]))
+        assert (found.generation, found.number) > self.newest
+        self.newest = (found.generation, found.number)
+        [again] = self.run(self.register.connect([item]))
+        assert (again.generation, again.number) == self.newest  # [S2] a repeat gets the same number
+        self.session = Connection(room, found.number, found.generation, self.serial)
+        self.counter = found.number
+        self.connections.append(self.session)
+
+    @rule(
+        ids=st.lists(st.integers(0, 12), min_size=1, max_size=4),
+        priority=st.integers(0, 2),
+        collapse=st.sampled_from(["", "", "k"]),
+    )
+    def store(self, ids: list[int], priority: int, collapse: str) -> None:
+        """[U1] an id that is pending or settled is not stored again; [U5] collapse; [U6] caps evict the lowest class, oldest."""
+        messages = [StoreMessage(f"m{n}", priority, FUTURE, collapse, Stored(b"%d" % n)) for n in ids]
+        [found] = self.run(self.register.store([StoreItem(self.key, PRODUCT, CAP, messages)]))
+        ended: list[tuple[str, str]] = []
+        for message in messages:
+            ended += self._stored(message)
+        assert sorted((due.id, due.state) for due in found.owed) == sorted(ended)
+        self.paid(found.owed)
+        for message, number in zip(messages, found.numbers, strict=True):
+            known = next(m for m in self.log if m.id == message.id)
+            assert number == (0 if known.state else known.n), message
+
+    def _stored(self, message: StoreMessage) -> list[tuple[str, str]]:
+        """What storing it does in the model; returns what it ended."""
+        if any(m.id == message.id for m in self.log):
+            return []
+        ended = []
+        if message.collapse_key:
+            for before in [m for m in self.pending if m.collapse == message.collapse_key]:
+                before.state = "replaced"
+                ended.append((before.id, "replaced"))
+        self.n += 1
+        self.log.append(Message(message.id, message.priority, message.collapse_key, self.n))
+        while len(self.pending) > CAP:
+            lowest = max(m.priority for m in self.pending)
+            oldest = min((m for m in self.pending if m.priority == lowest), key=lambda m: m.n)
+            oldest.state = "evicted"
+            ended.append((oldest.id, "evicted"))
+        return ended
+
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data())
+    def bind(self, data: st.DataObject) -> None:
+        """[U3] bind and page are one step: everything pending that is not in the window, as far as the limit goes."""
+        c = data.draw(st.sampled_from(self.connections))
+        [found] = self.run(self.register.bind([BindItem(*self.where(c), Bind(PRODUCT, 1, []), sorted(c.window), LIMIT)]))
+        if self._loses(c, found.status):
+            return
+        assert found.page is not None
+        c.bound = True
+        self._page(c, found.page)
+
+    @precondition(lambda self: any(c.bound for c in self.connections))
+    @rule(data=st.data())
+    def sync(self, data: st.DataObject) -> None:
+        """[U4] acks settle; [S3] a session that is missing is registered again, an older one is told that it lost."""
+        c = data.draw(st.sampled_from([c for c in self.connections if c.bound]))
+        acks = data.draw(st.lists(st.sampled_from(sorted(c.window)), unique=True)) if c.window else []
+        for each in acks:  # the receipt is in Kafka first
+            self.receipts.append((each, "acked"))
+        item = SyncItem(
+            *self.where(c),
+            [ProductWindow(Bind(PRODUCT, 1, []), sorted(c.window - set(acks)), LIMIT)],
+            [Ack(PRODUCT, each, "acked") for each in acks],
+            [],
+        )
+        [found] = self.run(self.register.sync([item]))
+        if self._loses(c, found.status):
+            return
+        self._settle(acks)
+        c.window -= set(acks)
+        self._page(c, found.pages[0])
+
+    def _loses(self, c: Connection, status: str) -> bool:
+        """Exactly the session that the register has, or may have, goes on."""
+        assert status == ("ok" if self.claims(c) else "superseded"), (c, self.session)
+        return status != "ok"
+
+    def _settle(self, ids: list[str]) -> None:
+        for message in self.log:
+            if message.id in ids and not message.state:
+                message.state = "acked"
+
+    def _page(self, c: Connection, page: Any) -> None:
+        assert isinstance(page.items, list)
+        free = [m for m in self.pending if m.id not in c.window]
+        assert [item.id for item in page.items] == [m.id for m in free[:LIMIT]]
+        assert page.more == (len(free) > LIMIT)
+        assert page.n == self.n
+        c.window |= {item.id for item in page.items}
+
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data())
+    def disconnect(self, data: st.DataObject) -> None:
+        """[S4] An end counts its acks whoever has the session, and removes it only if it is still this one."""
+        c = data.draw(st.sampled_from(self.connections))
+        acks = sorted(c.window)[:1]
+        for each in acks:
+            self.receipts.append((each, "acked"))
+        key, room, epoch, _, generation, number = self.where(c)
+        item = DisconnectItem(key, room, epoch, generation, number, "test", [Ack(PRODUCT, each, "acked") for each in acks], [])
+        [found] = self.run(self.register.disconnect([item], Parking(10, 60)))
+        assert found.status == ("ok" if self.session is c else "superseded")
+        if self.session is c:
+            self.session, self.counter = None, self.counter + 1
+        self._settle(acks)
+        c.window.clear()
+        self.connections.remove(c)
+
+    @rule()
+    def lose_redis(self) -> None:
+        """[R1] Emptied, then folded from Kafka: what was pending is pending, what was settled is settled, and nothing else."""
+        self.run(_wiped(self.register))
+        self.session, self.counter = None, 0
+        self.run(self._fold())
+        self.n = len(self.pending)
+        for place, message in enumerate(sorted(self.pending, key=lambda m: m.n), 1):
+            message.n = place
+
+    async def _fold(self) -> None:
+        shard = self.register.shards.all[0]
+        run_id, marker = await shard.look()
+        assert marker is None or marker.incarnation.run_id == run_id
+        fold = await _folding(self.register)
+        await fold.settle([(self.key, PRODUCT, [(message, 1) for message, _ in self.receipts])])
+        settled = {message for message, _ in self.receipts}
+        again = [
+            StoreMessage(m.id, m.priority, FUTURE, m.collapse, Stored(m.id[1:].encode())) for m in self.log if m.id not in settled
+        ]
+        owed = await fold.store([StoreItem(self.key, PRODUCT, CAP, again)]) if again else []
+        assert owed == []  # what would be ended again had its receipt
+        assert await fold.done(0, 1)
+
+    # --- always --------------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def holds_what_the_model_holds(self) -> None:
+        view = self.run(self.register.show(self.key, [PRODUCT]))
+        assert (view.pending[PRODUCT] if view else 0) == len(self.pending)
+
+    @invariant()
+    def every_end_has_one_receipt(self) -> None:
+        """[U7] What is not pending has its receipt in Kafka, in the state in which it ended first."""
+        first: dict[str, str] = {}
+        for message, state in self.receipts:
+            first.setdefault(message, state)
+        for message in self.log:
+            assert bool(message.state) == (message.id in first), message
+
+
+async def _folding(register: Register) -> Fold:
+    """A new incarnation of the only shard, ready to be folded."""
+    shard = register.shards.all[0]
+    run_id, marker = await shard.look()
+    await incarnate(shard, run_id, marker, 1)
+    _, marker = await shard.look()
+    assert marker is not None
+    fold = Fold(shard, marker)
+    await fold.begin()
+    return fold
+
+
+async def _open(register: Register) -> None:
+    shard = register.shards.all[0]
+    _, marker = await shard.look()
+    if marker is None:
+        assert await (await _folding(register)).done(0, 1)
+
+
+async def _wiped(register: Register) -> None:
+    shard = register.shards.all[0]
+    [generation] = await shard.pipe([("HGET", shard.marker_key, "generation")])
+    await shard.pipe([("FLUSHALL",)])
+    # Kafka's offsets only grow: the next generation is above the last, though Redis has forgotten it.
+    await shard.pipe([("HSET", shard.marker_key, "generation", generation)])
+
+
+@pytest_asyncio.fixture(scope="module")
+async def redis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    brokers = LocalBrokers(tmp_path_factory.mktemp("machine"), wanted=frozenset({"redis"}))
+    yield (await brokers.start()).redis
+    await brokers.stop()
+
+
+@pytest.mark.timeout(600)  # a failure is made small before it is shown
+def test_the_register_is_what_the_model_says(redis: str) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        Machine.loop, Machine.runs = loop, iter(range(1_000_000))
+        Machine.register = Register(RedisSettings(url=redis))
+        loop.run_until_complete(Machine.register.start())
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
+            ),
+        )
+        loop.run_until_complete(Machine.register.stop())
+    finally:
+        loop.close()
