@@ -11,114 +11,31 @@ import asyncio
 import json
 import signal
 import tempfile
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from infra import VERSION
+from infra.ops.shell import (
+    FAILED,
+    LATE,
+    NOT_FOUND,
+    Ending,
+    data_option,
+    json_option,
+    kafka_of,
+    note,
+    redis_of,
+    run_main,
+    settings_of,
+    show,
+    system_of,
+)
 
 if TYPE_CHECKING:
     from infra.settings import Settings
     from infra.system import System
-
-FAILED, USAGE, UNREACHABLE, NOT_FOUND, REFUSED, LATE, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
-
-T = TypeVar("T")
-
-
-class Ending(click.ClickException):
-    """A command's end that is not success: one sentence on stderr, and a stable exit status."""
-
-    def __init__(self, text: str, status: int) -> None:
-        super().__init__(text)
-        self.status = status
-
-    @property
-    def exit_code(self) -> int:  # type: ignore[override]
-        """What click exits with."""
-        return self.status
-
-    def show(self, file: Any = None) -> None:
-        """The sentence alone."""
-        click.echo(f"pushctl: {self.message}", err=True)
-
-
-def _settings(data: Path | None) -> Settings:
-    from infra.settings import BadSettings, load
-
-    try:
-        return load(**({"data": data.absolute()} if data else {}))
-    except BadSettings as error:
-        raise Ending(f"the configuration does not hold together:\n{error}", FAILED) from error
-
-
-def _system(data: Path | None) -> System:
-    from infra.system import NoSystem, find
-
-    try:
-        return find(_settings(data))
-    except NoSystem as error:
-        raise Ending(str(error), UNREACHABLE) from error
-
-
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine; what it may raise becomes a sentence and a status."""
-    import uvloop
-
-    from infra.agent import ProcessFailed
-    from infra.bus import BusError
-    from infra.journal import JournalDown
-    from infra.local.errors import LocalBrokerError
-    from infra.ops.http import Answered, NotFound, Unreachable
-    from infra.ops.up import AlreadyUp
-    from infra.system import NoSystem
-    from schemas.names import BadName
-
-    statuses: dict[type[Exception], int] = {
-        NotFound: NOT_FOUND,
-        Answered: REFUSED,
-        Unreachable: UNREACHABLE,
-        NoSystem: UNREACHABLE,
-        BusError: UNREACHABLE,
-        JournalDown: UNREACHABLE,
-        TimeoutError: LATE,
-        BadName: FAILED,
-        AlreadyUp: FAILED,
-        LocalBrokerError: FAILED,
-        ProcessFailed: FAILED,
-    }
-    try:
-        from pushclient import PushError
-    except ImportError:  # the SDK is a wheel of its own; only `listen` and `demo` need it
-        pass
-    else:
-        statuses[PushError] = REFUSED
-    try:
-        return uvloop.run(main)
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
-    except tuple(statuses) as error:
-        status = next(code for kind, code in statuses.items() if isinstance(error, kind))
-        raise Ending(str(error) or "it took too long", status) from error
-
-
-def _note(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def _print(document: Any, as_json: bool, line: Callable[[Any], str]) -> None:
-    click.echo(json.dumps(document) if as_json else line(document))
-
-
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="LONGWIRE_DATA",
-    help="The system's data folder (default: ~/.local/state/longwire/default).",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
 
 @click.group(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
@@ -139,18 +56,18 @@ def up(data: Path | None, as_json: bool, rooms: int, detach: bool) -> None:
     """Start brokers (if none are configured) and every process."""
     from infra.ops.detached import start_detached
 
-    settings = _settings(data)
+    settings = settings_of(data)
     if detach:
-        system = _run(start_detached(settings, rooms, _note))
-        _print(system.shown(), as_json, lambda shown: f"ready: center {shown['center']}, {len(system.rooms)} rooms")
+        system = run_main(start_detached(settings, rooms, note))
+        show(system.shown(), as_json, lambda shown: f"ready: center {shown['center']}, {len(system.rooms)} rooms")
         return
-    _run(_stay_up(settings, rooms, as_json))
+    run_main(_stay_up(settings, rooms, as_json))
 
 
 async def _stay_up(settings: Settings, rooms: int, as_json: bool) -> None:
     from infra.ops.up import RunningSystem
 
-    running = RunningSystem(settings, rooms=rooms, progress=_note)
+    running = RunningSystem(settings, rooms=rooms, progress=note)
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -162,7 +79,7 @@ async def _stay_up(settings: Settings, rooms: int, as_json: bool) -> None:
             await asyncio.gather(start, return_exceptions=True)
             return
         system = start.result()
-        _print(system.shown(), as_json, lambda shown: f"ready: center {shown['center']}; Ctrl-C stops everything")
+        show(system.shown(), as_json, lambda shown: f"ready: center {shown['center']}; Ctrl-C stops everything")
         await ended.wait()
         click.echo("stopping…", err=True)
     finally:
@@ -175,7 +92,7 @@ def down(data: Path | None) -> None:
     """Stop the system of the data folder."""
     from infra.ops.detached import stop_detached
 
-    _run(stop_detached(_system(data)))
+    run_main(stop_detached(system_of(data)))
     click.echo("stopped")
 
 
@@ -191,7 +108,7 @@ def demo(devices: int, data: Path | None, as_json: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix="longwire-demo-") as temporary:
         folder = data.absolute() if data else Path(temporary)
-        if not _run(run_demo(devices=devices, folder=folder, as_json=as_json)):
+        if not run_main(run_demo(devices=devices, folder=folder, as_json=as_json)):
             raise Ending("the demo did not add up", FAILED)
 
 
@@ -203,8 +120,8 @@ def play(data: Path | None) -> None:
     from infra.ops.play import show_play
     from infra.system import read
 
-    settings = _settings(data)
-    click.echo(show_play(read(settings.data) or _run(start_detached(settings, 2, _note))))
+    settings = settings_of(data)
+    click.echo(show_play(read(settings.data) or run_main(start_detached(settings, 2, note))))
 
 
 @cli.command()
@@ -215,7 +132,7 @@ def run(role: str) -> None:
 
     from infra import lifecycle
 
-    settings = _settings(None)
+    settings = settings_of(None)
     needed = {"nats.url": settings.nats.url}
     if role != "gateway":
         needed |= {"kafka.bootstrap": settings.kafka.bootstrap, "redis.url": settings.redis.url}
@@ -242,9 +159,9 @@ def token(data: Path | None, ttl: int, **fields: Any) -> None:
     from infra.ops.tokens import make_token
 
     async def make() -> str:
-        return make_token(_settings(data).data, ttl_s=ttl, **fields)
+        return make_token(settings_of(data).data, ttl_s=ttl, **fields)
 
-    click.echo(_run(make()))
+    click.echo(run_main(make()))
 
 
 @cli.command()
@@ -261,8 +178,8 @@ def send(data: Path | None, as_json: bool, payload: str, **fields: Any) -> None:
     body = {name: value for name, value in fields.items() if value is not None}
     if ("client" in body) == ("user" in body):
         raise click.UsageError("name either --client or --user, and not both")
-    document = _run(_post(_system(data), "/v1/messages", {**body, "payload": payload}))
-    _print(document, as_json, lambda shown: f"accepted {shown['id']}")
+    document = run_main(_post(system_of(data), "/v1/messages", {**body, "payload": payload}))
+    show(document, as_json, lambda shown: f"accepted {shown['id']}")
 
 
 async def _post(system: System, path: str, body: dict[str, Any]) -> Any:
@@ -294,7 +211,7 @@ def listen(data: Path | None, as_json: bool, count: int, **fields: Any) -> None:
     """Be a device in the terminal: print what is pushed to it."""
     from infra.ops import device
 
-    seen = _run(device.listen(_system(data), as_json=as_json, count=count, say=click.echo, note=_note, **fields))
+    seen = run_main(device.listen(system_of(data), as_json=as_json, count=count, say=click.echo, note=note, **fields))
     if count and seen < count:
         raise Ending(f"{seen} of {count} messages came in time", LATE)
 
@@ -311,10 +228,10 @@ def listen(data: Path | None, as_json: bool, count: int, **fields: Any) -> None:
 def broadcast(data: Path | None, as_json: bool, watch: bool, **fields: Any) -> None:
     """Push one content to everyone bound to a product, or to groups, at a controlled rate."""
     body = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items() if value}
-    document = _run(_broadcast(_system(data), body, watch))
+    document = run_main(_broadcast(system_of(data), body, watch))
     from infra.ops.show import watched_text
 
-    _print(document, as_json, lambda shown: f"job {shown['id']} " + (watched_text(shown) if watch else shown["state"]))
+    show(document, as_json, lambda shown: f"job {shown['id']} " + (watched_text(shown) if watch else shown["state"]))
 
 
 async def _broadcast(system: System, body: dict[str, Any], watch: bool) -> Any:
@@ -346,7 +263,7 @@ def job_show(data: Path | None, as_json: bool, job_id: str) -> None:
     """Show a job: state, progress, counts by room."""
     from infra.ops.show import job_text
 
-    _print(_run(_get(_system(data), f"/v1/broadcasts/{job_id}")), as_json, job_text)
+    show(run_main(_get(system_of(data), f"/v1/broadcasts/{job_id}")), as_json, job_text)
 
 
 @cli.group()
@@ -362,7 +279,7 @@ def client_show(data: Path | None, as_json: bool, client_id: str) -> None:
     """Show a client: its session, binds and what is pending."""
     from infra.ops.show import client_text
 
-    _print(_run(_get(_system(data), f"/v1/clients/{client_id}")), as_json, client_text)
+    show(run_main(_get(system_of(data), f"/v1/clients/{client_id}")), as_json, client_text)
 
 
 @cli.group()
@@ -377,7 +294,7 @@ def room_list(data: Path | None, as_json: bool) -> None:
     """List the live rooms."""
     from infra.ops.show import rooms_text
 
-    _print(_run(_get(_system(data), "/v1/rooms")), as_json, rooms_text)
+    show(run_main(_get(system_of(data), "/v1/rooms")), as_json, rooms_text)
 
 
 @cli.group()
@@ -392,17 +309,196 @@ def topics_apply(data: Path | None, as_json: bool) -> None:
     """Create the topics that are missing; what is there is left as it is."""
     from infra.journal import apply_topics
 
-    settings = _settings(data)
+    settings = settings_of(data)
     if not settings.kafka.bootstrap:
-        settings = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"bootstrap": _system(data).kafka})})
-    outcome = [{"topic": topic, "outcome": word} for topic, word in _run(apply_topics(settings.kafka))]
-    _print(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
+        settings = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"bootstrap": system_of(data).kafka})})
+    outcome = [{"topic": topic, "outcome": word} for topic, word in run_main(apply_topics(settings.kafka))]
+    show(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
+
+
+# --- what Kafka and Redis hold ----------------------------------------------------------------------------------------
+
+since_option = click.option(
+    "--since", default="1h", show_default=True, help="10m, 2h, 3d ago, `beginning`, or an ISO time (UTC)."
+)
+dry_option = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+rate_option = click.option("--rate", type=click.IntRange(1), default=1000, show_default=True, help="Messages a second.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@cli.command()
+@data_option
+@json_option
+@click.argument("topic")
+@since_option
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes; Ctrl-C ends it.")
+@click.option("--client", default="")
+@click.option("--product", default="")
+@click.option("--id", "message", default="")
+@click.option("--limit", type=click.IntRange(1), help="End after this many records.")
+def tail(data: Path | None, *, as_json: bool, topic: str, since: str, follow: bool, limit: int | None, **filters: str) -> None:
+    """Show a Kafka topic's records, decoded (`push.` may be left out)."""
+    from infra.ops import logs
+
+    async def run() -> None:
+        fits, count = logs.matching(**filters), 0
+        async for found in logs.read(kafka_of(data).bootstrap, logs.topic_name(topic), since=logs.since_ms(since), follow=follow):
+            if fits(found):
+                click.echo(json.dumps(found.document()) if as_json else logs.line(found))
+                count += 1
+                if count == limit:
+                    return
+
+    run_main(run())
+
+
+@cli.group()
+def dlq() -> None:
+    """Dead letters: what could not be handled, with the reason."""
+
+
+@dlq.command("list")
+@data_option
+@json_option
+@since_option
+@click.option("--product", default="")
+@click.option("--reason", default="", help="A text in the reason.")
+def dlq_list(data: Path | None, as_json: bool, since: str, product: str, reason: str) -> None:
+    """One line a dead letter: its place, and why."""
+    from infra.ops import again, logs
+
+    async def run() -> int:
+        count = 0
+        async for found in again.letters(kafka_of(data).bootstrap, since=logs.since_ms(since), product=product, reason=reason):
+            click.echo(json.dumps(found.document()) if as_json else logs.line(found))
+            count += 1
+        return count
+
+    count = run_main(run())
+    note(f"{count} dead letters")
+
+
+@dlq.command("show")
+@data_option
+@click.argument("place")
+def dlq_show(data: Path | None, place: str) -> None:
+    """One dead letter whole, by its PLACE (partition:offset), with the record that it holds."""
+    from infra.ops import logs
+
+    found = run_main(logs.at(kafka_of(data).bootstrap, "push.dead", *_place(place)))
+    if found is None:
+        raise Ending(f"there is no dead letter at {place}", NOT_FOUND)
+    click.echo(json.dumps({**found.document(), "holds": logs.held(found)}, indent=2))
+
+
+@dlq.command("redrive")
+@data_option
+@json_option
+@since_option
+@click.option("--product", default="")
+@click.option("--reason", default="", help="A text in the reason.")
+@click.option("--place", default="", help="Only the dead letter at partition:offset.")
+@dry_option
+@rate_option
+@yes_option
+def dlq_redrive(
+    data: Path | None, *, as_json: bool, since: str, place: str, dry_run: bool, rate: int, yes: bool, **by: str
+) -> None:
+    """Send the messages of dead letters again, each under a new id made from its old one.
+
+    The old id is settled: under it nothing would be delivered. Repeating a redrive adds nothing.
+    """
+    from infra.ops import again, logs
+
+    kafka = kafka_of(data)
+
+    async def choose() -> list[logs.Found]:
+        found = [item async for item in again.letters(kafka.bootstrap, since=logs.since_ms(since), **by)]
+        return [item for item in found if not place or (item.partition, item.offset) == _place(place)]
+
+    chosen = run_main(choose())
+    if chosen and not (dry_run or yes):
+        click.confirm(f"Send {len(chosen)} messages again?", abort=True, err=True)
+    outcome = run_main(again.redrive(kafka, chosen, dry_run=dry_run, rate=rate))
+    show(outcome.document(dry_run=dry_run), as_json, again.text)
+
+
+@cli.command()
+@data_option
+@json_option
+@click.option("--client", default="", help="Of this client.")
+@click.option("--product", default="", help="Of this product.")
+@since_option
+@click.option("--until", help="Only what was sent before.")
+@click.option("--all", "everything", is_flag=True, help="Also what was delivered, replaced, or is pending.")
+@dry_option
+@rate_option
+@yes_option
+def replay(
+    data: Path | None,
+    *,
+    as_json: bool,
+    client: str,
+    product: str,
+    since: str,
+    until: str | None,
+    everything: bool,
+    dry_run: bool,
+    rate: int,
+    yes: bool,
+) -> None:
+    """Send again what was sent since a time and ended undelivered (expired, evicted, dead), from Kafka.
+
+    Each message has its whole time to live again, no collapse key, and a new id: the same for the same --since, so that a repeat
+    adds nothing (give an ISO time).
+    """
+    from infra.ops import again, logs
+
+    if not client and not product:
+        raise click.UsageError("give --client or --product")
+    before = logs.since_ms(until) if until else None
+    begin, kafka = logs.since_ms(since), kafka_of(data)
+
+    wanted = again.Wanted(since=begin, until=before, client=client, product=product, everything=everything)
+
+    def run(*, dry: bool) -> again.Outcome:
+        found: again.Outcome = run_main(again.replay(kafka, wanted, dry_run=dry, rate=rate))
+        return found
+
+    outcome = run(dry=True)
+    if not dry_run and outcome.produced:
+        if not yes:
+            click.confirm(f"Send {outcome.produced} messages again?", abort=True, err=True)
+        outcome = run(dry=False)
+    show(outcome.document(dry_run=dry_run), as_json, again.text)
+
+
+@cli.group()
+def register() -> None:
+    """Redis, the index of sessions and pending messages."""
+
+
+@register.command("status")
+@data_option
+@json_option
+def register_status(data: Path | None, as_json: bool) -> None:
+    """Which servers are open, in which generation, and how far a rebuild has come."""
+    from infra.ops.register import status, status_text
+
+    show(run_main(status(redis_of(data))), as_json, status_text)
+
+
+def _place(text: str) -> tuple[int, int]:
+    partition, _, offset = text.partition(":")
+    if not (partition.isdigit() and offset.isdigit()):
+        raise click.UsageError(f"{text[:40]!a} is no place: give partition:offset, as `pushctl dlq list` shows it")
+    return int(partition), int(offset)
 
 
 @cli.command()
 def checkconfig() -> None:
     """Read the configuration; exit status 1 and a line for each error if it does not hold together."""
-    settings = _settings(None)
+    settings = settings_of(None)
     click.echo(f"ok, data in {settings.data}")
 
 

@@ -30,6 +30,8 @@ DRAIN: Final = 5.0
 """How long a revoked or stopping partition may finish its batch, s."""
 BACKOFF: Final = (0.1, 2.0)
 ATTEMPTS_ON_BUG: Final = 3
+COMMIT_EVERY: Final = 0.5
+"""Seconds between two commits: a commit after each batch cost Kafka more than the batches (docs/benchmarks.md)."""
 
 log = structlog.get_logger("runner")
 handled = Counter("longwire_runner_records_total", "Records handled", ["topic"])
@@ -133,6 +135,7 @@ class Runner:
         self._partitions: dict[int, _Partition] = {}
         self._fresh: set[int] = set()
         self._joined = asyncio.Event()
+        self._commit_due = 0.0
 
     @property
     def joined(self) -> bool:
@@ -244,7 +247,9 @@ class Runner:
     async def _poll(self) -> None:
         while True:
             await self._tell_assigned()
-            await self._commit(self._partitions)
+            if time.monotonic() >= self._commit_due:
+                await self._commit(self._partitions)
+                self._commit_due = time.monotonic() + COMMIT_EVERY
             idle = [TopicPartition(self._topic, item.number) for item in self._partitions.values() if item.task is None]
             if not idle:
                 await asyncio.sleep(0.02)
