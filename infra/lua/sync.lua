@@ -3,10 +3,10 @@
 -- Returns {status, now, pages, owed, whether the session was missing}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, c, owed, now = KEYS[1], KEYS[2], KEYS[3], clock()
+local products = load_products(a[2], 4)
+apply_acks(products, a[6], owed, now) -- whoever has the session: their receipts are in Kafka
 local latest, missing = claim(s, c, me_from(a[1]))
 if not latest then return {'superseded'} end
-local products = load_products(a[2], 4)
-apply_acks(products, a[6], owed, now)
 save_jobs(products, a[7], now)
 local pages = {}
 for i, window in ipairs(a[3]) do

@@ -95,6 +95,7 @@ async def shop(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
         await keeper.put(product_key(PRODUCT), Product(name=PRODUCT))
         await keeper.put(issuer_key("shop"), Issuer(iss="shop", keys=(key,), products=(PRODUCT,)))
         await keeper.put("policy", Policy(lease_interval=1.0, lease_dead_after=4.0, sync_interval=5.0))
+        await stack.enter_async_context(running("workers.main:delivery", settings, folder / "delivery"))  # it opens the register
         await stack.enter_async_context(running("workers.main:saver", settings, folder / "saver"))
         servers = [await stack.enter_async_context(room(settings, folder, name)) for name in ("bcast-a", "bcast-b")]
         made = Shop(bus, journal, settings, folder)

@@ -185,10 +185,10 @@ class Machine(RuleBasedStateMachine):
             [],
         )
         [found] = self.run(self.register.sync([item]))
+        self._settle(acks)  # whoever has the session
+        c.window -= set(acks)
         if self._loses(c, found.status):
             return
-        self._settle(acks)
-        c.window -= set(acks)
         self._page(c, found.pages[0])
 
     def _loses(self, c: Connection, status: str) -> bool:
