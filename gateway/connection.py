@@ -39,7 +39,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
-        self._session.last_seen = self._room.clock()
+        now = self._session.last_seen = self._room.clock()
+        if now > self._room.doubtful_after:
+            self._room.awake(now)
         self._reader.receive_data(data)
         self._process()
 

@@ -6,68 +6,44 @@ method that may change one of those ends in `pump()`; what waits for the flush i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from itertools import zip_longest
 from typing import Final
 
-import mqtt5
-
-from gateway import metrics, packets
+from gateway import metrics
 from gateway.auth import Grant
+from gateway.changes import Change, Changes
 from gateway.client import BindState, Client
-from gateway.flash import AWAY, again, unacknowledged
+from gateway.flash import AWAY, Rest
 from gateway.host import Host
 from gateway.ports import Ask, Shell
 from gateway.reasons import End, Reason
-from gateway.subscribing import Plan, Subscribing, Wish, plan_unsubscribe
 from gateway.window import Window
 from infra.wire import (
     SUPERSEDED,
     Ack,
     Bind,
-    BindItem,
-    BindResult,
     DisconnectItem,
-    DoneResult,
     Downlink,
     Page,
     ProductWindow,
     SettledJob,
     SyncItem,
     SyncResult,
-    UnbindItem,
 )
-
-MAX_WAITING: Final = 8
-"""SUBSCRIBE and UNSUBSCRIBE packets that wait their turn; then nothing more is read."""
 
 ACKS_AT_ONCE: Final = 16
 """So many settled messages do not wait for the flush."""
 
 WRITTEN, BEHIND, GONE, DROPPED = "written", "behind", "gone", "dropped"
 
-Change = mqtt5.SubscribePacket | mqtt5.UnsubscribePacket
-
-
-class _Doing:
-    """A SUBSCRIBE or UNSUBSCRIBE under way: the answer is written when the last step is done."""
-
-    __slots__ = ("answer", "bound", "drops", "wishes")
-
-    def __init__(self, answer: bytes, plan: Plan) -> None:
-        self.answer = answer
-        self.drops = list(reversed(plan.drops))
-        self.wishes = list(reversed(plan.wishes.values()))
-        self.bound: list[tuple[BindState, Wish, BindResult]] = []
-
 
 class Delivery:
     """The rules for one client with a session. `dismiss(code, why)` is called when the saver has no place for it any more."""
 
     __slots__ = (
-        "_ask", "_confirming", "_confirming_jobs", "_dismiss", "_doing", "_ended", "_grant", "_host", "_jobs", "_shell",
-        "_todo", "_touch", "acked", "client", "fruitless", "sync_wanted", "window",
+        "_ask", "_asked_since", "_changes", "_confirming", "_confirming_jobs", "_dismiss", "_ended", "_jobs", "_rest", "_shell",
+        "_touch", "acked", "client", "fenced", "fruitless", "grant", "host", "sync_wanted", "window",
     )  # fmt: skip
 
     def __init__(
@@ -85,15 +61,17 @@ class Delivery:
         self.client = client
         self.window = Window(client, shell, soft_cap)
         self.sync_wanted = False
-        self._grant = grant
+        self.grant = grant
         self._shell = shell
-        self._host = host
+        self.host = host
         self._touch = touch
         self._dismiss = dismiss
         self._ask: Ask | None = None
         self._ended = ""
-        self._todo: deque[Change] | None = None
-        self._doing: _Doing | None = None
+        self._changes: Changes | None = None
+        self._rest: Rest | None = None
+        self.fenced = False  # we were cut off: nothing is written before a sync that was asked since is answered
+        self._asked_since = False
         self._confirming: list[Ack] = []
         self._confirming_jobs: list[tuple[BindState, list[SettledJob]]] = []
         self._jobs: list[SettledJob] = []
@@ -103,12 +81,17 @@ class Delivery:
     @property
     def idle(self) -> bool:
         """No request of this client is at the saver."""
-        return self._ask is None and self._doing is None
+        return self._ask is None and (self._changes is None or not self._changes.running)
 
     @property
     def full(self) -> bool:
         """So many changes wait that nothing more is to be read."""
-        return self._todo is not None and len(self._todo) >= MAX_WAITING
+        return self._changes is not None and self._changes.full
+
+    @property
+    def silent(self) -> bool:
+        """No PUBLISH may be written now: the client is away, or we were cut off."""
+        return self.fenced or self._shell is AWAY
 
     # --- hints ---------------------------------------------------------------------------------------------------------
 
@@ -116,12 +99,14 @@ class Delivery:
         """A message that the store numbered (or, n = 0, never saw); returns the outcome (infra.wire.HintResult)."""
         bind = self.client.binds.get(product)
         if message.n == 0:
-            return WRITTEN if bind is not None and bind.ready and self.window.fire(bind, message) else DROPPED
+            if bind is None or not bind.ready or self.silent:
+                return DROPPED
+            return WRITTEN if self.window.fire(bind, message) else DROPPED
         if bind is None:
             return GONE
         if self._may_take(bind, message.n):
             bind.n = message.n
-            data = self.window.compose(bind, message, self._host.clock())
+            data = self.window.compose(bind, message, self.host.clock())
             if data:
                 self.client.write(data)
             if not bind.qos or self.client.acks:
@@ -135,7 +120,9 @@ class Delivery:
         return BEHIND
 
     def _may_take(self, bind: BindState, n: int) -> bool:
-        return bind.ready and not bind.behind and n == bind.n + 1 and self.idle and self.window.may_write(bind)
+        if not bind.ready or bind.behind or n != bind.n + 1 or self._rest is not None:
+            return False
+        return self.idle and self.window.may_write(bind)
 
     # --- acks ----------------------------------------------------------------------------------------------------------
 
@@ -144,20 +131,21 @@ class Delivery:
         if not self.window.settle(packet_id, reason):
             metrics.unknown_acks.inc()
             return
-        self._host.fanout.place_free(self.client)
+        self.host.fanout.place_free(self.client)
         self.pump()
 
     def pump(self) -> None:
         """Ask the saver for what can't wait; the rest is asked by the next flush."""
-        if self._ask is not None or self._ended:
+        if self._rest is not None:
+            self._write_rest(self._rest)
+        if self._ask is not None or self._ended or self._shell is AWAY:
             return
-        if self._doing is None and self._todo:
-            packet = self._todo.popleft()
-            if not self._todo:
-                self._todo = None  # an empty deque is 760 bytes, for each connection
-            self._begin(packet)
-            return
-        if self._doing is not None:
+        changes = self._changes
+        if changes is not None and changes.over:
+            self._changes = None
+        elif changes is not None:
+            if not changes.running:
+                changes.begin()
             return
         client = self.client
         if self._wants_page():
@@ -181,9 +169,11 @@ class Delivery:
             self.window.drained()
         if self.window.undrained:
             self._touch()
+        if self._rest is not None:
+            self._write_rest(self._rest)
         if not self.idle:
             return  # the answer pumps
-        if self._todo:
+        if self._changes is not None:
             self.pump()
         elif self.client.acks is not None or self._jobs or self.sync_wanted or self._wants_page():
             self._sync()
@@ -191,30 +181,44 @@ class Delivery:
             self._touch()
 
     def _wants_page(self) -> bool:
+        """Is there something to ask for, and may it be written? While fenced, when to ask is the room's affair."""
+        if self._rest is not None or (self.fenced and not self.sync_wanted):
+            return False
         return any(bind.behind and bind.ready and self.window.may_write(bind) for bind in self.client.binds.values())
 
     def _is_blocked(self) -> bool:
         """Behind, with a place, but the buffer has to drain first: nothing will tell, so the flush looks again."""
-        return any(bind.behind and bind.ready and self.window.has_place(bind) for bind in self.client.binds.values())
+        return not self.fenced and any(
+            bind.behind and bind.ready and self.window.has_place(bind) for bind in self.client.binds.values()
+        )
 
     # --- sync ----------------------------------------------------------------------------------------------------------
 
-    def sync_soon(self, *, behind: bool = False) -> None:
-        """A sync is due. With `behind`, no hint is written before it was answered (the room was cut off: it fences itself)."""
+    def sync_soon(self) -> None:
+        """A sync is due."""
         self.sync_wanted = True
-        if behind:
-            for bind in self.client.binds.values():
-                bind.behind = True
         self._touch()
 
+    def fence(self) -> None:
+        """We were cut off, and others may have the client: nothing is written before a sync, which the caller sees to.
+
+        What was asked before does not count: its answer may be as old as we are.
+        """
+        self.fenced = True
+        self._asked_since = False
+        for bind in self.client.binds.values():
+            bind.behind = True
+            self.host.fanout.fence(bind)
+
     def _sync(self) -> None:
-        client, host, window = self.client, self._host, self.window
+        client, host, window = self.client, self.host, self.window
         binds = [bind for bind in client.binds.values() if bind.ready]
         self._confirming = window.take_acks()
         held = [window.held(bind.product) for bind in binds]
         jobs = [(bind, host.fanout.settled_jobs(bind)) for bind in binds]
         self._confirming_jobs = [(bind, changed) for bind, changed in jobs if changed]
         self.sync_wanted = False
+        self._asked_since = True
         for bind in binds:
             bind.hinted_n = 0
         item = SyncItem(
@@ -225,25 +229,29 @@ class Delivery:
         )  # fmt: skip
         self._jobs = []
         metrics.syncs.inc()
-        self._send(lambda: host.saver.sync(item, lambda result: self._synced(binds, result)))
+        self.send(lambda: host.saver.sync(item, lambda result: self._synced(binds, result)))
 
     def _synced(self, binds: list[BindState], result: SyncResult | None) -> None:
-        if not self._answered(result.status if result else None):
+        if not self.answered(result.status if result else None):
             return
         assert result is not None
         self._confirming = []
-        for bind, jobs in self._confirming_jobs:
-            self._host.fanout.saved(bind, jobs)
-        self._confirming_jobs = []
-        if self._shell is not AWAY:
-            for bind in binds:
-                if bind.fenced:
-                    self._host.fanout.unfence(bind)
-        self._write(b"", list(zip(binds, result.pages, strict=True)))
+        jobs, self._confirming_jobs = self._confirming_jobs, []
+        if self._asked_since:
+            for bind, saved in jobs:
+                self.host.fanout.saved(bind, saved)
+            self._lift_fence()
+        self.write_pages(list(zip(binds, result.pages, strict=True)))
         self.pump()
 
+    def _lift_fence(self) -> None:
+        self.fenced = False
+        for bind in self.client.binds.values():
+            if bind.fenced and not self.silent:
+                self.host.fanout.unfence(bind)
+
     def _limit(self, bind: BindState) -> int:
-        policy_window = self._host.policy.window
+        policy_window = self.host.policy.window
         return max(0, self.client.unicast_places()) if bind.qos else policy_window
 
     def _wire(self, bind: BindState) -> Bind:
@@ -251,9 +259,15 @@ class Delivery:
 
     # --- pages ---------------------------------------------------------------------------------------------------------
 
-    def _write(self, first: bytes, pages: list[tuple[BindState, Page]]) -> None:
+    def write_pages(self, pages: list[tuple[BindState, Page]], first: bytes = b"") -> None:
         """Write `first` and what fits of the pages, in turns, as one write; set n and behind by what is left."""
-        now = self._host.clock()
+        if self.silent or self._rest is not None:
+            for bind, _ in pages:
+                bind.behind = True
+            if first:
+                self.client.write(first)
+            return
+        now = self.host.clock()
         out = [first] if first else []
         size = 0
         stuck: set[str] = set()
@@ -280,100 +294,28 @@ class Delivery:
 
     def change(self, packet: Change) -> None:
         """A SUBSCRIBE or UNSUBSCRIBE; they are done one after the other."""
-        if self._todo is None:
-            self._todo = deque()
-        self._todo.append(packet)
+        if self._changes is None:
+            self._changes = Changes(self)
+        self._changes.add(packet)
         self.pump()
 
-    def _begin(self, packet: Change) -> None:
-        binds = self.client.binds
-        if isinstance(packet, mqtt5.SubscribePacket):
-            plan = Subscribing(binds, self._grant.products, self._host.products, self._host.policy).plan(packet)
-            for code in plan.codes:
-                if code >= Reason.UNSPECIFIED:
-                    metrics.binds_refused.labels(f"0x{code:02x}").inc()
-            answer = packets.suback(packet.packet_id, plan.codes, plan.text)
-            if len(answer) > self.client.max_packet:
-                answer = packets.suback(packet.packet_id, plan.codes)
-        else:
-            plan = plan_unsubscribe(packet, binds)
-            answer = packets.unsuback(packet.packet_id, plan.codes)
-        self._doing = _Doing(answer, plan)
-        self._step()
-
-    def _step(self) -> None:
-        doing = self._doing
-        assert doing is not None
-        if doing.drops:
-            self._unbind(doing.drops.pop())
-        elif doing.wishes:
-            self._bind(doing, doing.wishes.pop())
-        else:
-            self._finish(doing)
-
-    def _bind(self, doing: _Doing, wish: Wish) -> None:
-        client, host = self.client, self._host
-        bind = client.binds.get(wish.product)
-        if bind is None:
-            granted = self._grant.products[wish.product]
-            bind = BindState(client, wish.product, wish.qos, granted.user, granted.attrs)
-            client.binds[wish.product] = bind
-        bind.hinted_n = 0
-        item = BindItem(
-            client.key, host.room, host.epoch, client.connection, client.generation, client.number,
-            Bind(bind.product, wish.qos, sorted(wish.groups), bind.user, bind.attrs),
-            self.window.held(bind.product),
-            max(0, client.unicast_places()) if wish.qos else host.policy.window,
-        )  # fmt: skip
-
-        def answered(result: BindResult | None) -> None:
-            if self._answered(result.status if result else None):
-                assert result is not None
-                doing.bound.append((bind, wish, result))
-                self._step()
-
-        self._send(lambda: host.saver.bind(item, answered))
-
-    def _unbind(self, product: str) -> None:
-        host, client = self._host, self.client
-        bind = client.binds.pop(product)
-        self._jobs += host.fanout.settled_jobs(bind)
+    def drop(self, bind: BindState) -> None:
+        """The client left this product; what it settled there goes with the next sync."""
+        self._jobs += self.host.fanout.settled_jobs(bind)
         if bind.ready:
             bind.ready = False
-            host.fanout.unbound(bind)
-        item = UnbindItem(client.key, host.room, host.epoch, client.generation, client.number, product)
-
-        def answered(result: DoneResult | None) -> None:
-            if self._answered(result.status if result else None):
-                self._step()
-
-        self._send(lambda: host.saver.unbind(item, answered))
-
-    def _finish(self, doing: _Doing) -> None:
-        self._doing = None
-        for bind, wish, result in doing.bound:
-            bind.qos, bind.groups = wish.qos, frozenset(wish.groups)
-            bind.first_bind_ms = result.first_bind_ms
-        self._write(doing.answer, [(bind, result.page) for bind, _, result in doing.bound if result.page is not None])
-        for bind, _, result in doing.bound:
-            if bind.ready:
-                self._host.fanout.regrouped(bind)
-            else:
-                bind.ready = True
-                bind.fenced = self._shell is AWAY
-                self._host.fanout.bound(bind, result.settled_jobs)
-        self.pump()
+            self.host.fanout.unbound(bind)
 
     # --- the one request -----------------------------------------------------------------------------------------------
 
-    def _send(self, ask: Callable[[], Ask]) -> None:
-        """`ask` may be answered before it returns: then there is nothing to keep."""
+    def send(self, ask: Callable[[], Ask]) -> None:
+        """Ask the saver; only while idle. `ask` may be answered before it returns: then there is nothing to keep."""
         self._ask = _STARTING
         started = ask()
         if self._ask is _STARTING:
             self._ask = started
 
-    def _answered(self, status: str | None) -> bool:
+    def answered(self, status: str | None) -> bool:
         """May the result be used? After the end of the connection an answer only lets the disconnect go out."""
         self._ask = None
         if self._ended:
@@ -402,24 +344,40 @@ class Delivery:
         """The client has no socket, and may be back soon: nothing is written or asked for it meanwhile."""
         undrained = self.window.move(AWAY)
         self._shell = AWAY
-        self._todo = None
+        self._rest = None
+        if self._changes is not None:
+            self._changes.abandon()
         self.client.write = AWAY.write
         for bind in self.client.binds.values():
             bind.behind = bind.behind or bind.product in undrained
-            self._host.fanout.fence(bind, away=True)
+            self.host.fanout.fence(bind, away=True)
 
     def back(self, shell: Shell, grant: Grant, touch: Callable[[], None], dismiss: Callable[[Reason, End], None]) -> list[bytes]:
         """It has a socket again; returns what is to be written first: all that is unacknowledged, with DUP=1."""
-        client, now = self.client, self._host.clock()
-        self._shell, self._grant, self._touch, self._dismiss = shell, grant, touch, dismiss
+        client, now = self.client, self.host.clock()
+        self._shell, self.grant, self._touch, self._dismiss = shell, grant, touch, dismiss
         self.window.move(shell)
         client.write = shell.write
+        client.broadcasts_inflight = 0
         client.broadcast_at = now
-        first = unacknowledged(client, now)
+        rest = Rest(client, now)
+        first = rest.take(client, now, self.window.space())
+        self._rest = rest if rest else None
         for bind in client.binds.values():
-            first += [again(packet) for packet in self._host.fanout.unacknowledged(bind)]
-            self._host.fanout.unfence(bind)
+            packets = self.host.fanout.again(bind, client.unicast_places())
+            client.broadcasts_inflight += len(packets)
+            first += packets
+            self.host.fanout.unfence(bind)
         return first
+
+    def _write_rest(self, rest: Rest) -> None:
+        out = rest.take(self.client, self.host.clock(), self.window.space())
+        if out:
+            self.client.write(b"".join(out))
+        if not rest:
+            self._rest = None
+        if out or self._rest is None or self.window.space() < 0:
+            self._touch()
 
     # --- the end -------------------------------------------------------------------------------------------------------
 
@@ -432,16 +390,16 @@ class Delivery:
             self.window.drained()
         for bind in self.client.binds.values():
             if bind.ready:
-                self._jobs += self._host.fanout.settled_jobs(bind, all=True)
+                self._jobs += self.host.fanout.settled_jobs(bind, all=True)
                 bind.ready = False
-                self._host.fanout.unbound(bind)
+                self.host.fanout.unbound(bind)
         if self._ask is None:
             self._disconnect()
         else:
             self._ask.cancel()
 
     def _disconnect(self) -> None:
-        client, host = self.client, self._host
+        client, host = self.client, self.host
         acks = [*self._confirming, *self.window.take_acks()]
         unacked = [(item.product, item.id) for item in client.inflight.values()] if client.inflight else []
         host.saver.disconnect(

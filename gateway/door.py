@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -12,6 +13,7 @@ import structlog
 
 from gateway.connection import Connection
 from gateway.lease import LeaseKeeper
+from gateway.lifetime import Lifetime
 from gateway.reasons import End, Reason
 from gateway.room import Room
 from gateway.saver_link import SaverLink
@@ -114,17 +116,9 @@ class Door:
         await self._loops.stop()
 
     async def _tick(self) -> None:
-        before = self._room.clock()
         while True:
             await asyncio.sleep(RESOLUTION)
-            now = self._room.clock()
-            if now - before > self._room.host.policy.lease_dead_after:  # this process was stopped: our sessions may be elsewhere
-                log.warning(
-                    "stopped for a while, all clients are synced before they get anything", seconds=round(now - before, 1)
-                )
-                self._room.resync()
-            before = now
-            self._room.wheel.advance(now)
+            self._room.tick(self._room.clock())
 
     async def _see_out(self) -> None:
         room = self._room
@@ -133,15 +127,22 @@ class Door:
         log.info("draining", room=room.id, connections=room.connections, seconds=room.settings.drain)
         room.end_kept()
         elsewhere = await self._elsewhere() if room.connections else []
-        leaving = list(room.sessions)
-        steps = max(1, int(room.settings.drain / DRAIN_STEPS_S))
-        for i in range(steps):
-            for session in leaving[i::steps]:
-                named = " ".join(random.sample(elsewhere, min(NAMED, len(elsewhere))))
-                session.close(Reason.USE_ANOTHER_SERVER, End.MOVING, "moving", named)
-            if i + 1 < len(leaving):
-                await asyncio.sleep(DRAIN_STEPS_S)
+        await self._move(list(room.sessions), elsewhere)
         if not await self._saver.flush(FLUSH_S):
             log.warning("some sessions were not signed off", room=room.id)
         for session in room.sessions:
             session.cut()
+
+    async def _move(self, leaving: list[Lifetime], elsewhere: list[str]) -> None:
+        """Send them away one after the other, evenly over the drain: the first at once; over when nobody is left."""
+        steps = max(1, int(self._room.settings.drain / DRAIN_STEPS_S))
+        told = 0
+        for step in range(1, steps + 1):
+            until = math.ceil(len(leaving) * step / steps)
+            for session in leaving[told:until]:
+                named = " ".join(random.sample(elsewhere, min(NAMED, len(elsewhere))))
+                session.close(Reason.USE_ANOTHER_SERVER, End.MOVING, "moving", named)
+            told = until
+            if told == len(leaving) or not self._room.connections:
+                break
+            await asyncio.sleep(DRAIN_STEPS_S)

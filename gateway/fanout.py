@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
+from gateway import packets
 from gateway.client import BindState, Client
 from gateway.index import Index
 from gateway.jobs import Job, Jobs, NoPlace
@@ -109,12 +110,23 @@ class FanOut:
         bind.fenced = False
         self.regrouped(bind)
 
-    def unacknowledged(self, bind: BindState) -> list[bytes]:
-        """What was written to it at QoS 1 and not acknowledged, to be written again."""
-        now = self._clock()
+    def again(self, bind: BindState, places: int) -> list[bytes]:
+        """What was written to it at QoS 1 and not acknowledged, with DUP=1 (MQTT 5 §4.4): `places` of them, if it takes them.
+
+        The rest counts as not sent: it comes from the late queues, once `unfence` was called.
+        """
+        out: list[bytes] = []
         if not bind.qos:
-            return []
-        return [job.packet(bind, now) for job in self._jobs.at(bind.product, bind.sent & ~bind.settled)]
+            return out
+        now = self._clock()
+        for job in self._jobs.at(bind.product, bind.sent & ~bind.settled):
+            data = packets.again(job.packet(bind, now))
+            if len(out) < places and len(data) <= bind.client.max_packet:
+                out.append(data)
+            else:
+                job.interrupt(bind.client.key)
+                bind.sent &= ~job.bit
+        return out
 
     def bound_counts(self) -> dict[str, int]:
         """Product → clients bound here, for the lease."""
@@ -307,8 +319,10 @@ class _Run:
         return self._walked + self._drawn
 
     def _stopped(self) -> bool:
-        job = self._job
-        return job.over or job.term != self._order.term or job.expires_at <= self._clock()
+        """Over, another owner's, or long past its time: a process that was stopped must not go on where it was."""
+        job, now = self._job, self._clock()
+        outdated = now * 1000 > self._order.deadline_ms + MAX_SPREAD_MS
+        return job.over or job.term != self._order.term or job.expires_at <= now or outdated
 
     def _full(self) -> bool:
         return bool(self._order.most) and self._walked >= self._order.most

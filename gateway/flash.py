@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Final
 
 import mqtt5
 
+from gateway import packets
 from gateway.auth import Grant
-from gateway.client import Client
+from gateway.client import Client, Inflight
 
 if TYPE_CHECKING:
-    from gateway.session import Session
+    from gateway.lifetime import Lifetime
 
 SYNC_WITHIN: Final = 10.0
 """Seconds after a return within which a client that is not behind is synced."""
 FRUITLESS: Final = 2
 """A session whose last so many sockets acknowledged nothing of what was written is not kept: it ends, so that it is counted."""
-DUP: Final = 0x08
-"""The DUP flag in the first byte of a PUBLISH (MQTT 5 §3.3.1.1)."""
 UNKNOWN: Final = 1 << 62
 
 
@@ -57,12 +56,12 @@ class Kept:
     """The sessions of a room whose clients are away, the longest first."""
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._sessions: OrderedDict[str, Lifetime] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def add(self, key: str, session: Session) -> None:
+    def add(self, key: str, session: Lifetime) -> None:
         """A client went away."""
         self._sessions[key] = session
 
@@ -70,19 +69,19 @@ class Kept:
         """It is back, or its session is over."""
         self._sessions.pop(key, None)
 
-    def get(self, key: str) -> Session | None:
+    def get(self, key: str) -> Lifetime | None:
         """The session of a client that is away."""
         return self._sessions.get(key)
 
-    def oldest(self) -> Session:
+    def oldest(self) -> Lifetime:
         """The one that has been away for the longest time; raises KeyError if there is none."""
         return next(iter(self._sessions.values()))
 
 
-def may_return(kept: Session, packet: mqtt5.ConnectPacket, grant: Grant) -> bool:
+def may_return(kept: Lifetime, packet: mqtt5.ConnectPacket, grant: Grant) -> bool:
     """Does this CONNECT go on with the kept session: no Clean Start, the same user, and a token that covers every bind?"""
-    if packet.clean_start or kept.client is None:
-        return False
+    if packet.clean_start or kept.client is None or kept.delivery is None or kept.delivery.fenced:
+        return False  # fenced: we were cut off meanwhile, so the client may have been elsewhere
     for name, bind in kept.client.binds.items():
         granted = grant.products.get(name)
         if granted is None or (granted.user, granted.attrs) != (bind.user, bind.attrs):
@@ -92,28 +91,53 @@ def may_return(kept: Session, packet: mqtt5.ConnectPacket, grant: Grant) -> bool
     return True
 
 
-def again(packet: bytes) -> bytes:
-    """A PUBLISH with DUP=1."""
-    return bytes((packet[0] | DUP,)) + packet[1:]
+class Rest:
+    """What a client that is back has not acknowledged, and was not written to its new socket yet, in its first order.
 
-
-def unacknowledged(client: Client, now: float) -> list[bytes]:
-    """What is in the unicast window, as it was written, with DUP=1, in order; no more than Receive Maximum.
-
-    What the client can't take any more (its Receive Maximum or Maximum Packet Size is smaller now) leaves the window: it is still
-    pending, and its bind is behind, so a page brings it.
+    It stays in the window, and so keeps its packet ids; only what the client can't take any more (expired, or larger than
+    its Maximum Packet Size is now) leaves it: that is still pending, and its bind is behind, so that the saver decides.
     """
-    out: list[bytes] = []
-    for packet_id, item in list((client.inflight or {}).items()):
-        if len(out) < client.receive_max and len(item.data) <= client.max_packet:
-            out.append(again(item.data))
-            item.sent_at = now
-        else:
-            assert client.inflight is not None
-            del client.inflight[packet_id]
-            bind = client.binds.get(item.product)
-            if bind is not None:
-                bind.behind = True
-    if not client.inflight:
-        client.inflight = None
-    return out
+
+    __slots__ = ("_ids",)
+
+    def __init__(self, client: Client, now: float) -> None:
+        """All that is in the window; from `now` the ack timeout counts anew."""
+        self._ids: list[int] = []
+        for packet_id, item in list((client.inflight or {}).items()):
+            self._ids.append(packet_id)
+            self._renew(client, packet_id, item, now)
+
+    def __bool__(self) -> bool:
+        """Is something left?"""
+        return bool(self._ids)
+
+    def take(self, client: Client, now: float, space: int) -> list[bytes]:
+        """What may be written now: no more than Receive Maximum together with what was, until `space` bytes are used up."""
+        inflight = client.inflight or {}
+        ids = [packet_id for packet_id in self._ids if packet_id in inflight]
+        places = client.receive_max - (len(inflight) - len(ids)) - client.broadcasts_inflight
+        out: list[bytes] = []
+        while ids and places > 0 and space >= 0:
+            packet_id = ids.pop(0)
+            item = inflight[packet_id]
+            if self._renew(client, packet_id, item, now):
+                out.append(item.data)
+                places -= 1
+                space -= len(item.data)
+        self._ids = ids
+        return out
+
+    @staticmethod
+    def _renew(client: Client, packet_id: int, item: Inflight, now: float) -> bool:
+        """DUP=1, and an expiry that is true now; False if it left the window."""
+        data = packets.again(item.data, int(now - item.sent_at))
+        if data and len(data) <= client.max_packet:
+            item.data, item.sent_at = data, now
+            return True
+        assert client.inflight is not None
+        del client.inflight[packet_id]
+        client.inflight = client.inflight or None
+        bind = client.binds.get(item.product)
+        if bind is not None:
+            bind.behind = True
+        return False

@@ -38,7 +38,8 @@ async def addresses(bus: Bus, *, room: str, lease_interval: float) -> list[str]:
         for name, epoch in sorted(open_rooms.items()):
             entry = msgspec.json.decode((await bucket.get(name)).value or b"{}", type=RoomEntry)
             if entry.epoch == epoch:
-                found.append(f"{entry.host}:{entry.port}")
+                host = f"[{entry.host}]" if ":" in entry.host else entry.host
+                found.append(f"{host}:{entry.port}")
     except KvErrors as error:
         log.warning("no other rooms found", room=room, error=type(error).__name__)
         return []

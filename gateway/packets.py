@@ -20,6 +20,9 @@ RECEIVE_MAXIMUM: Final = 16
 """Uplinks at QoS 1 that a client may have unacknowledged."""
 
 _UNLIMITED: Final = 1 << 28
+DUP: Final = 0x08
+"""The DUP flag in the first byte of a PUBLISH (MQTT 5 §3.3.1.1)."""
+
 _QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
 
 
@@ -47,6 +50,28 @@ def publish(
         content_type=content_type or None,
         correlation_data=correlation,
         user_properties=[("id", id), *(properties or ())],
+    ).write()
+
+
+def again(packet: bytes, passed_s: int = 0) -> bytes:
+    """A PUBLISH of ours with DUP=1, `passed_s` seconds after it was built; empty where it has expired (MQTT 5 §3.3.2.3.3)."""
+    if not passed_s:
+        return bytes((packet[0] | DUP,)) + packet[1:]
+    old, _ = mqtt5.read(memoryview(packet))
+    assert isinstance(old, mqtt5.PublishPacket)
+    left = old.message_expiry_interval
+    if left is not None and left <= passed_s:
+        return b""
+    return mqtt5.PublishPacket(
+        old.topic,
+        old.payload,
+        qos=old.qos,
+        packet_id=old.packet_id,
+        duplicate=True,
+        message_expiry_interval=None if left is None else left - passed_s,
+        content_type=old.content_type,
+        correlation_data=old.correlation_data,
+        user_properties=old.user_properties,
     ).write()
 
 

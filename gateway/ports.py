@@ -134,8 +134,8 @@ class FanOut(Protocol):
     def unfence(self, bind: BindState) -> None:
         """Write to it again."""
 
-    def unacknowledged(self, bind: BindState) -> list[bytes]:
-        """What was written to it at QoS 1 and not acknowledged."""
+    def again(self, bind: BindState, places: int) -> list[bytes]:
+        """What was written to it at QoS 1 and not acknowledged, with DUP=1, `places` of them; the rest waits in the queues."""
 
     def bound_counts(self) -> dict[str, int]:
         """product → clients bound."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import mqtt5
+import structlog
 
 from gateway import metrics
 from gateway.auth import Refusal, Verifier
@@ -15,10 +16,11 @@ from gateway.connect_rate import ConnectRate
 from gateway.delivery import DROPPED, GONE, WRITTEN
 from gateway.flash import SYNC_WITHIN, Kept
 from gateway.host import Host
+from gateway.lifetime import Lifetime
 from gateway.ports import FanOut, Shell, Uplinks
 from gateway.reasons import End, Reason
 from gateway.session import Session
-from gateway.wheel import Wheel
+from gateway.wheel import NEVER, Wheel
 from infra.settings import RoomSettings
 from infra.wire import ConnectResult, ControlReply, DisconnectItem, Hint, HintResult, Kick
 
@@ -29,6 +31,8 @@ RESYNC_SPREAD: Final = 2.0
 """Seconds over which all clients are synced after NATS was away, at least; `policy.resync_rate` stretches it."""
 
 JITTER: Final = 0.1
+
+log = structlog.get_logger("room")
 
 _RESULTS: Final = {outcome: HintResult(outcome) for outcome in ("written", "behind", "gone", "dropped")}
 
@@ -68,11 +72,12 @@ class Room:
         self._later = later
         self.kept = Kept()
         self._rate = ConnectRate(lambda: host.policy.connect_rate, clock())
-        self._clients: dict[str, Session] = {}
-        self._sessions: set[Session] = set()
-        self._dirty: list[Session] = []
+        self._clients: dict[str, Lifetime] = {}
+        self._sessions: set[Lifetime] = set()
+        self._dirty: list[Lifetime] = []
         self._connections = 0
         self._uplink_count = 0
+        self.doubtful_after = NEVER
 
     @property
     def connections(self) -> int:
@@ -80,7 +85,7 @@ class Room:
         return len(self._clients)
 
     @property
-    def sessions(self) -> Iterable[Session]:
+    def sessions(self) -> Iterable[Lifetime]:
         """All open connections, authenticated or not."""
         return tuple(self._sessions)
 
@@ -95,7 +100,7 @@ class Room:
         metrics.connections.set(len(self._sessions))
         return session
 
-    def left(self, session: Session) -> None:
+    def left(self, session: Lifetime) -> None:
         """A socket is gone."""
         self._sessions.discard(session)
         metrics.connections.set(len(self._sessions))
@@ -108,10 +113,18 @@ class Room:
             raise Refusal(Reason.CONNECTION_RATE, "rate", "too many connect at once", retry_after=wait)
         if len(self._sessions) > self.settings.max_connections:
             raise Refusal(Reason.SERVER_BUSY, "full", "this room is full")
-        if len(self._sessions) + len(self.kept) > self.settings.max_connections:
+
+    def make_place(self) -> None:
+        """A client that is let in needs one: kept sessions count as connections, and the one that waits longest goes."""
+        if len(self.kept) and len(self._sessions) + len(self.kept) > self.settings.max_connections:
             self.kept.oldest().close(Reason.SERVER_BUSY, End.SOCKET)
 
-    def register(self, session: Session, client: Client) -> bool:
+    def resumable(self, key: str) -> Lifetime | None:
+        """The session that a client may go on with: its socket is gone, or is about to be taken over."""
+        session = self._clients.get(key)
+        return session if session is not None and session.resumable else None
+
+    def register(self, session: Lifetime, client: Client) -> bool:
         """A client has its session; an older connection of it ends. False if a newer one is here already."""
         older = self._clients.get(client.key)
         if older is not None:
@@ -122,7 +135,7 @@ class Room:
         metrics.clients.set(len(self._clients))
         return True
 
-    def returned(self, session: Session, client: Client) -> None:
+    def returned(self, session: Lifetime, client: Client) -> None:
         """A client is back in its kept session, by another socket."""
         self.kept.drop(client.key)
         self._clients[client.key] = session
@@ -137,7 +150,7 @@ class Room:
         while len(self.kept):
             self.kept.oldest().close(Reason.USE_ANOTHER_SERVER, End.MOVING)
 
-    def unregister(self, session: Session) -> None:
+    def unregister(self, session: Lifetime) -> None:
         """A client's connection ended."""
         assert session.client is not None
         if self._clients.get(session.client.key) is session:
@@ -168,7 +181,7 @@ class Room:
 
     # --- flush ---------------------------------------------------------------------------------------------------------
 
-    def touch(self, session: Session) -> None:
+    def touch(self, session: Lifetime) -> None:
         """Have `session.flush()` called soon, together with others."""
         if not session.dirty:
             session.dirty = True
@@ -194,10 +207,30 @@ class Room:
         for session in dirty:
             session.flush()
 
+    # --- time ----------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Time passes: call it every `RESOLUTION` seconds."""
+        self.awake(now)
+        self.wheel.advance(now)
+
+    def awake(self, now: float) -> None:
+        """Note that we run. After `doubtful_after` we were stopped for longer than a lease: our clients may be elsewhere by now.
+
+        Whoever takes bytes from outside calls it first when that time has passed: they may be read before the next tick.
+        """
+        after, self.doubtful_after = self.doubtful_after, now + self.host.policy.lease_dead_after
+        if now > after:
+            log.warning("stopped for a while: no client gets anything before it was synced", room=self.id)
+            self.resync()
+
     # --- what workers say ----------------------------------------------------------------------------------------------
 
     def push(self, hints: Iterable[Hint]) -> list[HintResult]:
         """`room.{room}.push`: one result a hint."""
+        now = self.clock()
+        if now > self.doubtful_after:
+            self.awake(now)
         return [_RESULTS[self._push(hint)] for hint in hints]
 
     def _push(self, hint: Hint) -> str:

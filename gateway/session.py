@@ -7,7 +7,6 @@ packets, calls `check()` when the wheel says so, and `lost()` at the end.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -18,91 +17,35 @@ from gateway.admission import authorize
 from gateway.auth import Grant, Refusal
 from gateway.client import FIRST_BROADCAST_ID, Client
 from gateway.delivery import Delivery
-from gateway.flash import FRUITLESS, may_return
-from gateway.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, OldProtocol
-from gateway.ports import Ask, Shell
+from gateway.flash import may_return
+from gateway.framing import AFTER_CONNECT, BadPacket, OldProtocol
+from gateway.lifetime import Lifetime
+from gateway.ports import Shell
 from gateway.reasons import End, Reason
+from gateway.states import Hold, State, Violation
 from gateway.uplinking import Refused, Uplinking, accept
-from gateway.wheel import IDLE, NEVER
+from gateway.wheel import NEVER
 from infra.wire import OK, ConnectItem, ConnectResult
 
 if TYPE_CHECKING:
     from gateway.room import Room
 
 SAVER_TIMEOUT: Final = 5.0
-CLOSE_TIMEOUT: Final = 5.0
-"""Seconds that a peer has to take the last bytes; then the socket is cut."""
 
 RETRY_AFTER: Final = 5
-KEEP_ALIVE_FACTOR: Final = 1.5
-"""MQTT 5 §3.1.2.10."""
+UNLIMITED: Final = 1 << 28
+"""Larger than any packet (MQTT 5 §2.1.4)."""
 
 
-class State(enum.Enum):
-    """Where a connection is. A session that outlives its socket is AWAY (gateway/flash.py)."""
+class Session(Lifetime):
+    """What the packets of one connection mean."""
 
-    NEW = "before CONNECT"
-    OPENING = "waiting for the saver"
-    OPEN = "open"
-    AWAY = "away"
-    CLOSED = "closed"
-
-
-class Hold(enum.IntFlag):
-    """Why nothing is read."""
-
-    OPENING = 1
-    CHANGES = 2
-    UPLINKS = 4
-
-
-class Violation(Exception):
-    """A packet that ends the connection."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
-
-
-class Session:
-    """One connection, from its accept to its end."""
-
-    __slots__ = (
-        "_acked", "_ask", "_connect", "_deadline", "_expiry", "_grant", "_held", "_keep_alive", "_room", "_shell",
-        "_sync_due", "_token_due", "_uplinking", "client", "connection", "delivery", "dirty", "due_tick", "last_seen",
-        "packet_due", "packet_limit", "state",
-    )  # fmt: skip
+    __slots__ = ("_connect", "_grant")
 
     def __init__(self, room: Room, shell: Shell, connection: int, now: float) -> None:
-        self.state = State.NEW
-        self.client: Client | None = None
-        self.delivery: Delivery | None = None
-        self.connection = connection
-        self.last_seen = now
-        self.packet_due = NEVER
-        self.packet_limit = BEFORE_CONNECT
-        self.dirty = False
-        self.due_tick = IDLE
-        self._room = room
-        self._shell = shell
-        self._held = Hold(0)
-        self._deadline = now + room.settings.connect_timeout
+        super().__init__(room, shell, connection, now)
         self._connect: mqtt5.ConnectPacket | None = None
         self._grant: Grant | None = None
-        self._ask: Ask | None = None
-        self._keep_alive = 0.0
-        self._sync_due = NEVER
-        self._token_due = NEVER
-        self._uplinking: Uplinking | None = None
-        self._expiry = 0
-        self._acked = False
-        room.wheel.at(self, self._deadline)
-
-    @property
-    def held(self) -> bool:
-        """Hand over no packet now."""
-        return bool(self._held) or self.state in (State.CLOSED, State.AWAY)
 
     # --- packets -------------------------------------------------------------------------------------------------------
 
@@ -207,7 +150,8 @@ class Session:
                 raise Violation(Reason.PROTOCOL_ERROR, "Session Expiry Interval was 0 in CONNECT")
             self._expiry = min(expiry, self._room.host.policy.flash_window_s)
         if self._expiry:
-            self._shell.close()  # the socket's end comes to `lost()`, which keeps the session
+            self._shell.close()
+            self._go_away()
         else:
             self._finish(b"", End.NORMAL)
 
@@ -221,10 +165,11 @@ class Session:
         except Refusal as refusal:
             self._refuse(refusal, packet)
             return
-        kept = room.kept.get(grant.key)
-        if kept is not None and may_return(kept, packet, grant):
+        kept = room.resumable(grant.key)
+        if kept is not None and may_return(kept, packet, grant) and kept.give_way():
             self._return(kept, packet, grant)
             return
+        room.make_place()
         self.state = State.OPENING
         self._connect, self._grant = packet, grant
         self._deadline = now + SAVER_TIMEOUT
@@ -250,11 +195,15 @@ class Session:
         if self.state is not State.OPENING:
             self._too_late(result)
         elif result is None:
-            self._refuse(Refusal(Reason.SERVER_UNAVAILABLE, "saver", "sessions are not available now"), self._connect)
+            self._no_answer()
         elif result.status != OK:
             self._finish(b"", End.TAKEN_OVER)
         else:
             self._open(result, self._connect)
+
+    def _no_answer(self) -> None:
+        if self._connect is not None:
+            self._refuse(Refusal(Reason.SERVER_UNAVAILABLE, "saver", "sessions are not available now"), self._connect)
 
     def _too_late(self, result: ConnectResult | None) -> None:
         """The client did not wait. The register has its session, so it must hear of the end too."""
@@ -270,7 +219,7 @@ class Session:
             self.connection,
             self._shell.write,
             min(packet.receive_max, policy.window),
-            packet.max_packet_size or 1 << 28,
+            packet.max_packet_size or UNLIMITED,
         )
         client.generation, client.number, client.epoch = result.generation, result.number, room.epoch
         if not room.register(self, client):
@@ -301,14 +250,14 @@ class Session:
             present=present,
         )
 
-    def _return(self, kept: Session, packet: mqtt5.ConnectPacket, grant: Grant) -> None:
+    def _return(self, kept: Lifetime, packet: mqtt5.ConnectPacket, grant: Grant) -> None:
         """The client is back in time: everything is as it was, and nobody was asked."""
         room = self._room
         self.client, self.delivery, self._grant = kept.client, kept.hand_over(), grant
         client = self.client
         assert client is not None
         client.receive_max = min(packet.receive_max, room.host.policy.window)
-        client.max_packet = packet.max_packet_size or 1 << 28
+        client.max_packet = packet.max_packet_size or UNLIMITED
         room.returned(self, client)
         first = self.delivery.back(self._shell, grant, lambda: room.touch(self), self.close)
         self.state = State.OPEN
@@ -317,13 +266,6 @@ class Session:
         room.wheel.at(self, self._next_due())
         self._shell.write(b"".join((self._connack(present=True), *first)))
         self.delivery.pump()
-
-    def hand_over(self) -> Delivery:
-        """Another socket goes on with this session."""
-        assert self.delivery is not None
-        self.state = State.CLOSED
-        self._deadline = NEVER
-        return self.delivery
 
     def _start_timers(self, packet: mqtt5.ConnectPacket) -> None:
         room, now = self._room, self._room.clock()
@@ -336,190 +278,6 @@ class Session:
         self.packet_limit = AFTER_CONNECT
         self.last_seen = now
         room.wheel.at(self, self._next_due())
-
-    # --- holding the reader --------------------------------------------------------------------------------------------
-
-    def _hold(self, why: Hold) -> None:
-        if not self._held:
-            self._shell.pause_reading()
-        self._held |= why
-
-    def _release(self, why: Hold) -> None:
-        if self._held & why:
-            self._held &= ~why
-            if not self._held and self.state is not State.CLOSED:
-                self.last_seen = self._room.clock()
-                self._shell.resume_reading()
-
-    def _relieved(self) -> None:
-        self._release(Hold.UPLINKS)
-
-    # --- time ----------------------------------------------------------------------------------------------------------
-
-    def flush(self) -> None:
-        """The room's flush, some tens of milliseconds after `Room.touch`."""
-        if self.delivery is None or self.state is not State.OPEN:
-            return
-        self.delivery.flush()
-        if self._shell.buffered() == 0 and self.client is not None:
-            self._room.fanout.drained(self.client)
-        if self._held & Hold.CHANGES:
-            if self.delivery.full:
-                self._room.touch(self)
-            else:
-                self._release(Hold.CHANGES)
-        self.wrote()
-
-    def reading_partial(self, partial: bool, now: float) -> None:
-        """A packet has begun (`partial`), or none is open: it must be whole within a time of its own (Slowloris)."""
-        if not partial:
-            self.packet_due = NEVER
-        elif self.packet_due == NEVER and self.state is State.OPEN:
-            self.packet_due = now + self._room.settings.packet_timeout
-            self._room.wheel.at(self, self.packet_due)
-
-    def buffered(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        return self._shell.buffered()
-
-    def wrote(self) -> None:
-        """Something was written that wants a PUBACK."""
-        if self.state is State.OPEN:
-            self._room.wheel.at(self, self._ack_due())
-
-    def check(self, now: float) -> float:
-        """See `gateway.wheel.Entry`."""
-        if self.state is State.OPEN:
-            self._check_open(now)
-        elif now >= self._deadline:
-            self._check_early()
-        if self.state is State.OPEN:
-            return self._next_due()
-        return self._deadline
-
-    def _check_early(self) -> None:
-        if self.state is State.NEW:
-            self._finish(b"", End.CONNECT_TIMEOUT)
-        elif self.state is State.AWAY:
-            self._end(End.SOCKET)
-            self._deadline = NEVER
-        elif self.state is State.OPENING and self._connect is not None:
-            self._refuse(Refusal(Reason.SERVER_UNAVAILABLE, "saver", "sessions are not available now"), self._connect)
-        else:
-            self._deadline = NEVER
-            self._shell.abort()
-
-    def _check_open(self, now: float) -> None:
-        assert self.delivery is not None
-        if now >= self._token_due:
-            self.close(Reason.NOT_AUTHORIZED, End.TOKEN_EXPIRED, "token expired")
-        elif now >= self.packet_due:
-            self.close(Reason.PROTOCOL_ERROR, End.PACKET_TIMEOUT, "a packet took too long")
-        elif now >= self._keep_alive_due():
-            self.close(Reason.KEEP_ALIVE_TIMEOUT, End.KEEP_ALIVE)
-        elif now >= self._ack_due():
-            self.close(Reason.IMPLEMENTATION, End.ACK_TIMEOUT, "no PUBACK within the ack timeout")
-        elif now >= self._sync_due:
-            self._sync_due = now + self._room.sync_interval()
-            self.delivery.sync_soon()
-
-    def _next_due(self) -> float:
-        return min(self._token_due, self.packet_due, self._keep_alive_due(), self._ack_due(), self._sync_due)
-
-    def _keep_alive_due(self) -> float:
-        """While we do not read, silence is ours."""
-        return self.last_seen + KEEP_ALIVE_FACTOR * self._keep_alive if not self._held else NEVER
-
-    def _ack_due(self) -> float:
-        assert self.delivery is not None
-        client, oldest = self.delivery.client, self.delivery.window.oldest()
-        if client.broadcasts_inflight:
-            oldest = min(client.broadcast_at, NEVER if oldest is None else oldest)
-        return oldest + self._room.host.policy.ack_timeout if oldest is not None and not self._held else NEVER
-
-    def resync(self, due: float) -> None:
-        """NATS was away: no hint is believed before a sync was answered, and that is asked at `due`."""
-        if self.delivery is None or self.state not in (State.OPEN, State.AWAY):
-            return
-        for bind in self.delivery.client.binds.values():
-            bind.behind = True
-            self._room.fanout.fence(bind)
-        if self.state is State.OPEN:
-            self._sync_due = min(self._sync_due, due)
-            self._room.wheel.at(self, self._sync_due)
-
-    # --- the end -------------------------------------------------------------------------------------------------------
-
-    def close(self, code: int, why: End, text: str = "", server_reference: str = "") -> None:
-        """Say DISCONNECT with a reason, and close."""
-        if self.state is State.CLOSED:
-            return
-        last = b""
-        if self.client is not None:
-            last = packets.disconnect(code, text, max_packet=self.client.max_packet, server_reference=server_reference)
-        self._finish(last, why)
-
-    def slow(self) -> None:
-        """More is buffered than a connection may hold: cut. Its messages stay pending."""
-        self._end(End.SLOW)
-        self._shell.abort()
-
-    def cut(self) -> None:
-        """The room ends now: whoever has not left is cut."""
-        self._end(End.MOVING)
-        self._shell.abort()
-
-    def lost(self) -> None:
-        """The socket is gone; the session may outlive it."""
-        if self.state is State.OPEN and self._expiry:
-            self._go_away()
-        else:
-            self._end(End.SOCKET)
-            self._deadline = NEVER
-        self._room.left(self)
-
-    def _go_away(self) -> None:
-        assert self.client is not None
-        assert self.delivery is not None
-        self.delivery.socket_ended(acked=self._acked)
-        if self.delivery.fruitless >= FRUITLESS:
-            self._end(End.SOCKET)
-            self._deadline = NEVER
-            return
-        self.state = State.AWAY
-        metrics.away.inc()
-        if self._uplinking is not None:
-            self._uplinking.end()
-            self._uplinking = None
-        self.delivery.away()
-        self._room.kept.add(self.client.key, self)
-        self._deadline = self._room.clock() + self._expiry
-        self._room.wheel.at(self, self._deadline)
-
-    def _finish(self, last: bytes, why: End) -> None:
-        self._end(why)
-        self._deadline = self._room.clock() + CLOSE_TIMEOUT
-        self._room.wheel.at(self, self._deadline)
-        self._shell.close(last)
-
-    def _end(self, why: End) -> None:
-        if self.state is State.CLOSED:
-            return
-        was, self.state = self.state, State.CLOSED
-        metrics.closed.labels(why).inc()
-        if self._ask is not None:  # a connect that is asked again could take the session from where the client is by then
-            self._ask.cancel()
-        if self._uplinking is not None:
-            self._uplinking.end()
-        if self.client is not None and self.delivery is not None:
-            if self._shell.buffered() == 0:
-                self._room.fanout.drained(self.client)
-            if was is State.AWAY:
-                self._room.kept.drop(self.client.key)
-            elif self.delivery.fruitless < FRUITLESS:  # else it was counted when the socket went
-                self.delivery.socket_ended(acked=self._acked)
-            self._room.unregister(self)
-            self.delivery.end(why)
 
     HANDLERS: ClassVar[dict[tuple[State, type[Any]], Callable[[Session, Any, float], None]]] = {
         (State.NEW, mqtt5.ConnectPacket): _connect_packet,

@@ -34,6 +34,10 @@ class Window:
         self._shell = shell
         return {ack.product for ack in undrained or ()}
 
+    def space(self) -> int:
+        """Bytes that may be buffered yet; below 0: nothing is to be written now."""
+        return self._soft_cap - self._shell.buffered()
+
     def may_write(self, bind: BindState, more: int = 0) -> bool:
         """Is there a place, and room in the buffer (`more` bytes are composed already)?"""
         buffered = self._shell.buffered() + more

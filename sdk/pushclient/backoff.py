@@ -31,6 +31,10 @@ class Backoff:
         """For "come back": attempt 0 is the first return after a good connection."""
         return self.random() * min(self.cap_s, self.base_s * 2.0 ** min(attempt, _MAX_DOUBLINGS))
 
+    def soon(self) -> float:
+        """For "go elsewhere": at once, but not in step with all the others that were told so."""
+        return self.delay(0)
+
     def later(self) -> float:
         """For "come back later" without a time: the upper half of the cap."""
         return self.cap_s * (0.5 + 0.5 * self.random())

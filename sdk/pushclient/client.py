@@ -32,7 +32,8 @@ class PushClient:
     Give either `dispatch`, the base URL of the dispatcher, or `servers`, a list of (host, port). `token` is the JWT, or a
     callable (plain or async) that returns a fresh one for each connection. Times are in seconds, sizes in bytes:
 
-    - `session_expiry`: how long the server shall keep the session while we are away; 0 ends it with the connection.
+    - `session_expiry`: how long the server shall keep the session while we are away; 0 ends it with the connection. The
+      server may grant less.
     - `keep_alive`: what to ask for; None leaves it to the dispatcher, then to the network. The server's answer wins.
     - `receive_max`: how many QoS 1 messages may be unacknowledged, 1 to 512.
     - `queue_max`: how many QoS 0 messages may wait for a consumer; beyond it the oldest goes, counted in `stats`.
@@ -52,7 +53,7 @@ class PushClient:
         dispatch: str | None = None,
         servers: Sequence[tuple[str, int]] = (),
         network: str = "wifi",
-        session_expiry: int = 0,
+        session_expiry: int = 60,
         clean_start: bool = True,
         keep_alive: int | None = None,
         receive_max: int = 32,

@@ -74,6 +74,7 @@ class Connector:
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._over = False
+        self._kept = False  # the server keeps our session when the connection is lost
 
     # --- what the client calls --------------------------------------------------------------------------------------
 
@@ -144,6 +145,8 @@ class Connector:
             return link.finish(endings.told(packet))
         self._stats.connects += 1
         self._wishes.clean_start = not self._wishes.session_expiry
+        granted = packet.session_expiry_interval  # absent: as it was asked for (MQTT 5, 3.2.2.3.2)
+        self._kept = bool(self._wishes.session_expiry if granted is None else granted)
         link.opened(self._keep_alive() if packet.server_keep_alive is None else packet.server_keep_alive)
         self._session.opened(link, packet)
         present = packet.session_present
@@ -167,7 +170,7 @@ class Connector:
             self._over = True
             self._session.end(ending.error, discard=False)
         else:
-            delay = self._route.ended(ending, address, held_s=held_s, resumable=self._wishes.session_expiry > 0)
+            delay = self._route.ended(ending, address, held_s=held_s, resumable=self._kept)
         self._session.tell(
             ConnectionState(connected=False, address=address, text=ending.text, code=ending.code, retry_in_s=delay)
         )

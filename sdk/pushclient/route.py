@@ -54,18 +54,21 @@ class Route:
     def ended(self, ending: Ending, address: Address | None, *, held_s: float, resumable: bool) -> float:
         """A connection, or an attempt, ended: the seconds to wait before `next`.
 
-        `address` is None where none was found; `held_s` is 0 for an attempt; `resumable`: a session waits there.
+        `address` is None where none was found; `held_s` is 0 for an attempt; `resumable`: a session waits there, unless the
+        server ended it by its own word.
         """
         if held_s > self._backoff.cap_s:
             self._attempt = self._moves = 0
-        self._at_once = (address,) if address is not None and resumable and held_s > 0 else ()
-        if ending.code is None or ending.verdict is Verdict.LATER:
+        waits = resumable and held_s > 0 and ending.code is None
+        self._at_once = (address,) if address is not None and waits else ()
+        if ending.code is None or ending.verdict is not Verdict.RETURN:
             self._failed = address
             self._turn += not self._at_once
         if ending.verdict is Verdict.MOVE and ending.references and self._moves < MAX_MOVES:
             self._moves += 1
             self._at_once = (random.choice(ending.references),)
-            return 0.0
+            # What the server says it says to many; what the application asks for concerns one.
+            return 0.0 if ending.code is None else self._backoff.soon()
         return self._delay(ending)
 
     async def next(self) -> Address:

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.process import raise_descriptor_limit
-from tests.chaos.faults import Fault, every, short
+from tests.chaos.fault import Fault
+from tests.chaos.faults import every, short
 from tests.chaos.row import Row, run_row
 from tests.chaos.world import Scale, World
 
@@ -23,13 +24,19 @@ FILE: Final = Path("build/chaos.json")
 HISTORIES: Final = Path("build/chaos")
 
 
-def chosen(name: str) -> list[Fault]:
-    """The faults of that name (or beginning so, or `short`); all without one. Raises SystemExit with the names there are."""
-    if name == "short":
+def chosen(names: str) -> list[Fault]:
+    """The faults of these names (with commas; or beginning so; or `short`), all if there is none.
+
+    Raises SystemExit with the names that there are.
+    """
+    if names == "short":
         return short()
-    found = [fault for fault in every() if fault.name == name] or [fault for fault in every() if fault.name.startswith(name)]
-    if not found:
-        raise SystemExit(f"no fault {name}; there are: {', '.join(fault.name for fault in every())}")
+    found = []
+    for name in names.split(","):
+        some = [fault for fault in every() if fault.name == name] or [fault for fault in every() if fault.name.startswith(name)]
+        if not some:
+            raise SystemExit(f"no fault {name}; there are: {', '.join(fault.name for fault in every())}")
+        found += some
     return found
 
 

@@ -4,17 +4,21 @@ A message is known by its token, which its payload carries: so one whose accepta
 
 | event | fields |
 |---|---|
-| `offer` | token, clients, kind (unicast, broadcast), priority; made before anything is sent |
+| `offer` | token, clients, kind (unicast, broadcast), priority, ttl (s); made before anything is sent |
 | `accepted` | token, id: answered 202, or acknowledged by Kafka. Without it the outcome is unknown, never failed |
 | `record` | token, id, client, offset, partition: read from `push.messages`, under the client's own key |
 | `got` | token, id, client: a device's application got it |
 | `repeats` | client, count: arrivals that the device knew by their ids |
-| `receipt` | id, client, state |
+| `receipt` | id, client, state; `clock`: s by which its sender's wall clock was ahead |
 | `dead` | id, client: in `push.dead` |
 | `pending` | id, client: in the register at the end |
 | `committed` | partition, offset: of the delivery group at the end |
 | `allow` | client, count, why: repeats that a crash or a reconnect may cause |
+| `status` | client, event, generation, session: read from `push.status` |
+| `online` | client, returns: it is connected at the end, and came back so often since the begin |
 | `uplink`, `puback`, `uplinked` | id, client: sent; acknowledged; read from `push.uplink` |
+
+Every event may carry `t`, s on one monotonic clock.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-from schemas.codes import State
+from schemas.codes import State, Status
 
 SETTLING: Final = frozenset(
     {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
@@ -42,7 +46,9 @@ Pair = tuple[str, str]
 class Verdict:
     """What the ledger says. `states` counts accepted pairs; everything else is empty where all is well.
 
-    `contradictions`: pairs with an ack that no device saw; `disordered`: first arrivals against their partition's order.
+    `contradictions`: pairs with an ack that no device saw; `disordered`: first arrivals against their partition's order;
+    `early`: expired before their time; `two_ids`: one message (one idempotency key) under several ids; `gone`: clients that are
+    connected and were called offline last, or at all though they had never left.
     """
 
     accepted: int = 0
@@ -56,6 +62,9 @@ class Verdict:
     twice: list[Pair] = field(default_factory=list)
     disordered: list[tuple[str, str, str]] = field(default_factory=list)
     contradictions: list[Pair] = field(default_factory=list)
+    early: list[Pair] = field(default_factory=list)
+    two_ids: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     uplinks: int = 0
     uplinks_lost: list[str] = field(default_factory=list)
     uplinks_twice: list[str] = field(default_factory=list)
@@ -65,7 +74,8 @@ class Verdict:
         """Does everything hold but the order, which some faults may break once, and that an uplink's id is in Kafka once?"""
         return not any(
             (
-                self.lost, self.misdelivered, self.over_bound, self.twice, self.contradictions, self.uplinks_lost,
+                self.lost, self.misdelivered, self.over_bound, self.twice, self.contradictions, self.early, self.two_ids,
+                self.gone, self.uplinks_lost,
             )
         )  # fmt: skip
 
@@ -77,6 +87,9 @@ class Verdict:
             ("clients with more repeats than allowed", self.over_bound),
             ("came to an application twice", self.twice),
             ("acked and never seen", self.contradictions),
+            ("expired before their time", self.early),
+            ("under more than one id", self.two_ids),
+            ("called offline, and connected", self.gone),
             ("out of order", self.disordered),
             ("uplinks acknowledged and not in Kafka", self.uplinks_lost),
             ("uplinks in Kafka twice", self.uplinks_twice),
@@ -94,7 +107,12 @@ class Checker:
         self._got: dict[Pair, int] = {}
         self._times: Counter[Pair] = Counter()
         self._records: dict[Pair, tuple[int, int]] = {}
+        self._ids: dict[str, set[str]] = defaultdict(set)
         self._receipts: dict[tuple[str, str], str] = {}
+        self._expired: dict[tuple[str, str], float] = {}
+        self._offline: Counter[str] = Counter()
+        self._last: dict[str, tuple[int, int, bool]] = {}
+        self._online: dict[str, int] = {}
         self._dead: set[tuple[str, str]] = set()
         self._pending: set[tuple[str, str]] = set()
         self._committed: dict[int, int] = {}
@@ -114,9 +132,11 @@ class Checker:
     def _take_accepted(self, e: dict[str, Any]) -> None:
         self._accepted.add(e["token"])
         self._tokens[e["id"]] = e["token"]
+        self._ids[e["token"]].add(e["id"])
 
     def _take_record(self, e: dict[str, Any]) -> None:
         self._tokens.setdefault(e["id"], e["token"])
+        self._ids[e["token"]].add(e["id"])
         self._records.setdefault((e["token"], e["client"]), (e["partition"], e["offset"]))
 
     def _take_got(self, e: dict[str, Any]) -> None:
@@ -130,6 +150,8 @@ class Checker:
     def _take_receipt(self, e: dict[str, Any]) -> None:
         if e["state"] in SETTLING:
             self._receipts.setdefault((e["id"], e["client"]), e["state"])
+        if e["state"] == State.EXPIRED and "t" in e:
+            self._expired.setdefault((e["id"], e["client"]), e["t"])
 
     def _take_dead(self, e: dict[str, Any]) -> None:
         self._dead.add((e["id"], e["client"]))
@@ -142,6 +164,17 @@ class Checker:
 
     def _take_allow(self, e: dict[str, Any]) -> None:
         self._allowed[e["client"]] += e["count"]
+
+    def _take_status(self, e: dict[str, Any]) -> None:
+        if e["event"] not in (Status.ONLINE, Status.OFFLINE):
+            return
+        offline = e["event"] == Status.OFFLINE
+        self._offline[e["client"]] += offline
+        state = (e["generation"], e["session"], offline)  # of one session, offline is the later
+        self._last[e["client"]] = max(self._last.get(e["client"], state), state)
+
+    def _take_online(self, e: dict[str, Any]) -> None:
+        self._online[e["client"]] = e["returns"]
 
     def _take_uplink(self, e: dict[str, Any]) -> None:
         self._uplinks.add(e["id"])
@@ -171,6 +204,9 @@ class Checker:
             (client, count, self._allowed[client]) for client, count in self._repeats.items() if count > self._allowed[client]
         ]
         found.disordered = list(self._disordered())
+        found.early = list(self._early())
+        found.two_ids = sorted(token for token, ids in self._ids.items() if len(ids) > 1)
+        found.gone = sorted(client for client, returns in self._online.items() if self._is_gone(client, returns))
         found.uplinks = len(self._pubacks)
         found.uplinks_lost = sorted(self._pubacks - set(self._uplinked))
         found.uplinks_twice = sorted(message for message, count in self._uplinked.items() if count > 1)
@@ -201,6 +237,16 @@ class Checker:
         if where is not None and where[1] >= self._committed.get(where[0], 1 << 62):
             return QUEUED
         return None
+
+    def _early(self) -> Iterable[Pair]:
+        for (message, client), at in self._expired.items():
+            offer = self._offers.get(self._tokens.get(message, ""), {})
+            if "ttl" in offer and at < offer["t"] + offer["ttl"]:
+                yield self._tokens[message], client
+
+    def _is_gone(self, client: str, returns: int) -> bool:
+        # Who comes back may try more than once: a room that slept takes attempts that the device has given up, and ends them.
+        return bool(self._offline[client] and not returns) or (client in self._last and self._last[client][2])
 
     def _disordered(self) -> Iterable[tuple[str, str, str]]:
         """Per client and priority class: first arrivals against the offsets of their records. (client, earlier, later)."""

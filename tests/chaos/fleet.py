@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -15,6 +16,16 @@ WINDOW: Final = 32
 CONNECTING: Final = 64
 FLASH: Final = 30
 """Every second device asks for its session to be kept for so many seconds."""
+
+
+def hash_of(client: str) -> int:
+    """The same in every run."""
+    return sum(client.encode())
+
+
+def token_of(payload: bytes) -> str:
+    """What a message is known by: its payload's first word."""
+    return payload[:64].decode(errors="replace").partition(" ")[0]
 
 
 class Device:
@@ -40,15 +51,15 @@ class Device:
         )
 
     def _take(self, message: PushMessage) -> None:
-        token = message.payload[:64].decode(errors="replace").partition(" ")[0]
+        token = token_of(message.payload)
         self.got.add(token)
         self._fleet.note("got", token=token, id=message.id, client=self.client)
-        self._fleet.counts[token] = self._fleet.counts.get(token, 0) + 1
 
     def _state(self, state: ConnectionState) -> None:
         if state.connected and state.address is not None:
             self.port = state.address[1]
             self.connections += 1
+            self._fleet.returns.append((time.monotonic(), self.client))
 
     async def join(self) -> None:
         """Connect and bind."""
@@ -56,20 +67,17 @@ class Device:
         await self.push.bind(PRODUCT, qos=1)
 
 
-def hash_of(client: str) -> int:
-    """The same in every run."""
-    return sum(client.encode())
-
-
 class Fleet:
-    """All devices by client id. `history` is the present row's."""
+    """All devices by client id. `history` is the present row's; `returns`: (when, who) of every connection in it."""
 
     def __init__(self, dispatch: str, token: Callable[[str], str]) -> None:
         self.dispatch = dispatch
         self._token = token
         self.devices: dict[str, Device] = {}
         self.history: History | None = None
-        self.counts: dict[str, int] = {}
+        self.returns: list[tuple[float, str]] = []
+        self._repeats: dict[str, int] = {}
+        self._connections: dict[str, int] = {}
 
     def note(self, kind: str, /, **fields: object) -> None:
         """Into the present row's history."""
@@ -96,12 +104,16 @@ class Fleet:
         """How many are connected now."""
         return sum(device.push.connected for device in self.devices.values())
 
+    def connections(self) -> dict[str, int]:
+        """How often each device has connected."""
+        return {client: device.connections for client, device in self.devices.items()}
+
     def begin_row(self, history: History) -> None:
         """From here on everything goes into this history; what a device's counters show counts from here."""
         self.history = history
+        self.returns = []
         self._repeats = {client: device.push.stats.duplicates for client, device in self.devices.items()}
-        self._connections = {client: device.connections for client, device in self.devices.items()}
-        self.counts = {}
+        self._connections = self.connections()
 
     def end_row(self, *, per_connection: int, for_all: int) -> None:
         """Note repeats, and how many each device may have had: a window (and broadcasts) for each time that it came back."""
@@ -112,6 +124,8 @@ class Fleet:
             back = device.connections - self._connections.get(client, 1)
             if allowed := back * per_connection + for_all:
                 self.note("allow", client=client, count=allowed, why=f"{back} reconnects")
+            if client in self._connections:  # online from the row's begin to its end
+                self.note("online", client=client, returns=back)
 
     async def uplink(self, client: str, uplink: str, payload: bytes) -> bool:
         """Send one uplink; True if its PUBACK came."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -11,11 +12,12 @@ from redis.asyncio import Redis
 
 from schemas import codec, names
 from schemas.partition import partition_of
-from schemas.records import DeadLetter, PushMessage, Receipt, Uplink
-from tests.chaos.fleet import PRODUCT
+from schemas.records import DeadLetter, PushMessage, Receipt, StatusEvent, Uplink
+from tests.chaos.checker import SETTLING
+from tests.chaos.fleet import PRODUCT, token_of
 from tests.chaos.history import History
 
-TOPICS = (names.MESSAGES, names.RECEIPTS, names.DEAD, names.UPLINK)
+TOPICS = (names.MESSAGES, names.RECEIPTS, names.DEAD, names.UPLINK, names.STATUS)
 
 
 class Records:
@@ -60,15 +62,22 @@ class Records:
         note = self._history.note
         if isinstance(record, PushMessage):
             if record.client is not None and partition_of(record.client, self._partitions) == partition:
-                token = record.payload[:64].decode(errors="replace").partition(" ")[0]
+                token = token_of(record.payload)
                 note("record", token=token, id=record.id, client=record.client, partition=partition, offset=offset)
         elif isinstance(record, Receipt):
-            self.settled.add((record.id, record.client))
-            note("receipt", id=record.id, client=record.client, state=str(record.state))
+            if record.state in SETTLING:
+                self.settled.add((record.id, record.client))
+            clock = round(record.at_ms / 1000 - time.time())
+            note("receipt", id=record.id, client=record.client, state=str(record.state), clock=clock)
         elif isinstance(record, DeadLetter):
+            if record.id is not None and record.client is not None:
+                self.settled.add((record.id, record.client))
             note("dead", id=record.id, client=record.client, reason=record.reason)
         elif isinstance(record, Uplink):
             note("uplinked", id=record.id, client=record.client)
+        elif isinstance(record, StatusEvent):
+            event, session = str(record.event), record.session
+            note("status", client=record.client, event=event, generation=record.generation, session=session)
 
     async def committed(self) -> None:
         """Note what the delivery group has committed."""
@@ -82,15 +91,37 @@ class Records:
             await consumer.stop()
 
 
-async def note_pending(redis_url: str, clients: Iterable[str], history: History) -> int:
-    """Note what is pending for these clients; returns how much."""
-    redis = Redis.from_url(redis_url)
-    count = 0
-    try:
-        for client in clients:
-            for message in await redis.hkeys(names.bodies_key(names.client_key("main", client), PRODUCT)):
-                history.note("pending", id=message.decode(), client=client)
-                count += 1
-    finally:
-        await redis.aclose()
-    return count
+class Index:
+    """The register, read past its scripts."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = Redis.from_url(url, decode_responses=True)
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def pending(self, clients: Iterable[str]) -> list[tuple[str, str]]:
+        """(id, client) of everything that is stored for these clients."""
+        wanted = list(clients)
+        pipe = self._redis.pipeline(transaction=False)
+        for client in wanted:
+            pipe.hkeys(names.bodies_key(names.client_key("main", client), PRODUCT))
+        found = await pipe.execute()
+        return [(message, client) for client, ids in zip(wanted, found, strict=True) for message in ids]
+
+    async def rooms(self, clients: Iterable[str]) -> dict[str, str]:
+        """The room of each client's session, "" for none."""
+        wanted = list(clients)
+        pipe = self._redis.pipeline(transaction=False)
+        for client in wanted:
+            pipe.hget(names.session_key(names.client_key("main", client)), "room")
+        return {client: room or "" for client, room in zip(wanted, await pipe.execute(), strict=True)}
+
+    async def users(self, users: Iterable[str]) -> dict[str, set[str]]:
+        """The clients of each user."""
+        wanted = list(users)
+        pipe = self._redis.pipeline(transaction=False)
+        for user in wanted:
+            pipe.smembers(names.user_key("main", PRODUCT, user))
+        return dict(zip(wanted, map(set, await pipe.execute()), strict=True))

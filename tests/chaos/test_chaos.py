@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.chaos.faults import Fault, short
+from tests.chaos.fault import Fault
+from tests.chaos.faults import short
 from tests.chaos.row import run_row
 from tests.chaos.world import Scale, World
 
 pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(300)]
 
-SCALE = Scale(devices=200, per_second=25.0, rate=100, before=2.0, after=2.0)
+SCALE = Scale(devices=200, per_second=25.0, rate=100, before=2.0, after=4.0, total=0.0)
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -1,11 +1,11 @@
-"""Mixed traffic at a steady rate: unicast by HTTP and by Kafka, to devices online and away, broadcasts, uplinks."""
+"""Mixed traffic at a steady rate: unicast by HTTP and by Kafka, to devices online and away, to users, broadcasts, uplinks."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from infra.journal import Entry, Journal, JournalDown
@@ -20,6 +20,11 @@ from tests.chaos.history import History
 RETRY_FOR: Final = 90.0
 """Seconds for which a sender asks again under the same id; then the outcome stays unknown."""
 PRIORITY: Final = {"high": 0, "normal": 1, "low": 2}
+HOUR: Final = 3600
+SHORT_TTL: Final = 20
+COLLAPSE_KEYS: Final = 3
+ASKED_AGAIN: Final = 20
+"""How many idempotency keys are used again to see their ids."""
 
 
 class Traffic:
@@ -34,17 +39,19 @@ class Traffic:
         *,
         seed: int,
         away: Sequence[str],
+        users: Mapping[str, Sequence[str]],
         per_second: float,
     ) -> None:
-        """`away`: clients that are offline and get messages too; `per_second`: unicast messages."""
+        """`away`: clients that are offline and get messages too; `users`: the clients of each; `per_second`: unicast messages."""
         self._random = random.Random(seed)
         self._center = CenterClient(system)
         self._kafka = kafka
         self._journal = Journal(kafka, name="chaos")
         self._fleet = fleet
-        self._history = history
+        self.history = history
         self._online = sorted(fleet.devices)
         self._away = list(away)
+        self._users = users
         self._pause = 1 / per_second
         self._prefix = f"{seed:x}{int(time.time()):x}"
         self._count = 0
@@ -52,6 +59,8 @@ class Traffic:
         self._flow: asyncio.Task[None] | None = None
         self.statuses: list[tuple[float, float, str]] = []
         """(when, how long, outcome) of each HTTP request."""
+        self.keyed: list[tuple[float, str, dict[str, Any], str]] = []
+        """(when accepted, idempotency key, body, id)."""
 
     async def start(self) -> None:
         """Begin to send."""
@@ -73,17 +82,36 @@ class Traffic:
 
     def broadcast(self, rate: int) -> None:
         """Send one to every client of the product, online or not, at so many persons a second."""
-        token = self._token("b")
-        clients = [*self._online, *self._away]
-        self._history.note("offer", token=token, clients=clients, kind="broadcast", priority=1)
+        token = self._offer([*self._online, *self._away], kind="broadcast")
         body = {"product": PRODUCT, "id": token, "payload": token, "rate": rate, "ttl": "1h"}
         self._spawn(self._post("/v1/broadcasts", body, token))
 
+    def large(self, client: str, size: int) -> None:
+        """Send one unicast message of so many bytes."""
+        self._produce(client, size=size)
+
+    async def ask_again(self, before: float) -> list[str]:
+        """Use idempotency keys again that were accepted before a time: the same id must come, and another body is refused."""
+        wrong = []
+        for _, key, body, known in [item for item in self.keyed if item[0] < before][-ASKED_AGAIN:]:
+            again = (await self._center.post("/v1/messages", body, idempotency_key=key))["id"]
+            if again != known:
+                wrong.append(f"idempotency key {key} gave {known} before the fault, and {again} after it")
+            try:
+                await self._center.post("/v1/messages", {**body, "payload": "another"}, idempotency_key=key)
+            except Answered:
+                continue
+            wrong.append(f"idempotency key {key} was taken for another body")
+        return wrong
+
     async def _run(self) -> None:
         kinds: tuple[tuple[int, Callable[[], None]], ...] = (
-            (50, self._by_http),
-            (25, self._by_kafka),
+            (35, self._by_http),
+            (22, self._by_kafka),
+            (8, self._to_user),
             (10, self._to_away),
+            (5, self._collapsing),
+            (5, self._short_lived),
             (15, self._uplink),
         )
         weights, senders = zip(*kinds, strict=True)
@@ -94,26 +122,42 @@ class Traffic:
     def _by_http(self) -> None:
         client = self._random.choice(self._online)
         priority = self._random.choice(["normal", "normal", "normal", "high", "low"])
-        token = self._offer(client, priority)
-        body = {"product": PRODUCT, "client": client, "id": token, "payload": token, "priority": priority, "ttl": "1h"}
-        self._spawn(self._post("/v1/messages", body, token))
+        token = self._offer([client], priority=priority)
+        body = {"product": PRODUCT, "client": client, "payload": token, "priority": priority, "ttl": "1h"}
+        if self._random.random() < 0.5:
+            self._spawn(self._post("/v1/messages", body, token, key=token))
+        else:
+            self._spawn(self._post("/v1/messages", {**body, "id": token}, token))
 
     def _by_kafka(self) -> None:
         self._produce(self._random.choice(self._online))
 
+    def _to_user(self) -> None:
+        user = self._random.choice(sorted(self._users))
+        token = self._offer(self._users[user])
+        body = {"product": PRODUCT, "user": user, "id": token, "payload": token, "ttl": "1h"}
+        self._spawn(self._post("/v1/messages", body, token))
+
     def _to_away(self) -> None:
         self._produce(self._random.choice(self._away))
 
-    def _produce(self, client: str) -> None:
-        token = self._offer(client, "normal")
-        message = PushMessage(id=token, product=PRODUCT, client=client, payload=token.encode(), ttl_s=3600)
+    def _collapsing(self) -> None:
+        self._produce(self._random.choice(self._away), collapse_key=f"k{self._random.randrange(COLLAPSE_KEYS)}")
 
-        async def send() -> bool:
+    def _short_lived(self) -> None:
+        self._produce(self._random.choice(self._away), ttl=SHORT_TTL)
+
+    def _produce(self, client: str, *, size: int = 0, ttl: int = HOUR, collapse_key: str | None = None) -> None:
+        token = self._offer([client], ttl=ttl)
+        payload = (token + " ").encode().ljust(size, b".")
+        message = PushMessage(id=token, product=PRODUCT, client=client, payload=payload, ttl_s=ttl, collapse_key=collapse_key)
+
+        async def send() -> str:
             try:
                 await self._journal.produce([Entry(names.MESSAGES, client, message)], timeout=5)
             except JournalDown:
-                return False
-            return True
+                return ""
+            return token
 
         self._spawn(self._until_known(token, send))
 
@@ -127,9 +171,9 @@ class Traffic:
         self._count += 1
         return f"{kind}{self._prefix}-{self._count}"
 
-    def _offer(self, client: str, priority: str) -> str:
-        token = self._token("m")
-        self._history.note("offer", token=token, clients=[client], kind="unicast", priority=PRIORITY[priority])
+    def _offer(self, clients: Sequence[str], *, kind: str = "unicast", priority: str = "normal", ttl: int = HOUR) -> str:
+        token = self._token(kind[0])
+        self.history.note("offer", token=token, clients=list(clients), kind=kind, priority=PRIORITY[priority], ttl=ttl)
         return token
 
     def _spawn(self, work: Awaitable[Any]) -> None:
@@ -137,23 +181,26 @@ class Traffic:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _post(self, path: str, body: dict[str, Any], token: str) -> None:
-        async def send() -> bool:
+    async def _post(self, path: str, body: dict[str, Any], token: str, *, key: str = "") -> None:
+        async def send() -> str:
             began = time.monotonic()
-            outcome = "accepted"
+            outcome, found = "accepted", ""
             try:
-                await self._center.post(path, body)
+                found = (await self._center.post(path, body, idempotency_key=key))["id"]
             except (Unreachable, Answered) as error:
                 outcome = str(error)
             self.statuses.append((began, time.monotonic() - began, outcome))
-            return outcome == "accepted"
+            if found and key:
+                self.keyed.append((time.monotonic(), key, body, found))
+            return found
 
         await self._until_known(token, send)
 
-    async def _until_known(self, token: str, send: Callable[[], Awaitable[bool]]) -> None:
+    async def _until_known(self, token: str, send: Callable[[], Awaitable[str]]) -> None:
+        """Ask until it is accepted, under the id that `send` returns ("": ask again)."""
         deadline = time.monotonic() + RETRY_FOR
         while time.monotonic() < deadline:
-            if await send():
-                self._history.note("accepted", token=token, id=token)
+            if found := await send():
+                self.history.note("accepted", token=token, id=found)
                 return
             await asyncio.sleep(0.5)

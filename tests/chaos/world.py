@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from infra.keeper import Policy
 from infra.local.brokers import LocalBrokers
@@ -17,25 +21,43 @@ from infra.ops.tokens import make_token
 from infra.ops.up import RunningSystem
 from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
 from infra.system import System
-from tests.chaos.fleet import PRODUCT, Fleet
+from tests.chaos.fleet import PRODUCT, Device, Fleet
 from tests.chaos.proxy import Proxy
 
 SYNC_INTERVAL: Final = 10.0
+KEEP_ALIVE: Final = 20
+ACK_TIMEOUT: Final = 15.0
+CONNECT_RATE: Final = 200
+"""CONNECTs a second and room: low enough that a storm of the whole fleet meets it."""
 ROOMS: Final = 3
 TWO: Final = {"saver": 2, "delivery": 2, "broadcast": 2, "coordinator": 2}
 AWAY: Final = 20
 SPECIAL: Final = 20
+USERS: Final = 50
+"""Users, each with two of the fleet's first devices."""
+CLOCK: Final = Path(__file__).with_name("clock")
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much: devices online, unicast messages a second, a broadcast's rate, seconds of traffic before and after a fault."""
+    """How much: devices online, unicast messages a second, a broadcast's rate, seconds of traffic before a fault, at least after
+    it, and in all at least."""
 
     devices: int = 2000
     per_second: float = 15.0
     rate: int = 500
     before: float = 8.0
-    after: float = 6.0
+    after: float = 12.0
+    total: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A room with what is connected to it now."""
+
+    name: str
+    port: int
+    devices: list[Device]
 
 
 class World:
@@ -44,30 +66,46 @@ class World:
     def __init__(self, folder: Path, scale: Scale, progress: Callable[[str], None]) -> None:
         self.scale = scale
         self.brokers = LocalBrokers(folder / "brokers", progress=progress)
-        self.nats_of_room = Proxy(0)
-        self.nats_of_all = Proxy(0)
+        self.nats_of_room = {f"r{number}": Proxy(0) for number in range(1, ROOMS + 1)}
+        self.nats_of_workers = Proxy(0)
         self.kafka_of_worker = Proxy(0)
         self.door = Proxy(0)
         self.away = [f"away-{number:02}" for number in range(AWAY)]
         self.special = [f"special-{number:02}" for number in range(SPECIAL)]
+        self.users = {f"user-{number:02}": [f"device-{2 * number + half:05}" for half in (0, 1)] for number in range(USERS)}
+        self._user_of = {client: user for user, clients in self.users.items() for client in clients}
         self._folder = folder
         self._progress = progress
-        self._proxies = (self.nats_of_room, self.nats_of_all, self.kafka_of_worker, self.door)
+        self._clock = folder / "clock"
+        self._proxies = (*self.nats_of_room.values(), self.nats_of_workers, self.kafka_of_worker, self.door)
+
+    @property
+    def nats_proxies(self) -> list[Proxy]:
+        """All links to NATS."""
+        return [*self.nats_of_room.values(), self.nats_of_workers]
 
     async def start(self) -> None:
         """Brokers, proxies, processes, devices; those that will be away have bound once."""
+        self._clock.write_bytes(struct.pack("<d", 0.0))
         for proxy in self._proxies:
             await proxy.start()
         self.kafka_of_worker.target = self.brokers.kafka.behind(self.kafka_of_worker.port)
         found = await self.brokers.start()
-        self.nats_of_room.target = self.nats_of_all.target = self.brokers.nats.port
+        for proxy in self.nats_proxies:
+            proxy.target = self.brokers.nats.port
         self.settings = Settings(
             data=self._folder / "system",
             nats=NatsSettings(url=found.nats),
             kafka=KafkaSettings(bootstrap=found.kafka),
             redis=RedisSettings(url=found.redis),
         )
-        policy = Policy(sync_interval=SYNC_INTERVAL, keep_alive_default=20, keep_alive={"wifi": 20}, ack_timeout=15)
+        policy = Policy(
+            sync_interval=SYNC_INTERVAL,
+            keep_alive_default=KEEP_ALIVE,
+            keep_alive={"wifi": KEEP_ALIVE},
+            ack_timeout=ACK_TIMEOUT,
+            connect_rate=CONNECT_RATE,
+        )
         self.running = RunningSystem(
             self.settings, rooms=ROOMS, policy=policy, workers=TWO, changes=self._changes, progress=self._progress
         )
@@ -91,21 +129,29 @@ class World:
         await self.brokers.stop()
 
     def _changes(self, name: str) -> Mapping[str, str]:
-        """r1 has a NATS proxy of its own, delivery a Kafka proxy; the others' NATS runs through one."""
-        nats = self.nats_of_room if name == "r1" else self.nats_of_all
-        changes = {"LONGWIRE_NATS__URL": f"nats://{HOST}:{nats.port}"}
+        """Each room has a NATS proxy of its own, the workers share one; the first delivery worker has a Kafka proxy."""
+        nats = self.nats_of_room.get(name, self.nats_of_workers)
+        changes = {
+            "LONGWIRE_NATS__URL": f"nats://{HOST}:{nats.port}",
+            "PYTHONPATH": str(CLOCK),
+            "CHAOS_CLOCK": str(self._clock),
+        }
         if name == "delivery":
             changes["LONGWIRE_KAFKA__BOOTSTRAP"] = f"{HOST}:{self.kafka_of_worker.port}"
         return changes
 
     def _token(self, client: str) -> str:
-        return make_token(Path(self.system.data), client=client, product=PRODUCT)
+        return make_token(Path(self.system.data), client=client, product=PRODUCT, user=self._user_of.get(client, ""))
 
     # --- processes -----------------------------------------------------------------------------------------------------
 
+    def pid(self, name: str) -> int | None:
+        """Of the process that runs now under a name."""
+        return self.running.agent.processes[name].child.pid
+
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a process; the supervisor starts it again if it ends."""
-        pid = self.running.agent.processes[name].child.pid
+        pid = self.pid(name)
         if pid is None:
             raise RuntimeError(f"{name} does not run")
         os.kill(pid, number)
@@ -113,6 +159,43 @@ class World:
     def of_role(self, role: str) -> list[str]:
         """The names of a role's processes."""
         return [name for name, item in self.running.agent.processes.items() if item.spec.role == role]
+
+    def restarts(self) -> int:
+        """How often the supervisor has started something again."""
+        return sum(len(item.restarts) for item in self.running.agent.processes.values())
+
+    def down(self) -> list[str]:
+        """A sentence for each process that the supervisor has given up."""
+        return [f"{name} was left down" for name, item in self.running.agent.processes.items() if item.given_up]
+
+    def fullest_room(self) -> Victim:
+        """The room that has the most devices: a fault there is felt."""
+        found = [
+            Victim(room.id, room.port, [device for device in self.fleet.devices.values() if device.port == room.port])
+            for room in self.system.rooms
+        ]
+        return max(found, key=lambda victim: len(victim.devices))
+
+    def room_of(self, device: Device) -> str:
+        """The id of the room that a device is connected to, through the door or not."""
+        port = self.door.target if device.port == self.door.port else device.port
+        return next((room.id for room in self.system.rooms if room.port == port), "")
+
+    async def metric(self, process: str, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels, now; 0 if the process does not answer."""
+        report = self.running.agent.processes[process].report
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
+                text = (await http.get(f"{report['internal']}/metrics")).text
+        except httpx.HTTPError:
+            return 0.0
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
+
+    def shift_clocks(self, seconds: float) -> None:
+        """Move the wall clock of every process of ours, at once (clock/sitecustomize.py); 0 is the true time."""
+        with self._clock.open("r+b") as file:
+            file.write(struct.pack("<d", seconds))
 
     async def all_connected(self, within: float) -> bool:
         """Wait until every device is connected."""

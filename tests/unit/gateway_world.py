@@ -11,6 +11,7 @@ import mqtt5
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
+from gateway import packets
 from gateway.auth import Verifier
 from gateway.client import BindState, Client
 from gateway.framing import decode
@@ -301,8 +302,8 @@ class FanOutLog:
         bind.fenced = False
         self.calls.append(("unfenced", bind.product))
 
-    def unacknowledged(self, bind: BindState) -> list[bytes]:
-        return self.inflight.get(bind.product, [])
+    def again(self, bind: BindState, places: int) -> list[bytes]:
+        return [packets.again(packet) for packet in self.inflight.get(bind.product, [])[:places]]
 
     def bound_counts(self) -> dict[str, int]:
         return {}
@@ -369,7 +370,7 @@ class World:
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + step)
-            self.room.wheel.advance(self.now)
+            self.room.tick(self.now)
 
     def push(self, message: Downlink, *, key: str = "main:c1", number: int = 1, product: str = "demo") -> str:
         return self.room.push([Hint(key, number, product, message)])[0].outcome

@@ -151,7 +151,8 @@ class HttpServer:
 
 
 def make_client(server: Server, **options: Any) -> PushClient:
-    defaults = {"client_id": "c1", "token": "secret", "servers": [server.address], "backoff": QUICK}
+    """A client whose session ends with its connection, unless the test says otherwise."""
+    defaults = {"client_id": "c1", "token": "secret", "servers": [server.address], "backoff": QUICK, "session_expiry": 0}
     return PushClient(**{**defaults, **options})
 
 

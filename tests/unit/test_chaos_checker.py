@@ -129,6 +129,39 @@ def test_given_a_timeout_then_the_outcome_is_unknown_whether_it_came_or_not() ->
     assert judge(without(whole(), e="accepted", token="m1")).ok
 
 
+@pytest.mark.parametrize(("at", "early"), [(64.0, [("m1", "a")]), (71.0, [])])
+def test_given_an_expiry_before_the_time_to_live_then_early(at: float, early: list[tuple[str, str]]) -> None:
+    events = without(whole(), e="receipt", id="m1")
+    events[0] |= {"t": 10.0, "ttl": 60}
+    events.append({"e": "receipt", "id": "m1", "client": "a", "state": "expired", "t": at})
+    assert judge(events).early == early
+
+
+def test_given_one_message_under_two_ids_then_it_is_named() -> None:
+    assert judge([*whole(), {"e": "accepted", "token": "m1", "id": "m1-again"}]).two_ids == ["m1"]
+
+
+def status(event: str, session: int) -> Event:
+    return {"e": "status", "client": "a", "event": event, "generation": 1, "session": session}
+
+
+@pytest.mark.parametrize(
+    ("told", "returns", "gone"),
+    [
+        ([status("online", 2)], 1, []),
+        ([status("offline", 1), status("online", 2)], 1, []),
+        ([status("online", 2), status("offline", 1)], 1, []),
+        ([status("offline", 2)], 1, ["a"]),
+        ([status("offline", 1), status("online", 2)], 0, ["a"]),
+        ([status("offline", 1), status("offline", 2), status("online", 3)], 1, []),
+    ],
+)
+def test_given_a_client_that_is_connected_when_called_offline_then_it_is_named(
+    told: list[Event], returns: int, gone: list[str]
+) -> None:
+    assert judge([*whole(), *told, {"e": "online", "client": "a", "returns": returns}]).gone == gone
+
+
 def test_given_an_uplink_that_was_acknowledged_and_is_not_in_kafka_then_lost() -> None:
     assert judge(without(whole(), e="uplinked")).uplinks_lost == ["u1"]
 

@@ -87,7 +87,7 @@ async def live(**settings: float) -> AsyncIterator[Live]:
         while True:
             await asyncio.sleep(RESOLUTION / 10)
             world.now = time.monotonic() - begun
-            world.room.wheel.advance(world.now)
+            world.room.tick(world.now)
             world.flush()
 
     task = asyncio.ensure_future(tick())

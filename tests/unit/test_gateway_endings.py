@@ -1,4 +1,4 @@
-"""How connections end: what was not sent is not `written`, who has left asks for no session, a stopped room syncs first."""
+"""How connections end: what was not sent is not `written`, who has left asks for no session; and a room's time."""
 
 from __future__ import annotations
 
@@ -50,41 +50,22 @@ def test_given_a_refused_connect_then_its_session_is_not_asked_for_again() -> No
     assert asked.cancelled
 
 
-async def test_given_a_process_that_was_stopped_when_it_goes_on_then_all_are_synced_before_anything_is_written() -> None:
-    clock = [0.0]
-    order: list[str] = []
-    resynced = asyncio.Event()
+async def test_given_a_door_when_time_passes_then_the_room_is_told_every_tick() -> None:
+    world = World()
+    ticks: list[float] = []
+    ticked = asyncio.Event()
 
-    class Policy:
-        lease_dead_after = 10.0
+    def tick(now: float) -> None:
+        ticks.append(now)
+        ticked.set()
 
-    class Host:
-        policy = Policy()
-
-    class Wheel:
-        def advance(self, now: float) -> None:
-            order.append("advance")
-
-    class Room:
-        host = Host()
-        wheel = Wheel()
-
-        def clock(self) -> float:
-            return clock[0]
-
-        def resync(self) -> None:
-            order.append("resync")
-            resynced.set()
-
+    world.room.tick = tick  # type: ignore[method-assign]
+    world.now = 7.0
     door: Any = Door.__new__(Door)
-    door._room = Room()
+    door._room = world.room
     ticking = asyncio.create_task(door._tick())
-    await asyncio.sleep(RESOLUTION * 1.5)
-    assert order == ["advance"]
-    clock[0] = 30.0
     async with asyncio.timeout(10 * RESOLUTION):
-        await resynced.wait()
-    await asyncio.sleep(0)
-    assert order[order.index("resync") + 1] == "advance"
+        await ticked.wait()
+    assert ticks[0] == 7.0
     ticking.cancel()
     await asyncio.gather(ticking, return_exceptions=True)

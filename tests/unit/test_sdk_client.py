@@ -75,6 +75,15 @@ async def test_given_a_client_when_it_connects_then_connect_says_who_and_where(s
         assert client.connected
 
 
+async def test_given_nothing_else_is_asked_for_then_the_session_shall_be_kept_for_a_minute(server: Server) -> None:
+    client = PushClient(client_id="c1", token="secret", servers=[server.address])
+    starting = asyncio.ensure_future(client.start())
+    peer = await server.peer()
+    await starting
+    assert (peer.hello.clean_start, peer.hello.session_expiry_interval) == (True, 60)
+    await client.close()
+
+
 async def test_given_a_context_when_left_then_it_says_goodbye_and_ends_the_session(server: Server) -> None:
     async with connected(server, session_expiry=60) as (client, peer):
         await client.close()

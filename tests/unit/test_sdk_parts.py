@@ -291,11 +291,34 @@ async def test_given_a_session_that_waits_then_back_to_its_room_first() -> None:
 async def test_given_a_server_reference_then_at_once_and_only_so_often() -> None:
     made = route(None, A)
     move = endings.Ending(Verdict.MOVE, "drain", 0x9C, references=(B,))
+    delays = []
     for _ in range(MAX_MOVES):
-        assert made.ended(move, A, held_s=0, resumable=False) == 0.0
+        delays.append(made.ended(move, A, held_s=0, resumable=False))
         assert await made.next() == B
+    assert 0 < max(delays) <= 0.5  # nor all in the same instant
     made.ended(move, A, held_s=0, resumable=False)
     assert await made.next() == A
+
+
+async def test_given_use_another_server_without_a_reference_then_not_back_to_the_one_that_said_so() -> None:
+    move = endings.Ending(Verdict.MOVE, "drain", 0x9C)
+    made = route(None, A, B)
+    assert await made.next() == A
+    assert made.ended(move, A, held_s=5, resumable=True) <= 0.5
+    assert await made.next() == B
+    dispatcher = FakeDispatcher((A, B), (A, B))
+    made = route(dispatcher)
+    await made.next()
+    made.ended(move, A, held_s=5, resumable=True)
+    assert await made.next() == B
+    assert dispatcher.asked == [(0, None), (1, A)]
+
+
+async def test_given_a_server_that_said_it_is_busy_then_no_session_waits_there() -> None:
+    made = route(None, A, B)
+    await made.next()
+    made.ended(endings.Ending(Verdict.LATER, "busy", 0x89), A, held_s=5, resumable=True)
+    assert await made.next() == B
 
 
 async def test_given_a_wish_of_the_server_then_it_is_the_delay() -> None:

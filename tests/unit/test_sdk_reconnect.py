@@ -71,6 +71,39 @@ async def test_given_a_session_that_is_present_then_only_what_was_not_answered_i
         await binding
 
 
+async def test_given_a_server_that_keeps_no_session_when_the_connection_is_lost_then_another_may_serve(server: Server) -> None:
+    async with Server() as other:
+        servers = [server.address, other.address]
+        async with connected(server, {"session_expiry_interval": 0}, session_expiry=60, servers=servers) as (_, peer):
+            peer.cut()
+            await other.peer()
+
+
+async def test_given_a_message_seen_before_when_it_comes_again_with_the_session_then_it_is_answered_only(
+    server: Server,
+) -> None:
+    got: list[str] = []
+    async with bound(server, session_expiry=60, on_message=lambda message: got.append(str(message.id))) as (client, peer):
+        peer.push("m1", 1)
+        await peer.receive(mqtt5.PubAckPacket)
+        peer.cut()
+        again = await server.peer(session_present=True)
+        again.push("m1", 1, duplicate=True)
+        assert (await again.receive(mqtt5.PubAckPacket)).packet_id == 1
+        assert (got, client.stats.duplicates) == (["m1"], 1)
+
+
+async def test_given_a_connect_rate_when_refused_then_the_wait_is_the_servers_and_some_more(server: Server) -> None:
+    states: list[ConnectionState] = []
+    client = make_client(server, on_state=states.append)
+    starting = asyncio.ensure_future(client.start())
+    (await server.raw()).refuse(0x9F, user_properties=[("retry-after", "40")])
+    await until(lambda: states)
+    assert (states[0].code, 40 <= (states[0].retry_in_s or 0) <= 60) == (0x9F, True)
+    starting.cancel()
+    await client.close()
+
+
 async def test_given_an_unbind_while_away_then_it_is_told_to_a_session_that_is_present(server: Server) -> None:
     async with bound(server, session_expiry=60) as (client, peer):
         peer.cut()
