@@ -20,5 +20,5 @@ class IdempotencyKeys:
     async def claim(self, product: str, record: str, digest: str) -> bool:
         """Is this the body that the key stands for? `record`: the id that the key decides. Raises RegisterDown."""
         key = names.idempotency_key(product, record)
-        [before] = await self._register.shards.of(key).pipe([("SET", key, digest, "NX", "GET", "EX", KEPT_S)])
-        return before is None or text(before) == digest
+        _, first = await self._register.shards.of(key).pipe([("SET", key, digest, "NX", "EX", KEPT_S), ("GET", key)])
+        return first is None or text(first) == digest

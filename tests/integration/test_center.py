@@ -190,6 +190,16 @@ async def test_given_a_client_in_the_register_then_its_session_is_shown(
     }
 
 
+async def test_given_an_idempotency_key_when_repeated_then_the_same_id_and_another_body_is_refused(
+    http: httpx.AsyncClient,
+) -> None:
+    body = {"product": PRODUCT, "client": "key-1", "payload": "one"}
+    headers = {"Idempotency-Key": "integration 17"}
+    answers = [await http.post("/v1/messages", json={**body, "payload": text}, headers=headers) for text in ("one", "one", "two")]
+    assert [answer.status_code for answer in answers] == [202, 202, 409]
+    assert answers[0].json() == answers[1].json()
+
+
 async def test_given_no_api_key_then_center_refuses_to_start_and_says_what_to_set(settings: Settings, tmp_path: Path) -> None:
     process = await start(MAIN, tmp_path, environment(settings, tmp_path))
     async with asyncio.timeout(30):
