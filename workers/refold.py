@@ -68,7 +68,7 @@ class Refold:
         async with self._consumer() as consumer:
             ranges = await self._ranges(consumer)
             self._total = sum(max(0, end - start) for start, end in ranges.values())
-            await self._each(consumer, names.CLIENTS, ranges[names.CLIENTS], self._documents)
+            await self._documents(consumer, ranges[names.CLIENTS])
             await self._sessions(consumer, ranges[names.STATUS])
             await self._each(consumer, names.RECEIPTS, ranges[names.RECEIPTS], self._receipts)
             self._next = ranges[names.MESSAGES][0]
@@ -134,7 +134,7 @@ class Refold:
                         consumer.pause(where)
                         return
             start = found[-1].offset + 1
-            yield [record for record in found if record.offset < end and record.value is not None]
+            yield [record for record in found if record.offset < end]
             self._read += len(found)
             await self._fold.progress(self._partition, self._read, max(self._total, self._read))
         consumer.pause(where)
@@ -154,17 +154,32 @@ class Refold:
 
     # --- binds, sessions -----------------------------------------------------------------------------------------------
 
-    async def _documents(self, batch: Batch) -> None:
-        documents, users = [], []
-        for record in _decoded(batch, ClientRecord):
-            key = names.client_key(record.realm, record.client)
+    async def _documents(self, consumer: AIOKafkaConsumer, bounds: tuple[int, int]) -> None:
+        """The last word of each bind: a document, or a tombstone where the client left the product."""
+        latest: dict[tuple[str, str], ClientRecord | None] = {}
+        async for batch in self._batches(consumer, names.CLIENTS, *bounds):
+            for source in batch:
+                key, _, product = (source.key or b"").decode(errors="replace").rpartition(" ")
+                if source.value is None:
+                    latest[key, product] = None
+                latest.update({(key, product): record for record in _decoded([source], ClientRecord)})
+        for group in _steps(list(latest.items()), STEP):
+            await self._apply_documents(group)
+
+    async def _apply_documents(self, group: Sequence[tuple[tuple[str, str], ClientRecord | None]]) -> None:
+        documents, users, gone = [], [], []
+        for (key, product), record in group:
+            if record is None:
+                gone.append((key, product))
+                continue
             known = record.bind
-            bind = Bind(record.product, known.qos, list(known.groups), known.user or "", dict(known.attrs))
+            bind = Bind(product, known.qos, list(known.groups), known.user or "", dict(known.attrs))
             users.append((key, bind, ""))
             if self._here(key):
                 documents.append((key, bind, known.first_bind_ms))
         await self._fold.documents(documents)
         await self._register.users(users)  # a user's set may lie in another shard
+        await self._register.forgotten([(key, product) for key, product in gone if self._here(key)])
 
     async def _sessions(self, consumer: AIOKafkaConsumer, bounds: tuple[int, int]) -> None:
         latest: dict[str, LastSession] = {}
@@ -258,6 +273,8 @@ def _decoded(batch: Iterable[ConsumerRecord], kind: type[T]) -> list[T]:
     """The records that are of this kind: what is not was a dead letter the first time."""
     found: list[T] = []
     for source in batch:
+        if source.value is None:
+            continue
         try:
             record: object = codec.decode(source.value)
         except codec.Undecodable:
@@ -271,5 +288,5 @@ def _digest(key: str, product: str, message_id: str) -> bytes:
     return blake2b(f"{key} {product} {message_id}".encode(), digest_size=16).digest()
 
 
-def _steps(items: list[LastSession], size: int) -> list[list[LastSession]]:
+def _steps(items: list[T], size: int) -> list[list[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -130,6 +130,13 @@ class Register:
         await self._pipe(sets)
         await self._pipe([("DEL", names.first_bind_key(key, product)) for key, product, _ in items])
 
+    async def forgotten(self, items: Sequence[tuple[str, str]]) -> None:
+        """(key, product) that left, as Kafka tells: their documents, and their places in users' sets, go if they are there."""
+        users = await self._pipe([("HGET", names.first_bind_key(key, product), "user") for key, product in items])
+        await self.unregistered(
+            [(key, product, text(user) if user else "") for (key, product), user in zip(items, users, strict=True)]
+        )
+
     async def paid(self, owed: Sequence[Owed]) -> None:
         """These receipts are in Kafka."""
 
@@ -154,7 +161,9 @@ class Register:
     async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
         """The client ids of a user in a product, sorted."""
 
-        [found] = await self._pipe([("SMEMBERS", names.user_key(realm, product, user))])
+        [found] = await self._run(
+            [("members", [names.user_key(realm, product, user)], [])]
+        )  # behind the fence: whole, or not at all
         return sorted(text(item) for item in found)
 
     # --- for readers ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from infra.journal import apply_topics
 from infra.local.brokers import LocalBrokers
 from infra.register import RegisterNotReady
 from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
-from infra.wire import Ack, DisconnectItem, SettledJob
+from infra.wire import Ack, DisconnectItem, SettledJob, UnbindItem
 from schemas import names
 from schemas.codes import State, Status
 from schemas.records import PushMessage, StatusEvent
@@ -175,6 +175,24 @@ async def test_given_settled_broadcasts_in_an_offline_event_when_redis_is_emptie
     bound = await again.bind(product)
     assert sorted(bound.settled_jobs) == [(1, 7), (2, 9)]
     assert bound.first_bind_ms > 0
+
+
+async def test_given_users_when_redis_is_emptied_then_their_messages_reach_every_client_and_nobody_who_left(
+    core: Core, local: LocalBrokers
+) -> None:
+    product, user, room = await core.product(), unique("u"), await core.room()
+    devices = [await room.connect(unique("c")) for _ in range(12)]  # in all partitions
+    for device in devices:
+        await device.bind(product, user=user)
+    left, *stayed = devices
+    await core.saver.unbind([UnbindItem(*_session(left), product)])
+    before = generation_of(core)
+    await Loss(local).wiped(core)
+    await core.push(PushMessage(id=f"{user}-1", product=product, user=user, payload=b"all"))  # while it is folded
+    await opened(core, before)
+    await eventually(lambda: _all_pending(core, [device.client for device in stayed], product, 1), what="one for each")
+    assert await core.register.clients_of("main", product, user) == sorted(device.client for device in stayed)
+    assert await core.pending(left.client, product) == 0
 
 
 async def test_given_messages_while_redis_is_away_when_it_is_back_then_they_are_stored_in_order_once(
