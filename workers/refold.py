@@ -162,7 +162,8 @@ class Refold:
                 key, _, product = (source.key or b"").decode(errors="replace").rpartition(" ")
                 if source.value is None:
                     latest[key, product] = None
-                latest.update({(key, product): record for record in _decoded([source], ClientRecord)})
+                for record in _decoded([source], ClientRecord):
+                    latest[key, product] = record
         for group in _steps(list(latest.items()), STEP):
             await self._apply_documents(group)
 

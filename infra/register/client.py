@@ -159,8 +159,7 @@ class Register:
         return int(seconds) * 1000 + int(micros) // 1000, [(answers.session(each), answers.bind(each[5])) for each in found]
 
     async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
-        """The client ids of a user in a product, sorted."""
-
+        """The client ids of a user in a product, sorted. Behind the fence, so whole: RegisterNotReady while it is folded."""
         [found] = await self._run(
             [("members", [names.user_key(realm, product, user)], [])]
         )  # behind the fence: whole, or not at all
