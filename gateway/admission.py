@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mqtt5
 
-from gateway.auth import Grant, Refusal, Verifier
+from gateway.auth import Refusal, verified
 from gateway.reasons import Reason
+from infra.tokens import Grant, Verifier
 from schemas import names
 
 
@@ -22,4 +23,4 @@ def authorize(packet: mqtt5.ConnectPacket, verifier: Verifier, wall: float) -> G
         raise Refusal(Reason.CLIENT_ID_NOT_VALID, "client_id", text) from error
     if not packet.password:
         raise Refusal(Reason.BAD_TOKEN, "form", "no token: it belongs into the password")
-    return verifier.verify(packet.password, packet.client_id, wall)
+    return verified(verifier, packet.password, packet.client_id, wall)

@@ -18,11 +18,21 @@ FIRST_BROADCAST_ID: Final = 0x8000
 
 
 class Inflight:
-    """One unicast message written at QoS 1 and not yet acknowledged."""
+    """One unicast message, or the notice of one, written at QoS 1 and not yet acknowledged."""
 
-    __slots__ = ("data", "id", "n", "product", "sent_at")
+    __slots__ = ("data", "id", "n", "notice", "product", "sent_at")
 
-    def __init__(self, product: str, id: str, n: int, sent_at: float, data: bytes) -> None:  # noqa: A002 - the message's id
+    def __init__(
+        self,
+        product: str,
+        id: str,  # noqa: A002 - the message's id
+        n: int,
+        sent_at: float,
+        data: bytes,
+        *,
+        notice: bool = False,
+    ) -> None:
+        self.notice = notice
         self.product = product
         self.id = id
         self.n = n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import Final, cast
 
 from gateway.framing import BadPacket, Reader
@@ -11,6 +12,13 @@ from gateway.session import Session
 
 UNKNOWN: Final = 1 << 62
 """Bytes in the buffer of a transport that is closing: never drained."""
+
+
+def hung_up(descriptor: int) -> bool:
+    """Has the peer of this socket closed or reset it? Where the system can't tell (no POLLRDHUP): False."""
+    poll = select.poll()
+    poll.register(descriptor, getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
 
 
 class Connection(asyncio.Protocol):
@@ -76,6 +84,11 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """See `gateway.ports.Shell`."""
         self._transport.abort()
+
+    def left(self) -> bool:
+        """See `gateway.ports.Shell`. Asked of the kernel, once a CONNECT."""
+        socket = self._transport.get_extra_info("socket")
+        return socket is not None and not self._transport.is_closing() and hung_up(socket.fileno())
 
     def pause_reading(self) -> None:
         """See `gateway.ports.Shell`."""

@@ -11,23 +11,21 @@ from itertools import zip_longest
 from typing import Final
 
 from gateway import metrics
-from gateway.auth import Grant
 from gateway.changes import Change, Changes
 from gateway.client import BindState, Client
+from gateway.exchange import Exchange
 from gateway.flash import AWAY, Rest
 from gateway.host import Host
-from gateway.ports import Ask, Shell
+from gateway.ports import Shell
+from gateway.pulling import Pull, Pulling
 from gateway.reasons import End, Reason
 from gateway.window import Window
+from infra.tokens import Grant
 from infra.wire import (
-    SUPERSEDED,
-    Ack,
     Bind,
-    DisconnectItem,
     Downlink,
     Page,
     ProductWindow,
-    SettledJob,
     SyncItem,
     SyncResult,
 )
@@ -38,13 +36,10 @@ ACKS_AT_ONCE: Final = 16
 WRITTEN, BEHIND, GONE, DROPPED = "written", "behind", "gone", "dropped"
 
 
-class Delivery:
+class Delivery(Exchange):
     """The rules for one client with a session. `dismiss(code, why)` is called when the saver has no place for it any more."""
 
-    __slots__ = (
-        "_ask", "_asked_since", "_changes", "_confirming", "_confirming_jobs", "_dismiss", "_ended", "_jobs", "_rest", "_shell",
-        "_touch", "acked", "client", "fenced", "fruitless", "grant", "host", "sync_wanted", "window",
-    )  # fmt: skip
+    __slots__ = ("_asked_since", "_changes", "_rest", "fenced", "grant", "pulls", "sync_wanted")
 
     def __init__(
         self,
@@ -58,25 +53,14 @@ class Delivery:
         dismiss: Callable[[Reason, End], None],
     ) -> None:
         """`touch()` asks for a `flush()` within some tens of milliseconds."""
-        self.client = client
-        self.window = Window(client, shell, soft_cap)
+        super().__init__(client, shell, host, Window(client, shell, soft_cap), touch=touch, dismiss=dismiss)
         self.sync_wanted = False
         self.grant = grant
-        self._shell = shell
-        self.host = host
-        self._touch = touch
-        self._dismiss = dismiss
-        self._ask: Ask | None = None
-        self._ended = ""
         self._changes: Changes | None = None
         self._rest: Rest | None = None
+        self.pulls: Pulling | None = None
         self.fenced = False  # we were cut off: nothing is written before a sync that was asked since is answered
         self._asked_since = False
-        self._confirming: list[Ack] = []
-        self._confirming_jobs: list[tuple[BindState, list[SettledJob]]] = []
-        self._jobs: list[SettledJob] = []
-        self.fruitless = 0  # sockets in a row that acknowledged nothing of what was written
-        self.acked = False
 
     @property
     def idle(self) -> bool:
@@ -110,7 +94,7 @@ class Delivery:
             if data:
                 self.client.write(data)
             if not bind.qos or self.client.acks:
-                self._touch()
+                self.touch()
             return WRITTEN
         if bind.ready and not bind.behind and message.n <= bind.n:
             return WRITTEN  # a repeat: it came by an earlier hint or a page
@@ -147,19 +131,39 @@ class Delivery:
             if not changes.running:
                 changes.begin()
             return
+        due = self._sync_is_due()
+        pulls = self.pulls
+        if pulls is not None and pulls.may_ask() and not (pulls.gives_way and self._has_to_sync()):
+            pulls.ask()
+        elif due or (pulls is not None and pulls.gives_way and self._has_to_sync()):
+            self._sync()
+        if pulls is not None and not pulls:
+            self.pulls = None
+
+    def _sync_is_due(self) -> bool:
+        """Is there something that can't wait for the flush? What can is left to it."""
         client = self.client
         if self._wants_page():
             if client.inflight is None or client.unicast_places() * 2 >= client.receive_max:
-                self._sync()
-                return
-            self._touch()
+                return True
+            self.touch()
         if client.acks is not None:
             if len(client.acks) >= ACKS_AT_ONCE:
-                self._sync()
-                return
-            self._touch()
+                return True
+            self.touch()
         if self.sync_wanted or self._jobs:
-            self._touch()
+            self.touch()
+        return False
+
+    def _has_to_sync(self) -> bool:
+        return bool(self.client.acks or self._jobs or self.sync_wanted or self._wants_page())
+
+    def pull(self, pull: Pull) -> None:
+        """The client asks for the body of a message."""
+        if self.pulls is None:
+            self.pulls = Pulling(self)
+        self.pulls.add(pull)
+        self.pump()
 
     def flush(self) -> None:
         """The room's flush: settle what has drained, then ask for whatever is wanted. Touches again if that must wait."""
@@ -168,17 +172,19 @@ class Delivery:
         if self._shell.buffered() == 0:
             self.window.drained()
         if self.window.undrained:
-            self._touch()
+            self.touch()
         if self._rest is not None:
             self._write_rest(self._rest)
+        if self.pulls is not None:
+            self.pulls.gives_way = True
         if not self.idle:
             return  # the answer pumps
-        if self._changes is not None:
+        if self._changes is not None or self.pulls is not None:
             self.pump()
-        elif self.client.acks is not None or self._jobs or self.sync_wanted or self._wants_page():
+        elif self._has_to_sync():
             self._sync()
-        elif self._is_blocked():
-            self._touch()
+        if self.idle and self._is_blocked():
+            self.touch()
 
     def _wants_page(self) -> bool:
         """Is there something to ask for, and may it be written? While fenced, when to ask is the room's affair."""
@@ -188,16 +194,18 @@ class Delivery:
 
     def _is_blocked(self) -> bool:
         """Behind, with a place, but the buffer has to drain first: nothing will tell, so the flush looks again."""
-        return not self.fenced and any(
-            bind.behind and bind.ready and self.window.has_place(bind) for bind in self.client.binds.values()
-        )
+        if self.fenced:
+            return False
+        if self.pulls is not None and self.pulls.blocked:
+            return True
+        return any(bind.behind and bind.ready and self.window.has_place(bind) for bind in self.client.binds.values())
 
     # --- sync ----------------------------------------------------------------------------------------------------------
 
     def sync_soon(self) -> None:
         """A sync is due."""
         self.sync_wanted = True
-        self._touch()
+        self.touch()
 
     def fence(self) -> None:
         """We were cut off, and others may have the client: nothing is written before a sync, which the caller sees to.
@@ -218,6 +226,8 @@ class Delivery:
         jobs = [(bind, host.fanout.settled_jobs(bind)) for bind in binds]
         self._confirming_jobs = [(bind, changed) for bind, changed in jobs if changed]
         self.sync_wanted = False
+        if self.pulls is not None:
+            self.pulls.gives_way = False
         self._asked_since = True
         for bind in binds:
             bind.hinted_n = 0
@@ -288,7 +298,7 @@ class Delivery:
             if not left:
                 bind.n = page.n
         if out or self.client.acks or any(bind.behind for bind, _ in pages):
-            self._touch()
+            self.touch()
 
     # --- binds ---------------------------------------------------------------------------------------------------------
 
@@ -306,30 +316,6 @@ class Delivery:
             bind.ready = False
             self.host.fanout.unbound(bind)
 
-    # --- the one request -----------------------------------------------------------------------------------------------
-
-    def send(self, ask: Callable[[], Ask]) -> None:
-        """Ask the saver; only while idle. `ask` may be answered before it returns: then there is nothing to keep."""
-        self._ask = _STARTING
-        started = ask()
-        if self._ask is _STARTING:
-            self._ask = started
-
-    def answered(self, status: str | None) -> bool:
-        """May the result be used? After the end of the connection an answer only lets the disconnect go out."""
-        self._ask = None
-        if self._ended:
-            if status is not None and status != SUPERSEDED:
-                self._confirming = []
-                self._confirming_jobs = []
-            self._disconnect()
-            return False
-        if status == SUPERSEDED:
-            self._dismiss(Reason.TAKEN_OVER, End.TAKEN_OVER)
-        elif status is None:  # the link's queue was full
-            self._dismiss(Reason.SERVER_UNAVAILABLE, End.UNAVAILABLE)
-        return not self._ended
-
     # --- away and back (gateway/flash.py) ------------------------------------------------------------------------------
 
     def socket_ended(self, *, acked: bool) -> None:
@@ -345,6 +331,7 @@ class Delivery:
         undrained = self.window.move(AWAY)
         self._shell = AWAY
         self._rest = None
+        self.pulls = None
         if self._changes is not None:
             self._changes.abandon()
         self.client.write = AWAY.write
@@ -355,7 +342,7 @@ class Delivery:
     def back(self, shell: Shell, grant: Grant, touch: Callable[[], None], dismiss: Callable[[Reason, End], None]) -> list[bytes]:
         """It has a socket again; returns what is to be written first: all that is unacknowledged, with DUP=1."""
         client, now = self.client, self.host.clock()
-        self._shell, self.grant, self._touch, self._dismiss = shell, grant, touch, dismiss
+        self._shell, self.grant, self.touch, self._dismiss = shell, grant, touch, dismiss
         self.window.move(shell)
         client.write = shell.write
         client.broadcasts_inflight = 0
@@ -377,45 +364,4 @@ class Delivery:
         if not rest:
             self._rest = None
         if out or self._rest is None or self.window.space() < 0:
-            self._touch()
-
-    # --- the end -------------------------------------------------------------------------------------------------------
-
-    def end(self, reason: str) -> None:
-        """The socket is gone. The saver is told once the request under way is over: a late sync would register us again."""
-        if self._ended:
-            return
-        self._ended = reason
-        if self._shell.buffered() == 0:
-            self.window.drained()
-        for bind in self.client.binds.values():
-            if bind.ready:
-                self._jobs += self.host.fanout.settled_jobs(bind, all=True)
-                bind.ready = False
-                self.host.fanout.unbound(bind)
-        if self._ask is None:
-            self._disconnect()
-        else:
-            self._ask.cancel()
-
-    def _disconnect(self) -> None:
-        client, host = self.client, self.host
-        acks = [*self._confirming, *self.window.take_acks()]
-        unacked = [(item.product, item.id) for item in client.inflight.values()] if client.inflight else []
-        host.saver.disconnect(
-            DisconnectItem(
-                client.key, host.room, host.epoch, client.generation, client.number, self._ended, acks, self._jobs,
-                unacked, self.fruitless, self.acked,
-            )
-        )  # fmt: skip
-        client.binds.clear()
-
-
-class _Starting:
-    """Stands for the request while it is being asked."""
-
-    def cancel(self) -> None:
-        """Its own code runs: nothing can end the connection now but its answer."""
-
-
-_STARTING: Final[Ask] = _Starting()
+            self.touch()

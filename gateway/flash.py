@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import mqtt5
 
 from gateway import packets
-from gateway.auth import Grant
 from gateway.client import Client, Inflight
+from infra.tokens import Grant
 
 if TYPE_CHECKING:
     from gateway.lifetime import Lifetime
@@ -41,6 +41,10 @@ class NoSocket:
 
     def abort(self) -> None:
         """It is closed."""
+
+    def left(self) -> bool:
+        """It has."""
+        return True
 
     def pause_reading(self) -> None:
         """Nothing comes."""

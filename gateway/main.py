@@ -9,7 +9,6 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from gateway.auth import Verifier
 from gateway.door import Door, Endpoints
 from gateway.fanout import FanOut
 from gateway.host import Host
@@ -24,6 +23,7 @@ from infra.keeper import Keeper
 from infra.lifecycle import Lifecycle
 from infra.settings import Settings
 from infra.telemetry import InternalListener, configure_logging
+from infra.tokens import Verifier
 from infra.wire import RoomEntry
 from schemas import names
 

@@ -17,6 +17,8 @@ from infra.wire import (
     DoneResult,
     EndJob,
     JobNumber,
+    PullItem,
+    PullResult,
     SettledJob,
     Slice,
     SliceReply,
@@ -47,6 +49,9 @@ class Shell(Protocol):
     def abort(self) -> None:
         """Close now."""
 
+    def left(self) -> bool:
+        """Has the peer closed its side already, though what it sent before is still to be read?"""
+
     def pause_reading(self) -> None:
         """Hand out no packets until `resume_reading`."""
 
@@ -76,6 +81,9 @@ class Saver(Protocol):
 
     def unbind(self, item: UnbindItem, done: Done[DoneResult]) -> Ask:
         """Forget a bind."""
+
+    def pull(self, item: PullItem, done: Done[PullResult]) -> Ask:
+        """The body of a pending message."""
 
     def disconnect(self, item: DisconnectItem) -> None:
         """The socket is gone; tried for a minute."""

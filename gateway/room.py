@@ -10,7 +10,7 @@ import mqtt5
 import structlog
 
 from gateway import metrics
-from gateway.auth import Refusal, Verifier
+from gateway.auth import Refusal
 from gateway.client import Client
 from gateway.connect_rate import ConnectRate
 from gateway.delivery import DROPPED, GONE, WRITTEN
@@ -22,6 +22,7 @@ from gateway.reasons import End, Reason
 from gateway.session import Session
 from gateway.wheel import NEVER, Wheel
 from infra.settings import RoomSettings
+from infra.tokens import Verifier
 from infra.wire import ConnectResult, ControlReply, DisconnectItem, Hint, HintResult, Kick
 
 FLUSH_DELAY: Final = 0.03

@@ -15,6 +15,8 @@ from infra.wire import (
     ConnectResult,
     DisconnectItem,
     DoneResult,
+    PullItem,
+    PullResult,
     SyncItem,
     SyncResult,
     UnbindItem,
@@ -35,6 +37,7 @@ class SaverLink:
         )
         self._bind: Batcher[BindItem, BindResult] = Batcher(request, names.SAVER_BIND, BindResult, sender=sender, limit=QUEUE)
         self._sync: Batcher[SyncItem, SyncResult] = Batcher(request, names.SAVER_SYNC, SyncResult, sender=sender, limit=QUEUE)
+        self._pull: Batcher[PullItem, PullResult] = Batcher(request, names.SAVER_PULL, PullResult, sender=sender, limit=QUEUE)
         self._unbind: Batcher[UnbindItem, DoneResult] = Batcher(
             request, names.SAVER_UNBIND, DoneResult, sender=sender, limit=QUEUE
         )
@@ -58,6 +61,10 @@ class SaverLink:
         """See `gateway.ports.Saver`."""
         return self._unbind.ask(item, done)
 
+    def pull(self, item: PullItem, done: Done[PullResult]) -> Ask:
+        """See `gateway.ports.Saver`."""
+        return self._pull.ask(item, done)
+
     def disconnect(self, item: DisconnectItem) -> None:
         """See `gateway.ports.Saver`."""
         self._disconnect.ask(item, _nobody_waits)
@@ -79,6 +86,7 @@ class SaverLink:
         await self._connect.stop()
         await self._bind.stop()
         await self._sync.stop()
+        await self._pull.stop()
         await self._unbind.stop()
         await self._disconnect.stop()
 

@@ -14,17 +14,19 @@ import mqtt5
 
 from gateway import metrics, packets
 from gateway.admission import authorize
-from gateway.auth import Grant, Refusal
+from gateway.auth import Refusal
 from gateway.client import FIRST_BROADCAST_ID, Client
 from gateway.delivery import Delivery
 from gateway.flash import may_return
 from gateway.framing import AFTER_CONNECT, BadPacket, OldProtocol
 from gateway.lifetime import Lifetime
 from gateway.ports import Shell
+from gateway.pulling import Pull
 from gateway.reasons import End, Reason
 from gateway.states import Hold, State, Violation
-from gateway.uplinking import Refused, Uplinking, accept
+from gateway.uplinking import Refused, Uplinking, accept, asked_for
 from gateway.wheel import NEVER
+from infra.tokens import Grant
 from infra.wire import OK, ConnectItem, ConnectResult
 
 if TYPE_CHECKING:
@@ -110,18 +112,41 @@ class Session(Lifetime):
             raise Violation(Reason.TOPIC_ALIAS, "topic aliases are not offered")
         if packet.subscription_ids:
             raise Violation(Reason.PROTOCOL_ERROR, "a client's PUBLISH has no subscription identifier")
-        self._uplink(packet)
+        if packet.topic.startswith("pull/"):
+            self._pull(packet)
+        else:
+            self._uplink(packet)
+
+    def _checked_id(self, packet: mqtt5.PublishPacket) -> int:
+        """The packet id of what the client publishes, 0 at QoS 0. Raises Violation where it is in use, or beyond our window."""
+        assert self.delivery is not None
+        packet_id = packet.packet_id or 0  # the codec has one at QoS 1 only
+        if packet.qos != mqtt5.QoS.AT_LEAST_ONCE:  # the codec's QoS is true even for 0
+            return 0
+        unacked = self._uplinking.unacked if self._uplinking is not None else set()
+        pulls = self.delivery.pulls
+        if not packet_id or packet_id in unacked or (pulls is not None and pulls.has(packet_id)):
+            raise Violation(Reason.PROTOCOL_ERROR, f"packet id {packet_id} is 0 or in use")
+        if len(unacked) + (len(pulls) if pulls is not None else 0) >= packets.RECEIVE_MAXIMUM:
+            raise Violation(Reason.RECEIVE_MAXIMUM, f"more than {packets.RECEIVE_MAXIMUM} uplinks and pulls unacknowledged")
+        return packet_id
+
+    def _pull(self, packet: mqtt5.PublishPacket) -> None:
+        assert self.delivery is not None
+        packet_id = self._checked_id(packet)
+        try:
+            pull = Pull(*asked_for(packet), packet_id)
+        except Refused as refused:
+            metrics.pulls.labels("refused").inc()
+            if packet_id:
+                self._shell.write(self._explained(packets.puback, packet_id, refused.code, refused.text))
+            return
+        self.delivery.pull(pull)
 
     def _uplink(self, packet: mqtt5.PublishPacket) -> None:
         assert self.client is not None
         assert self._grant is not None
-        packet_id = packet.packet_id or 0  # the codec has one at QoS 1 only
-        unacked = self._uplinking.unacked if self._uplinking is not None else set()
-        if packet.qos == mqtt5.QoS.AT_LEAST_ONCE:  # the codec's QoS is true even for 0
-            if not packet_id or packet_id in unacked:
-                raise Violation(Reason.PROTOCOL_ERROR, f"packet id {packet_id} is 0 or in use")
-            if len(unacked) >= packets.RECEIVE_MAXIMUM:
-                raise Violation(Reason.RECEIVE_MAXIMUM, f"more than {packets.RECEIVE_MAXIMUM} uplinks unacknowledged")
+        packet_id = self._checked_id(packet)
         try:
             room = self._room
             number = room.uplink_number(self.client)
@@ -159,6 +184,10 @@ class Session(Lifetime):
 
     def _connect_packet(self, packet: mqtt5.ConnectPacket, now: float) -> None:
         room = self._room
+        if self._shell.left():  # while we were stopped, or overloaded: by now the client has its session elsewhere
+            metrics.refused.labels("left").inc()
+            self._finish(b"", End.SOCKET)
+            return
         try:
             room.admit()
             grant = authorize(packet, room.verifier, room.wall())

@@ -11,10 +11,10 @@ from typing import Final
 
 import mqtt5
 
-from gateway.auth import ProductGrant
 from gateway.client import BindState
 from gateway.reasons import Reason
 from infra.keeper import Policy
+from infra.tokens import ProductGrant
 from schemas import names
 
 MAX_GROUPS: Final = 1024

@@ -13,11 +13,11 @@ from typing import Final
 import mqtt5
 
 from gateway import metrics, packets
-from gateway.auth import Grant
 from gateway.client import Client
 from gateway.ports import Uplinks
 from gateway.reasons import Reason
 from infra.keeper import Product
+from infra.tokens import Grant
 from infra.wire import OK, Properties, UplinkItem, UplinkResult
 from schemas import names
 from schemas.codes import MAX_PROPERTIES, MAX_PROPERTIES_BYTES
@@ -69,6 +69,18 @@ def accept(
         content_type=packet.content_type or "",
         properties=properties,
     )
+
+
+def asked_for(packet: mqtt5.PublishPacket) -> tuple[str, str]:
+    """(product, id) of a pull: a PUBLISH to `pull/{product}` that names a message in the user property `id`. Raises Refused."""
+    try:
+        product = names.parse_pull_topic(packet.topic)
+    except names.BadName as error:
+        raise Refused(Reason.TOPIC_NAME_INVALID, str(error)) from error
+    try:
+        return product, names.message_id(dict(packet.user_properties).get("id", ""))
+    except names.BadName as error:
+        raise Refused(Reason.IMPLEMENTATION, f"user property {error}") from error
 
 
 def _properties(given: Properties) -> tuple[str, Properties]:

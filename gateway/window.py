@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from gateway import metrics, packets
 from gateway.client import FIRST_BROADCAST_ID, BindState, Client, Inflight
 from gateway.ports import Shell
-from infra.wire import Ack, Downlink
+from infra.wire import NOTICED, Ack, Downlink
 from schemas import names
 from schemas.codes import State
 
@@ -50,17 +52,41 @@ class Window:
     def compose(self, bind: BindState, message: Downlink, now: float) -> bytes:
         """The PUBLISH for a message, which is from here on in the window (or, at QoS 0, waits for the buffer to drain).
 
-        Empty bytes where the client can't take it: it is settled as dead at once.
+        Empty bytes where the client can't take it, and no notice of it either: it is settled as dead at once.
         """
         packet_id = self._next_id() if bind.qos else None
+        notice = message.size >= 0
         try:
             data = _packet(bind, message, bind.qos, packet_id)
+            if len(data) > self._client.max_packet and message.or_notice:
+                data, notice = _packet(bind, _notice_of(message), bind.qos, packet_id), True
         except ValueError as error:
             return self._dead(bind, message, f"MQTT can't carry it: {error}")
         if len(data) > self._client.max_packet:
             return self._dead(bind, message, TOO_LARGE)
-        self._take(bind, message, packet_id, now, data)
+        self._take(bind, message, packet_id, now, data, notice=notice)
         return data
+
+    def compose_pulled(self, bind: BindState, message: Downlink, now: float) -> bytes:
+        """The same for a body that the client asked for; empty where it is too large, and then nothing is settled."""
+        packet_id = self._next_id() if bind.qos else None
+        data = _packet(bind, message, bind.qos, packet_id)
+        if len(data) > self._client.max_packet:
+            return b""
+        self._take(bind, message, packet_id, now, data, notice=False)
+        return data
+
+    def on_its_way(self, product: str, message_id: str) -> bool:
+        """Was the body written, and not acknowledged yet?"""
+        inflight = self._client.inflight.values() if self._client.inflight else ()
+        if any(item.id == message_id and item.product == product and not item.notice for item in inflight):
+            return True
+        return any(ack.id == message_id and ack.product == product and ack.state != NOTICED for ack in self._drain or ())
+
+    def settled_here(self, product: str, message_id: str) -> bool:
+        """Was it settled, and the saver not told yet?"""
+        acks = self._client.acks or ()
+        return any(ack.id == message_id and ack.product == product and ack.state != NOTICED for ack in acks)
 
     def fire(self, bind: BindState, message: Downlink) -> bool:
         """Write a message that was never stored, at QoS 0; False if the buffer is too full for it or the packet too large."""
@@ -85,7 +111,7 @@ class Window:
         if not inflight:
             self._client.inflight = None
         if reason < 0x80:
-            self._settled(Ack(entry.product, entry.id, State.ACKED))
+            self._settled(Ack(entry.product, entry.id, NOTICED if entry.notice else State.ACKED))
         else:
             self._settled(Ack(entry.product, entry.id, State.REJECTED, f"0x{reason:02X}"))
         return True
@@ -119,18 +145,20 @@ class Window:
         inflight = self._client.inflight
         return next(iter(inflight.values())).sent_at if inflight else None
 
-    def _take(self, bind: BindState, message: Downlink, packet_id: int | None, now: float, data: bytes) -> None:
+    def _take(self, bind: BindState, message: Downlink, packet_id: int | None, now: float, data: bytes, *, notice: bool) -> None:
         client = self._client
+        if notice:
+            metrics.notices.inc()
         if packet_id is None:
             metrics.written.labels("0").inc()
             if self._drain is None:
                 self._drain = []
-            self._drain.append(Ack(bind.product, message.id, State.WRITTEN))
+            self._drain.append(Ack(bind.product, message.id, NOTICED if notice else State.WRITTEN))
             return
         metrics.written.labels("1").inc()
         if client.inflight is None:
             client.inflight = {}
-        client.inflight[packet_id] = Inflight(bind.product, message.id, message.n, now, data)
+        client.inflight[packet_id] = Inflight(bind.product, message.id, message.n, now, data, notice=notice)
 
     def _dead(self, bind: BindState, message: Downlink, detail: str) -> bytes:
         self._settled(Ack(bind.product, message.id, State.DEAD, detail))
@@ -152,7 +180,16 @@ class Window:
                 return packet_id
 
 
+def _notice_of(message: Downlink) -> Downlink:
+    return msgspec.structs.replace(message, payload=b"", size=len(message.payload))
+
+
 def _packet(bind: BindState, message: Downlink, qos: int, packet_id: int | None) -> bytes:
+    """The PUBLISH; a notice says by its properties what is to be pulled (docs/protocol.md)."""
+    properties = message.properties
+    if message.size >= 0:
+        after = [("pull-after", f"{message.pull_after_ms / 1000:g}")] if message.pull_after_ms else []
+        properties = [("pull", message.id), ("size", str(message.size)), *after, *properties]
     return packets.publish(
         names.push_topic(bind.product, message.group if message.group in bind.groups else ""),
         message.payload,
@@ -162,5 +199,5 @@ def _packet(bind: BindState, message: Downlink, qos: int, packet_id: int | None)
         expires_in_s=message.expires_in_s,
         content_type=message.content_type,
         correlation=message.correlation,
-        properties=message.properties,
+        properties=properties,
     )

@@ -50,6 +50,8 @@ class Downlink(msgspec.Struct, array_like=True, frozen=True):
     """One message as a room writes it. `n` is the store number of its (client, product), 0 where it was never stored.
 
     `expires_in_s`: whole seconds that remain when the sender wrote this, −1 for none (the room counts on, monotonically).
+    `size` ≥ 0: this is a notice, the body of so many bytes is to be pulled; −1: the payload is the body. `or_notice`: a client
+    that can't take the body gets a notice instead.
     """
 
     id: str
@@ -60,6 +62,9 @@ class Downlink(msgspec.Struct, array_like=True, frozen=True):
     content_type: str = ""
     correlation: bytes | None = None
     properties: Properties = []
+    size: int = -1
+    or_notice: bool = False
+    pull_after_ms: int = 0
 
 
 def size_of(message: Downlink) -> int:
@@ -100,6 +105,10 @@ class Page(msgspec.Struct, array_like=True, frozen=True):
 OK: Final = "ok"
 SUPERSEDED: Final = "superseded"
 RETRY: Final = "retry"
+GONE: Final = "gone"
+
+NOTICED: Final = "noticed"
+"""An Ack's state that settles nothing: the client has the notice, and may pull the body."""
 
 
 class Bind(msgspec.Struct, array_like=True, frozen=True):
@@ -113,7 +122,7 @@ class Bind(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Ack(msgspec.Struct, array_like=True, frozen=True):
-    """A message settled in the room: `state` is a schemas.codes.State value (acked, written, rejected, dead)."""
+    """A message settled in the room: `state` is a schemas.codes.State value (acked, written, rejected, dead), or NOTICED."""
 
     product: str
     id: str
@@ -206,6 +215,30 @@ class SyncResult(msgspec.Struct, array_like=True, frozen=True):
     pages: list[Page] = []
 
 
+class PullItem(msgspec.Struct, array_like=True, frozen=True):
+    """`saver.pull`: the body of a pending message, for this session."""
+
+    key: str
+    generation: int
+    number: int
+    product: str
+    id: str
+
+
+class PullResult(msgspec.Struct, array_like=True, frozen=True):
+    """`status` ok (with the message, whole), gone (it is not pending: settled, expired, or never was), superseded or retry."""
+
+    status: str
+    message: Downlink | None = None
+
+
+class ConfirmItem(msgspec.Struct, array_like=True, frozen=True):
+    """`saver.confirm`: the client has a message by another way than its connection (HTTP)."""
+
+    key: str
+    ack: Ack
+
+
 class UnbindItem(msgspec.Struct, array_like=True, frozen=True):
     """`saver.unbind`: forget the bind (never what is pending)."""
 
@@ -238,7 +271,7 @@ class DisconnectItem(msgspec.Struct, array_like=True, frozen=True):
 
 
 class DoneResult(msgspec.Struct, array_like=True, frozen=True):
-    """The answer to unbind and disconnect: ok, superseded or retry."""
+    """The answer to unbind and disconnect (ok, superseded or retry), and to confirm (ok, gone or retry)."""
 
     status: str
 

@@ -2,6 +2,7 @@
 
 Two marker bytes, the CRC-64-AVRO fingerprint of the writer's schema (8 bytes, little endian), the datum. What is read is
 capped in size, must name a known schema, and must consume all its bytes; whatever does not is `Undecodable`, a poison record.
+A record class may name older versions of its schema: these are read too (a field that one lacks has its default).
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ def load_schema(name: str) -> dict[str, Any]:
 
 
 class _Form:
-    """One record class with its parsed schema and its header."""
+    """One version of a record class: its parsed schema and its header."""
 
-    def __init__(self, record: type[Record]) -> None:
-        document = load_schema(record.SCHEMA)
+    def __init__(self, record: type[Record], version: str) -> None:
+        document = load_schema(version)
         self.record = record
         self.schema = fastavro.parse_schema(document)
         digest = fingerprint(to_parsing_canonical_form(document), "CRC-64-AVRO")
@@ -47,8 +48,9 @@ class _Form:
         self.names = tuple(field.name for field in fields(record))
 
 
-_FORMS: Final = {record: _Form(record) for record in RECORDS}
-_BY_HEADER: Final = {form.header: form for form in _FORMS.values()}
+_FORMS: Final = {record: _Form(record, record.SCHEMA) for record in RECORDS}
+_OLDER: Final = [_Form(record, version) for record in RECORDS for version in getattr(record, "OLDER", ())]
+_BY_HEADER: Final = {form.header: form for form in (*_FORMS.values(), *_OLDER)}
 
 
 def _plain(value: Any) -> Any:

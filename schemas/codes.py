@@ -26,6 +26,14 @@ class Priority(IntEnum):
     LOW = 2
 
 
+class Mode(StrEnum):
+    """How a message reaches its client. `both`: with its body, or as a notice where that is too large for the client."""
+
+    PUSH = "push"
+    PULL = "pull"
+    BOTH = "both"
+
+
 class State(StrEnum):
     """The states that settle an accepted (id, client), as receipts name them (docs/guarantees.md)."""
 

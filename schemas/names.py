@@ -117,6 +117,14 @@ def parse_uplink_topic(topic: str) -> tuple[str, str]:
     return product(parts[1]), uplink_type(parts[2])
 
 
+def parse_pull_topic(topic: str) -> str:
+    """`pull/{product}` → product; raises BadName."""
+    word, _, name = topic.partition("/")
+    if word != "pull":
+        raise BadName(f"topic {topic[:80]!a} is not pull/<product>")
+    return product(name)
+
+
 # --- Kafka -------------------------------------------------------------------------------------------------------------
 
 MESSAGES: Final = "push.messages"
@@ -161,6 +169,8 @@ SAVER_BIND: Final = "saver.bind"
 SAVER_SYNC: Final = "saver.sync"
 SAVER_UNBIND: Final = "saver.unbind"
 SAVER_DISCONNECT: Final = "saver.disconnect"
+SAVER_PULL: Final = "saver.pull"
+SAVER_CONFIRM: Final = "saver.confirm"
 SAVER_QUEUE: Final = "saver"
 COORDINATOR_UPLINK: Final = "coordinator.uplink"
 COORDINATOR_QUEUE: Final = "coordinator"

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from schemas import names
-from schemas.codes import MAX_PAYLOAD, MAX_PROPERTIES, MAX_PROPERTIES_BYTES, Priority, State, Status
+from schemas.codes import MAX_PAYLOAD, MAX_PROPERTIES, MAX_PROPERTIES_BYTES, Mode, Priority, State, Status
 
 MAX_TTL_S = 28 * 24 * 3600
 """The longest time to live that is accepted, four weeks: FCM's bound."""
+
+MAX_PULL_AFTER_MS = 3_600_000
+"""The longest that a notice may ask its client to wait, an hour."""
 
 
 def _check_content(payload: bytes, properties: dict[str, str]) -> None:
@@ -41,7 +44,8 @@ def _check_ttl(ttl_s: int | None) -> None:
 class PushMessage:
     """`push.messages`: one message for a client, or for every client of a user. Exactly one of both is named."""
 
-    SCHEMA: ClassVar[str] = "PushMessage.v1"
+    SCHEMA: ClassVar[str] = "PushMessage.v2"
+    OLDER: ClassVar[tuple[str, ...]] = ("PushMessage.v1",)
 
     id: str
     product: str
@@ -57,6 +61,8 @@ class PushMessage:
     content_type: str | None = None
     correlation: bytes | None = None
     properties: dict[str, str] = field(default_factory=dict)
+    mode: str = Mode.PUSH
+    pull_after_ms: int = 0
     accepted_ms: int | None = None
 
     def check(self) -> None:
@@ -78,12 +84,21 @@ class PushMessage:
             raise ValueError(f"qos {self.qos} is not 0 or 1")
         if self.priority not in tuple(Priority):
             raise ValueError(f"priority {self.priority} is not 0, 1 or 2")
+        self._check_mode()
         if self.correlation is not None and len(self.correlation) > 1024:
             raise ValueError("correlation has more than 1024 bytes")
         if self.content_type is not None and (len(self.content_type) > 128 or "\0" in self.content_type):
             raise ValueError("content_type has more than 128 characters, or a NUL")
         _check_ttl(self.ttl_s)
         _check_content(self.payload, self.properties)
+
+    def _check_mode(self) -> None:
+        if self.mode not in tuple(Mode):
+            raise ValueError(f"mode {self.mode[:16]!a} is not push, pull or both")
+        if self.mode != Mode.PUSH and self.qos == 0:
+            raise ValueError(f"mode {self.mode} at QoS 0: what is never stored can't be pulled")
+        if not 0 <= self.pull_after_ms <= MAX_PULL_AFTER_MS:
+            raise ValueError(f"pull_after_ms {self.pull_after_ms} is not between 0 and {MAX_PULL_AFTER_MS}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from infra.register import Register, SessionView, StoreItem, StoreOutcome
 from infra.wire import Downlink, Hint
 from schemas import names
 from schemas.codec import Undecodable, decode_as
-from schemas.codes import State
+from schemas.codes import Mode, State
 from schemas.partition import partition_of
 from schemas.records import PushMessage, Receipt
 from workers.hints import HintSender
@@ -224,14 +224,18 @@ def _nobody(item: Accepted) -> Dead:
 
 def _hint(item: Accepted, session: SessionView, n: int, remaining_s: int) -> Hint:
     message = item.message
+    notice = message.mode == Mode.PULL
     downlink = Downlink(
         message.id,
         n,
-        message.payload,
+        b"" if notice else message.payload,
         remaining_s,
         message.group or "",
         message.content_type or "",
         message.correlation,
         list(message.properties.items()),
+        len(message.payload) if notice else -1,
+        message.mode == Mode.BOTH,
+        message.pull_after_ms,
     )
     return Hint(item.key, session.number, message.product, downlink)

@@ -52,6 +52,8 @@ async def park(journal: Journal, register: Register, parked: Sequence[Parked], b
             content_type=item.body.content_type or None,
             correlation=item.body.correlation,
             properties=dict(item.body.properties),
+            mode=item.body.mode,
+            pull_after_ms=item.body.pull_after_ms,
         )
         letter = DeadLetter(
             topic=names.MESSAGES,

@@ -23,7 +23,7 @@ from infra.register.fold import Fold
 from infra.settings import KafkaSettings
 from infra.wire import Bind, SettledJob
 from schemas import codec, names
-from schemas.codes import State, Status
+from schemas.codes import Mode, State, Status
 from schemas.partition import partition_of
 from schemas.records import MAX_TTL_S, ClientRecord, PushMessage, Receipt, StatusEvent
 from workers.owed import produce_receipts
@@ -238,14 +238,19 @@ class Refold:
 
 def to_store(message: PushMessage, expires_ms: int) -> StoreMessage:
     """A record as the register stores it."""
+    apart = message.mode == Mode.PULL
     body = Stored(
-        message.payload,
+        b"" if apart else message.payload,
         message.group or "",
         message.content_type or "",
         message.correlation,
         list(message.properties.items()),
+        message.mode,
+        len(message.payload),
+        message.pull_after_ms,
     )
-    return StoreMessage(message.id, message.priority, expires_ms, message.collapse_key or "", body)
+    collapse = message.collapse_key or ""
+    return StoreMessage(message.id, message.priority, expires_ms, collapse, body, message.payload if apart else b"")
 
 
 def fold_session(before: LastSession | None, key: str, event: StatusEvent) -> LastSession:

@@ -1,4 +1,4 @@
-"""The saver answers rooms: `connect, bind, sync, unbind, disconnect`.
+"""The saver answers rooms: `connect, bind, sync, unbind, disconnect, pull`; and center: `confirm`.
 
 It is the only writer of sessions, of `push.status` and `push.clients`, and of per-client receipts for acks. The order is always
 the same: what must be in Kafka first (receipts), the script, what follows from it in Kafka, the answer. A failure between leaves
@@ -17,13 +17,16 @@ import structlog
 from infra.bus import Bus, BusError
 from infra.journal import Entry, Journal
 from infra.keeper import Keeper
-from infra.register import Bound, Connected, Parking, PendingItem, PendingPage, Register
+from infra.register import Bound, Connected, Parking, PendingItem, PendingPage, Pulled, Register
 from infra.wire import (
     MAX_BYTES,
+    NOTICED,
     OK,
+    RETRY,
     Ack,
     BindItem,
     BindResult,
+    ConfirmItem,
     ConnectItem,
     ConnectResult,
     DisconnectItem,
@@ -31,6 +34,8 @@ from infra.wire import (
     Downlink,
     Kick,
     Page,
+    PullItem,
+    PullResult,
     SettledJob,
     SyncItem,
     SyncResult,
@@ -38,18 +43,20 @@ from infra.wire import (
     size_of,
 )
 from schemas import names
-from schemas.codes import State, Status
+from schemas.codes import Mode, State, Status
 from schemas.records import ClientProduct, ClientRecord, Receipt, StatusEvent
 from workers.owed import park, pay
 from workers.responder import respond
 
 TAKEN_OVER: Final = 0x8E
+PULLS_AT_ONCE: Final = 64
+"""Bodies read for one answer, at most: each may have 64 KiB."""
 
 log = structlog.get_logger("saver")
 
 
 class Saver:
-    """The five answers."""
+    """The answers."""
 
     def __init__(self, bus: Bus, journal: Journal, register: Register, keeper: Keeper) -> None:
         self._bus = bus
@@ -59,7 +66,7 @@ class Saver:
         self._encode = msgspec.msgpack.Encoder().encode
 
     async def start(self) -> None:
-        """Serve the five subjects."""
+        """Serve the subjects."""
         queue = names.SAVER_QUEUE
         await respond(self._bus, "connect", subject=names.SAVER_CONNECT, queue=queue, item=ConnectItem, handle=self.connect)
         await respond(self._bus, "bind", subject=names.SAVER_BIND, queue=queue, item=BindItem, handle=self.bind)
@@ -68,11 +75,13 @@ class Saver:
         await respond(
             self._bus, "disconnect", subject=names.SAVER_DISCONNECT, queue=queue, item=DisconnectItem, handle=self.disconnect
         )
+        await respond(self._bus, "pull", subject=names.SAVER_PULL, queue=queue, item=PullItem, handle=self.pull)
+        await respond(self._bus, "confirm", subject=names.SAVER_CONFIRM, queue=queue, item=ConfirmItem, handle=self.confirm)
 
     async def stop(self) -> None:
         """The bus stops the handlers."""
 
-    # --- the five ------------------------------------------------------------------------------------------------------
+    # --- sessions ------------------------------------------------------------------------------------------------------
 
     async def connect(self, items: Sequence[ConnectItem]) -> list[ConnectResult]:
         """Number the sessions, tell `push.status`, and tell the rooms that lost one."""
@@ -152,11 +161,30 @@ class Saver:
         await park(self._journal, self._register, [parked for result in results for parked in result.parked], parking)
         return [DoneResult(result.status) for result in results]
 
+    # --- bodies that are pulled ---------------------------------------------------------------------------------------
+
+    async def pull(self, items: Sequence[PullItem]) -> list[PullResult]:
+        """The bodies, as far as they fit one answer; who is left out asks again. What is read changes nothing."""
+        found = await self._register.pull(items[:PULLS_AT_ONCE])
+        budget = _Budget()
+        results = [_pulled(each, budget) for each in found]
+        return [*results, *(PullResult(RETRY) for _ in items[PULLS_AT_ONCE:])]
+
+    async def confirm(self, items: Sequence[ConfirmItem]) -> list[DoneResult]:
+        """What a client had by HTTP: its receipt, then it is settled. Only what is pending can be confirmed."""
+        found = await self._register.pull([PullItem(item.key, 0, 0, item.ack.product, item.ack.id) for item in items])
+        good = [item for item, each in zip(items, found, strict=True) if each.status == OK]
+        await self._receipt_acks((item.key, [item.ack]) for item in good)
+        now = _now_ms()
+        await self._register.settle([(item.key, item.ack.product, [(item.ack.id, now)]) for item in good])
+        return [DoneResult(each.status) for each in found]
+
     # --- parts ---------------------------------------------------------------------------------------------------------
 
     async def _receipt_acks(self, acks: Iterable[tuple[str, list[Ack]]]) -> None:
         now = _now_ms()
-        entries = [_by_client(names.RECEIPTS, _receipt(key, ack, now)) for key, group in acks for ack in group]
+        settled = [(key, ack) for key, group in acks for ack in group if ack.state != NOTICED]
+        entries = [_by_client(names.RECEIPTS, _receipt(key, ack, now)) for key, ack in settled]
         await self._journal.produce(entries)
 
     async def _tell_old_room(self, key: str, result: Connected) -> None:
@@ -235,6 +263,13 @@ def _receipt(key: str, ack: Ack, at_ms: int) -> Receipt:
     )
 
 
+def _pulled(found: Pulled, budget: _Budget) -> PullResult:
+    if found.item is None:
+        return PullResult(found.status)
+    message = _downlink(found.item, whole=True)
+    return PullResult(found.status, message) if budget.takes(message) else PullResult(RETRY)
+
+
 class _Budget:
     """The bytes that the pages of one reply may have together (a reply beyond NATS's limit would never arrive).
 
@@ -245,6 +280,14 @@ class _Budget:
     def __init__(self) -> None:
         self._left = MAX_BYTES
 
+    def takes(self, message: Downlink) -> bool:
+        """Does it fit? Then its bytes are taken."""
+        size = size_of(message)
+        if size > self._left and self._left < MAX_BYTES:
+            return False
+        self._left -= size
+        return True
+
     def page(self, page: PendingPage | None) -> Page | None:
         """The page as the wire has it, as far as it fits."""
         if page is None:
@@ -252,16 +295,18 @@ class _Budget:
         items: list[Downlink] = []
         for item in page.items:
             message = _downlink(item)
-            size = size_of(message)
-            if size > self._left and self._left < MAX_BYTES:
+            if not self.takes(message):
                 break
-            self._left -= size
             items.append(message)
         return Page(page.product, page.n, items, page.more or len(items) < len(page.items))
 
 
-def _downlink(item: PendingItem) -> Downlink:
+def _downlink(item: PendingItem, *, whole: bool = False) -> Downlink:
+    """A pending message as a room writes it: in mode `pull` its notice, unless the `whole` was asked for."""
     body = item.body
     return Downlink(
-        item.id, item.n, body.payload, item.expires_in_s, body.group, body.content_type, body.correlation, body.properties
-    )
+        item.id, item.n, body.payload, item.expires_in_s, body.group, body.content_type, body.correlation, body.properties,
+        -1 if whole or body.mode != Mode.PULL else body.size,
+        not whole and body.mode == Mode.BOTH,
+        body.pull_after_ms,
+    )  # fmt: skip

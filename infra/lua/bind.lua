@@ -4,10 +4,11 @@
 local a = cmsgpack.unpack(ARGV[1])
 local s, c, owed, first = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local product, p, now = a[2], product_keys(5), clock()
-if not claim(s, c, me_from(a[1])) then return {'superseded'} end
+local me = me_from(a[1])
+if not claim(s, c, me) then return {'superseded'} end
 redis.call('HSET', s, 'b:' .. product, ARGV[2])
 redis.call('HSETNX', first, 'at', now)
 local known = redis.call('HMGET', first, 'at', 'document', 'user')
 redis.call('ZREMRANGEBYSCORE', p.j, '-inf', now)
-local content = page(p, owed, product, a[3], a[4], a[5], now)
+local content = page(p, owed, product, a[3], a[4], a[5], now, me)
 return {'ok', now, known[1], known[2] or '', known[3] or '', content, redis.call('ZRANGE', p.j, 0, -1), owed_now(owed)}

@@ -1,6 +1,7 @@
 -- Shared by every script of the register. All keys of a script carry one hash tag, {realm:client}, so they lie in one slot.
 -- A product's keys come as a table: q pending, m bodies, n store number, t settled ids, k collapse index, j settled jobs.
--- A body is `<expires_ms>|<collapse key>|<bytes>`; a pending score is class * 2^48 + n.
+-- A body is `<expires_ms>|<collapse key>|<bytes>`, with an `n` before it where it may be a notice: then the field `<id>/` of m is
+-- the payload, if that lies apart, and `<id>!` the session that had the notice. A pending score is class * 2^48 + n.
 -- GENERATION is the register's, set by the line that infra/register/shards.py puts before this text: the hash of a script is the
 -- fence, a process that does not know the present generation has no script to run (docs/adr/0007).
 
@@ -17,8 +18,8 @@ local function product_keys(first)
 end
 
 local function header(body)
-  local _, last, expires, collapse = string.find(body, '^(%d+)|([^|]*)|')
-  return tonumber(expires), collapse, last
+  local _, last, notice, expires, collapse = string.find(body, '^(n?)(%d+)|([^|]*)|')
+  return tonumber(expires), collapse, last, notice == 'n'
 end
 
 -- Settled ids are remembered for an hour at least, and the last 128.
@@ -37,9 +38,10 @@ end
 local function remove(p, id)
   local body = redis.call('HGET', p.m, id)
   if not body then return false end
-  local _, collapse = header(body)
+  local _, collapse, _, notice = header(body)
   if collapse ~= '' and redis.call('HGET', p.k, collapse) == id then redis.call('HDEL', p.k, collapse) end
   redis.call('HDEL', p.m, id)
+  if notice then redis.call('HDEL', p.m, id .. '/', id .. '!') end
   redis.call('ZREM', p.q, id)
   return true
 end
@@ -51,9 +53,23 @@ local function end_message(p, owed, product, id, state, now)
   redis.call('HSET', owed, product .. ' ' .. id, state)
 end
 
+-- A session, as a mark beside a message.
+local function tag(me)
+  return string.format('%.0f:%.0f', me.generation, me.number)
+end
+
+-- The client has these notices: {product place, id}. The body stays pending until it is settled.
+local function mark_noticed(products, noticed, me)
+  for _, each in ipairs(noticed) do
+    local p = products[each[1]]
+    if redis.call('HEXISTS', p.m, each[2]) == 1 then redis.call('HSET', p.m, each[2] .. '!', tag(me)) end
+  end
+end
+
 -- The first pending messages that are not in `window` (a list of ids): {n, more, n1, id1, body1, n2, …}.
--- What has expired on the way is ended. At most `limit` messages and about `bytes` bytes (one always fits).
-local function page(p, owed, product, window, limit, bytes, now)
+-- What has expired on the way is ended, and what session `me` had a notice of is left out. At most `limit` messages and about
+-- `bytes` bytes (one always fits).
+local function page(p, owed, product, window, limit, bytes, now, me)
   local held = {}
   for _, id in ipairs(window) do held[id] = true end
   local items, size, more, from = {}, 0, 0, 0
@@ -65,10 +81,12 @@ local function page(p, owed, product, window, limit, bytes, now)
       local id = found[i]
       if not held[id] then
         local body = redis.call('HGET', p.m, id)
-        local expires, _, last = header(body)
+        local expires, _, _, notice = header(body)
         if expires <= now then
           end_message(p, owed, product, id, 'expired', now)
           removed = removed + 1
+        elseif notice and redis.call('HGET', p.m, id .. '!') == tag(me) then
+          -- it waits for the client to pull it
         elseif #items >= 3 * limit or (size > 0 and size + #body > bytes) then
           more = 1
           break

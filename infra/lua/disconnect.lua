@@ -1,6 +1,6 @@
 -- KEYS: session, counter, owed, guard, then six a product. ARGV: msgpack {me, products, acks, jobs, unacked, fruitless, acked, parking}.
 -- Acks and settled jobs count whoever has the session now; it is removed only if it is still this one.
--- `unacked`: {product place, id}; `parking`: {connections, ms}. Returns {status, owed, what is to be parked: place, id, body, …}.
+-- `unacked`: {product place, id}; `parking`: {connections, ms}. Returns {status, owed, what is to be parked: place, id, body, payload apart, …}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, owed, guard, now, me = KEYS[1], KEYS[3], KEYS[4], clock(), me_from(a[1])
 local products = load_products(a[2], 5)
@@ -28,6 +28,7 @@ local function park()
         parked[#parked + 1] = entry[1]
         parked[#parked + 1] = entry[2]
         parked[#parked + 1] = body
+        parked[#parked + 1] = redis.call('HGET', p.m, entry[2] .. '/')
       end
     end
   end

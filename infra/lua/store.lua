@@ -1,4 +1,5 @@
--- KEYS: session, owed, then the product's six. ARGV: msgpack {product, cap, messages}, a message: {id, class, expires_ms, collapse}; then the messages' bodies.
+-- KEYS: session, owed, then the product's six. ARGV: msgpack {product, cap, messages}, a message: {id, class, expires_ms, collapse}, and
+-- for one that may be a notice the place of its payload in ARGV (0: in the body); then the messages' bodies, then the payloads.
 -- Returns {session fields, bind, now, n of each message (0: it is not to be hinted), owed}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, owed, p, now = KEYS[1], KEYS[2], product_keys(3), clock()
@@ -27,7 +28,9 @@ local function add(message, body)
   end
   local n = redis.call('INCR', p.n)
   redis.call('ZADD', p.q, string.format('%.0f', class * CLASS + n), id)
-  redis.call('HSET', p.m, id, string.format('%.0f', expires) .. '|' .. collapse .. '|' .. body)
+  local notice, place = message[5] and 'n' or '', message[5] or 0
+  redis.call('HSET', p.m, id, notice .. string.format('%.0f', expires) .. '|' .. collapse .. '|' .. body)
+  if place > 0 then redis.call('HSET', p.m, id .. '/', ARGV[place]) end
   while redis.call('ZCARD', p.q) > cap do evict() end
   return n
 end

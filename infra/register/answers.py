@@ -16,13 +16,14 @@ from infra.register.views import (
     Parked,
     PendingItem,
     PendingPage,
+    Pulled,
     SessionView,
     Stored,
     StoreItem,
     StoreOutcome,
     Synced,
 )
-from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, SyncItem
+from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem
 
 SESSION: Final = ("generation", "number", "room", "epoch", "connection")
 
@@ -61,10 +62,20 @@ def page(product: str, raw: Sequence[Any], now_ms: int) -> PendingPage:
     n, more, flat = raw
     items = []
     for number, message_id, packed in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-        expires, _, body = packed.split(b"|", 2)
-        remaining = -((now_ms - int(expires)) // 1000)
-        items.append(PendingItem(int(number), text(message_id), _unpack_stored.decode(body), max(1, remaining)))
+        items.append(_item(number, message_id, packed, now_ms))
     return PendingPage(product, int(n), bool(int(more)), items)
+
+
+def _item(number: Any, message_id: Any, packed: bytes, now_ms: int, apart: bytes | None = None) -> PendingItem:
+    """A pending message: `<n if it may be a notice><expires>|<collapse key>|<Stored>`, its payload perhaps apart."""
+    expires, _, body = packed.split(b"|", 2)
+    remaining = -((now_ms - int(expires.lstrip(b"n"))) // 1000)
+    return PendingItem(int(number), text(message_id), _stored(body, apart), max(1, remaining))
+
+
+def _stored(packed: bytes, apart: bytes | None) -> Stored:
+    stored = _unpack_stored.decode(packed)
+    return stored if apart is None else msgspec.structs.replace(stored, payload=apart)
 
 
 def connected(item: ConnectItem, answer: Sequence[Any]) -> Connected:
@@ -102,6 +113,14 @@ def synced(item: SyncItem, answer: Sequence[Any]) -> Synced:
     return Synced(text(status), pages, owed(item.key, due), bool(missing))
 
 
+def pulled(item: PullItem, answer: Sequence[Any]) -> Pulled:
+    """Of `pull.lua`."""
+    if len(answer) == 1:
+        return Pulled(text(answer[0]))
+    status, now, number, packed, apart = answer
+    return Pulled(text(status), _item(number, item.id, packed, int(now), apart))
+
+
 def stored(item: StoreItem, answer: Sequence[Any]) -> StoreOutcome:
     """Of `store.lua`."""
     where, packed, now, numbers, due = answer
@@ -115,7 +134,7 @@ def gone(item: DisconnectItem, answer: Sequence[Any]) -> Gone:
         dict.fromkeys([*(a.product for a in item.acks), *(j.product for j in item.jobs), *(p for p, _ in item.unacked)])
     )
     parked = [
-        Parked(item.key, products[int(place) - 1], text(message_id), _unpack_stored.decode(packed.split(b"|", 2)[2]))
-        for place, message_id, packed in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        Parked(item.key, products[int(place) - 1], text(message_id), _stored(packed.split(b"|", 2)[2], apart))
+        for place, message_id, packed, apart in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
     ]
     return Gone(text(status), owed(item.key, due), parked)

@@ -8,8 +8,19 @@ from typing import Any, Final
 import msgspec
 
 from infra.register.views import LastSession, Parking, SessionView, StoreItem
-from infra.wire import BindItem, ConnectItem, DisconnectItem, ProductWindow, SettledJob, SyncItem, UnbindItem
+from infra.wire import (
+    NOTICED,
+    BindItem,
+    ConnectItem,
+    DisconnectItem,
+    ProductWindow,
+    PullItem,
+    SettledJob,
+    SyncItem,
+    UnbindItem,
+)
 from schemas import names
+from schemas.codes import Mode
 
 PAGE_BYTES: Final = 64 * 1024
 """Bytes of bodies in one page, about; one message always fits."""
@@ -47,8 +58,9 @@ def sync_call(i: SyncItem) -> Call:
         [item.window for item in i.products],
         [item.limit for item in i.products],
         PAGE_BYTES,
-        [[products[ack.product], ack.id] for ack in i.acks],
+        [[products[ack.product], ack.id] for ack in i.acks if ack.state != NOTICED],
         _jobs(products, i.jobs),
+        [[products[ack.product], ack.id] for ack in i.acks if ack.state == NOTICED],
     ]
     return "sync", _client_keys(i.key, products), [pack(arguments), *(pack(item.bind) for item in i.products)]
 
@@ -57,7 +69,7 @@ def disconnect_call(i: DisconnectItem, parking: Parking) -> Call:
     """`disconnect.lua`."""
     touched = [*(ack.product for ack in i.acks), *(job.product for job in i.jobs), *(product for product, _ in i.unacked)]
     products = _places((), touched)
-    acks = [[products[ack.product], ack.id] for ack in i.acks]
+    acks = [[products[ack.product], ack.id] for ack in i.acks if ack.state != NOTICED]
     unacked = [[products[product], message_id] for product, message_id in i.unacked]
     bounds = [parking.connections, int(parking.seconds * 1000)]
     arguments = [_me(i), list(products), acks, _jobs(products, i.jobs), unacked, i.fruitless, i.acked, bounds]
@@ -74,8 +86,23 @@ def unbind_call(i: UnbindItem) -> Call:
 def store_call(i: StoreItem) -> Call:
     """`store.lua`."""
     keys = [names.session_key(i.key), names.owed_key(i.key), *_product_keys(i.key, i.product)]
-    messages = [[m.id, m.priority, m.expires_ms, m.collapse_key] for m in i.messages]
-    return "store", keys, [pack([i.product, i.cap, messages]), *(pack(m.body) for m in i.messages)]
+    apart = [m for m in i.messages if m.body.mode == Mode.PULL]
+    messages: list[list[Any]] = [[m.id, m.priority, m.expires_ms, m.collapse_key] for m in i.messages]
+    for m, message in zip(i.messages, messages, strict=True):
+        if m.body.mode != Mode.PUSH:
+            message.append(1 + len(messages) + apart.index(m) + 1 if m in apart else 0)
+    return "store", keys, [pack([i.product, i.cap, messages]), *(pack(m.body) for m in i.messages), *(m.apart for m in apart)]
+
+
+def pull_call(i: PullItem) -> Call:
+    """`pull.lua`."""
+    keys = [names.session_key(i.key), *_product_keys(i.key, i.product)]
+    return "pull", keys, [pack([i.generation, i.number, i.id])]
+
+
+def peek_call(key: str, product: str, limit: int) -> Call:
+    """`peek.lua`."""
+    return "peek", _product_keys(key, product), [limit]
 
 
 def _me(item: BindItem | SyncItem | UnbindItem | DisconnectItem) -> list[Any]:

@@ -15,6 +15,8 @@ from infra.register.calls import (
     disconnect_call,
     expire_call,
     pack,
+    peek_call,
+    pull_call,
     settle_call,
     store_call,
     sweep_call,
@@ -29,13 +31,15 @@ from infra.register.views import (
     Gone,
     Owed,
     Parking,
+    PendingPage,
+    Pulled,
     SessionView,
     StoreItem,
     StoreOutcome,
     Synced,
 )
 from infra.settings import RedisSettings
-from infra.wire import RETRY, Bind, BindItem, ConnectItem, DisconnectItem, SyncItem, UnbindItem
+from infra.wire import RETRY, Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem, UnbindItem
 from schemas import names
 
 I = TypeVar("I")  # noqa: E741
@@ -89,6 +93,10 @@ class Register:
     async def disconnect(self, items: Sequence[DisconnectItem], parking: Parking = Parking()) -> list[Gone]:  # noqa: B008 - frozen
         """Settle acks, save settled jobs, count what was never acknowledged, and remove the session if it is still this one."""
         return await self._each(items, lambda item: disconnect_call(item, parking), answers.gone, lambda: Gone(RETRY))
+
+    async def pull(self, items: Sequence[PullItem]) -> list[Pulled]:
+        """The pending messages of these ids, each with its payload. Nothing is changed."""
+        return await self._each(items, pull_call, answers.pulled, lambda: Pulled(RETRY))
 
     async def settle(self, items: Sequence[tuple[str, str, list[tuple[str, int]]]]) -> None:
         """Receipts are in Kafka: (key, product, [(id, at ms)]) are no longer pending."""
@@ -182,6 +190,12 @@ class Register:
         if not fields and not known and not any(pending.values()):
             return None
         return ClientView(answers.session([fields.get(name) for name in SESSION]), binds, pending)
+
+    async def peek(self, key: str, product: str, limit: int) -> PendingPage:
+        """What is pending, as a page would bring it, at most `limit` messages; nothing is changed. Raises RegisterDown."""
+        [answer] = await self._run([peek_call(key, product, limit)])
+        now, raw = answer
+        return answers.page(product, raw, int(now))
 
     # --- for the sweep -------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,9 @@ PIPELINE: Final = 100
 """Commands in one pipeline, at most."""
 LOOK_EVERY: Final = 0.2
 """A shard that is not open is looked at again after this many seconds, whoever asks."""
-SCRIPTS: Final = ("connect", "bind", "sync", "unbind", "disconnect", "store", "sweep", "expire", "settle", "restore", "members")
+SCRIPTS: Final = (
+    "connect", "bind", "sync", "unbind", "disconnect", "pull", "peek", "store", "sweep", "expire", "settle", "restore", "members",
+)  # fmt: skip
 
 OPEN, FOLDING = "open", "folding"
 

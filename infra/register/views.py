@@ -7,16 +7,23 @@ from dataclasses import dataclass, field
 import msgspec
 
 from infra.wire import Bind, JobNumber, SettledJob
+from schemas.codes import Mode
 
 
 class Stored(msgspec.Struct, array_like=True, frozen=True):
-    """What is kept of a pending message besides its id, number and expiry."""
+    """What is kept of a pending message besides its id, number and expiry.
+
+    In mode `pull` the payload lies apart, so that pages stay small; `size` is how many bytes it has.
+    """
 
     payload: bytes
     group: str = ""
     content_type: str = ""
     correlation: bytes | None = None
     properties: list[tuple[str, str]] = []
+    mode: str = Mode.PUSH.value
+    size: int = 0
+    pull_after_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,14 @@ class Synced:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulled:
+    """The answer to pull: `item` has its payload, whatever the mode."""
+
+    status: str
+    item: PendingItem | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Parking:
     """The never-ack guard's bounds: so many connections in which nothing was acknowledged, over at least so many seconds."""
 
@@ -144,13 +159,14 @@ class LastSession:
 
 @dataclass(frozen=True, slots=True)
 class StoreMessage:
-    """One message to store. `expires_ms` by Kafka's append time plus the TTL."""
+    """One message to store. `expires_ms` by Kafka's append time plus the TTL; `apart`: the payload, in mode `pull`."""
 
     id: str
     priority: int
     expires_ms: int
     collapse_key: str
     body: Stored
+    apart: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

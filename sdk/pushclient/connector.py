@@ -26,6 +26,8 @@ Token = str | Callable[[], str | Awaitable[str]]
 
 KEEP_ALIVE_S = {"wifi": 480, "4g": 480, "3g": 300, "2g": 300}
 DEFAULT_KEEP_ALIVE_S = 300
+GHOST_S = 120.0
+TAKEN_OVER = 0x8E
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,6 +77,7 @@ class Connector:
         self._task: asyncio.Task[None] | None = None
         self._over = False
         self._kept = False  # the server keeps our session when the connection is lost
+        self._ghost_until = 0.0  # until then an attempt of ours that we gave up may still take our session
 
     # --- what the client calls --------------------------------------------------------------------------------------
 
@@ -122,6 +125,8 @@ class Connector:
         if link is not self._link:
             return
         self._link = None
+        if link.opened_at is None and ending.code is None:  # it may yet read our CONNECT
+            self._ghost_until = asyncio.get_running_loop().time() + GHOST_S
         self._session.lost()
         if self._over:
             return
@@ -155,7 +160,11 @@ class Connector:
         )
 
     def _judged(self, ending: Ending) -> Ending:
-        """A token that ran out on a live connection is no refusal where the next one is fresh."""
+        """A token that ran out on a live connection is no refusal where the next one is fresh; nor is it another device that
+        took over, but a server which had stalled, where we gave up an attempt a while ago: that is good for one return."""
+        if ending.code == TAKEN_OVER and asyncio.get_running_loop().time() < self._ghost_until:
+            self._ghost_until = 0.0
+            return Ending(Verdict.RETURN, f"{ending.text}, perhaps by an attempt of ours", ending.code, ending.retry_after_s)
         if ending.code in TOKEN_EXPIRED and callable(self._wishes.token):
             return Ending(Verdict.RETURN, ending.text, ending.code, ending.retry_after_s)
         return ending

@@ -20,7 +20,7 @@ from infra.local.brokers import LocalBrokers
 from infra.register import Owed, Parking, Register, Stored, StoreItem, StoreMessage
 from infra.register.fold import Fold, incarnate
 from infra.settings import RedisSettings
-from infra.wire import Ack, Bind, BindItem, ConnectItem, DisconnectItem, ProductWindow, SyncItem
+from infra.wire import NOTICED, Ack, Bind, BindItem, ConnectItem, DisconnectItem, ProductWindow, PullItem, SyncItem
 
 KEY = "main:machine"
 PRODUCT = "demo"
@@ -33,13 +33,15 @@ T = TypeVar("T")
 
 @dataclass
 class Message:
-    """A message of the model. `state` is empty while it is pending."""
+    """A message of the model. `state` is empty while it is pending; `noticed`: the session that has its notice."""
 
     id: str
     priority: int
     collapse: str
+    pull: bool
     n: int
     state: str = ""
+    noticed: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -126,10 +128,11 @@ class Machine(RuleBasedStateMachine):
         ids=st.lists(st.integers(0, 12), min_size=1, max_size=4),
         priority=st.integers(0, 2),
         collapse=st.sampled_from(["", "", "k"]),
+        pull=st.booleans(),
     )
-    def store(self, ids: list[int], priority: int, collapse: str) -> None:
+    def store(self, ids: list[int], priority: int, collapse: str, pull: bool) -> None:
         """[U1] an id that is pending or settled is not stored again; [U5] collapse; [U6] caps evict the lowest class, oldest."""
-        messages = [StoreMessage(f"m{n}", priority, FUTURE, collapse, Stored(b"%d" % n)) for n in ids]
+        messages = [_message(f"m{n}", priority, collapse, pull) for n in ids]
         [found] = self.run(self.register.store([StoreItem(self.key, PRODUCT, CAP, messages)]))
         ended: list[tuple[str, str]] = []
         for message in messages:
@@ -150,7 +153,8 @@ class Machine(RuleBasedStateMachine):
                 before.state = "replaced"
                 ended.append((before.id, "replaced"))
         self.n += 1
-        self.log.append(Message(message.id, message.priority, message.collapse_key, self.n))
+        pull = message.body.mode == "pull"
+        self.log.append(Message(message.id, message.priority, message.collapse_key, pull, self.n))
         while len(self.pending) > CAP:
             lowest = max(m.priority for m in self.pending)
             oldest = min((m for m in self.pending if m.priority == lowest), key=lambda m: m.n)
@@ -178,17 +182,22 @@ class Machine(RuleBasedStateMachine):
         acks = data.draw(st.lists(st.sampled_from(sorted(c.window)), unique=True)) if c.window else []
         for each in acks:  # the receipt is in Kafka first
             self.receipts.append((each, "acked"))
+        notices = sorted({m.id for m in self.log if m.pull} & c.window - set(acks))
+        noticed = data.draw(st.lists(st.sampled_from(notices), unique=True)) if notices else []
         item = SyncItem(
             *self.where(c),
-            [ProductWindow(Bind(PRODUCT, 1, []), sorted(c.window - set(acks)), LIMIT)],
-            [Ack(PRODUCT, each, "acked") for each in acks],
+            [ProductWindow(Bind(PRODUCT, 1, []), sorted(c.window - {*acks, *noticed}), LIMIT)],
+            [*(Ack(PRODUCT, each, "acked") for each in acks), *(Ack(PRODUCT, each, NOTICED) for each in noticed)],
             [],
         )
         [found] = self.run(self.register.sync([item]))
         self._settle(acks)  # whoever has the session
-        c.window -= set(acks)
+        c.window -= {*acks, *noticed}
         if self._loses(c, found.status):
             return
+        for message in self.pending:
+            if message.id in noticed:  # [U13] it stays pending, and this session has its notice
+                message.noticed = (c.generation, c.number)
         self._page(c, found.pages[0])
 
     def _loses(self, c: Connection, status: str) -> bool:
@@ -203,7 +212,7 @@ class Machine(RuleBasedStateMachine):
 
     def _page(self, c: Connection, page: Any) -> None:
         assert isinstance(page.items, list)
-        free = [m for m in self.pending if m.id not in c.window]
+        free = [m for m in self.pending if m.id not in c.window and m.noticed != (c.generation, c.number)]
         assert [item.id for item in page.items] == [m.id for m in free[:LIMIT]]
         assert page.more == (len(free) > LIMIT)
         assert page.n == self.n
@@ -227,6 +236,16 @@ class Machine(RuleBasedStateMachine):
         c.window.clear()
         self.connections.remove(c)
 
+    @rule(number=st.integers(0, 12))
+    def pull(self, number: int) -> None:
+        """[U13] What is pending has its body, in either mode; what is settled has none."""
+        [found] = self.run(self.register.pull([PullItem(self.key, 0, 0, PRODUCT, f"m{number}")]))
+        if any(m.id == f"m{number}" for m in self.pending):
+            assert found.item is not None
+            assert found.item.body.payload == b"%d" % number
+        else:
+            assert found.status == "gone"
+
     @rule()
     def lose_redis(self) -> None:
         """[R1] Emptied, then folded from Kafka: what was pending is pending, what was settled is settled, and nothing else."""
@@ -235,7 +254,7 @@ class Machine(RuleBasedStateMachine):
         self.run(self._fold())
         self.n = len(self.pending)
         for place, message in enumerate(sorted(self.pending, key=lambda m: m.n), 1):
-            message.n = place
+            message.n, message.noticed = place, (0, 0)
 
     async def _fold(self) -> None:
         shard = self.register.shards.all[0]
@@ -244,9 +263,7 @@ class Machine(RuleBasedStateMachine):
         fold = await _folding(self.register)
         await fold.settle([(self.key, PRODUCT, [(message, 1) for message, _ in self.receipts])])
         settled = {message for message, _ in self.receipts}
-        again = [
-            StoreMessage(m.id, m.priority, FUTURE, m.collapse, Stored(m.id[1:].encode())) for m in self.log if m.id not in settled
-        ]
+        again = [_message(m.id, m.priority, m.collapse, m.pull) for m in self.log if m.id not in settled]
         owed = await fold.store([StoreItem(self.key, PRODUCT, CAP, again)]) if again else []
         assert owed == []  # what would be ended again had its receipt
         assert await fold.done(0, 1)
@@ -266,6 +283,14 @@ class Machine(RuleBasedStateMachine):
             first.setdefault(message, state)
         for message in self.log:
             assert bool(message.state) == (message.id in first), message
+
+
+def _message(message_id: str, priority: int, collapse: str, pull: bool) -> StoreMessage:
+    """Its body is its number, which in mode `pull` lies apart."""
+    body = message_id[1:].encode()
+    if pull:
+        return StoreMessage(message_id, priority, FUTURE, collapse, Stored(b"", mode="pull", size=len(body)), body)
+    return StoreMessage(message_id, priority, FUTURE, collapse, Stored(body))
 
 
 async def _folding(register: Register) -> Fold:

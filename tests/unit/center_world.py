@@ -11,11 +11,13 @@ import httpx
 from journal_twin import JournalTwin
 
 from infra.keeper import Policy, Product
-from infra.register import ClientView, RegisterDown
+from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown
 from infra.rooms import RoomView
-from infra.wire import Lease, RoomEntry
+from infra.tokens import Verifier
+from infra.wire import Lease, PullItem, RoomEntry
 from workers.center import app
 from workers.center.ports import Parts
+from workers.center.problems import Problem
 
 KEY = "a-secret-key"
 
@@ -53,6 +55,34 @@ class ClientsTwin:
         if self.down:
             raise RegisterDown("the twin is down")
         return self.views.get(key)
+
+
+@dataclass
+class PendingTwin:
+    """What is pending, by (key, product); also who confirms it."""
+
+    items: dict[tuple[str, str], list[PendingItem]] = field(default_factory=dict)
+    status: str = "ok"
+    confirmed: list[tuple[str, str, str]] = field(default_factory=list)
+
+    async def peek(self, key: str, product: str, limit: int) -> PendingPage:
+        found = self.items.get((key, product), [])
+        return PendingPage(product, len(found), len(found) > limit, found[:limit])
+
+    async def pull(self, items: Sequence[PullItem]) -> list[Pulled]:
+        if self.status != "ok":
+            return [Pulled(self.status)] * len(items)
+        return [self._one(item) for item in items]
+
+    def _one(self, item: PullItem) -> Pulled:
+        found = [each for each in self.items.get((item.key, item.product), []) if each.id == item.id]
+        return Pulled("ok", found[0]) if found else Pulled("gone")
+
+    async def confirm(self, key: str, product: str, message_id: str) -> bool:
+        if self.status != "ok":
+            raise Problem("not-confirmed", "the twin is down")
+        self.confirmed.append((key, product, message_id))
+        return any(item.id == message_id for item in self.items.get((key, product), []))
 
 
 @dataclass
@@ -94,6 +124,8 @@ class World:
         self.rooms = RoomsTwin()
         self.clients = ClientsTwin()
         self.keys = KeysTwin()
+        self.pending = PendingTwin()
+        self.tokens = Verifier()
         self.jobs = JobsTwin()
         self.health = HealthTwin()
 
@@ -104,6 +136,9 @@ class World:
             documents=self.documents,
             rooms=self.rooms,
             clients=self.clients,
+            pending=self.pending,
+            confirmations=self.pending,
+            tokens=self.tokens,
             keys=self.keys,
             jobs=self.jobs,
             health=self.health,

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import mqtt5
+import msgspec
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from gateway import packets
-from gateway.auth import Verifier
 from gateway.client import BindState, Client
 from gateway.framing import decode
 from gateway.host import Host
@@ -21,7 +21,9 @@ from gateway.room import Room
 from gateway.session import Session
 from infra.keeper import Issuer, Policy, Product, SigningKey
 from infra.settings import RoomSettings
+from infra.tokens import Verifier
 from infra.wire import (
+    NOTICED,
     Announce,
     BindItem,
     BindResult,
@@ -35,6 +37,8 @@ from infra.wire import (
     Hint,
     JobNumber,
     Page,
+    PullItem,
+    PullResult,
     SettledJob,
     Slice,
     SliceReply,
@@ -82,6 +86,7 @@ class Socket:
         self.aborted = False
         self.waiting = 0
         self.stalled = False
+        self.hung_up = False
         self.on_resume: Callable[[], None] = lambda: None
 
     def write(self, data: bytes, /) -> None:
@@ -100,6 +105,9 @@ class Socket:
 
     def abort(self) -> None:
         self.closed = self.aborted = True
+
+    def left(self) -> bool:
+        return self.hung_up
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -148,6 +156,7 @@ class Register:
         self.pending: dict[tuple[str, str], list[Downlink]] = {}
         self.n: dict[tuple[str, str], int] = {}
         self.settled: list[tuple[str, str]] = []
+        self.noticed: set[tuple[str, str, str]] = set()
         self.disconnects: list[DisconnectItem] = []
         self.superseded = False
         self.number = 0
@@ -166,6 +175,11 @@ class Register:
         self.pending.setdefault((key, product), []).append(message)
         return message
 
+    @staticmethod
+    def whole(message: Downlink) -> Downlink:
+        """What a pull brings for a notice of `size` bytes."""
+        return msgspec.structs.replace(message, payload=b"b" * message.size if message.size >= 0 else message.payload, size=-1)
+
     def connect(self, item: ConnectItem, done: Done[ConnectResult]) -> Asked:
         return self._take(item, done)
 
@@ -176,6 +190,9 @@ class Register:
         return self._take(item, done)
 
     def unbind(self, item: UnbindItem, done: Done[DoneResult]) -> Asked:
+        return self._take(item, done)
+
+    def pull(self, item: PullItem, done: Done[PullResult]) -> Asked:
         return self._take(item, done)
 
     def disconnect(self, item: DisconnectItem) -> None:
@@ -211,17 +228,24 @@ class Register:
             return DoneResult(status)
         if isinstance(item, BindItem):
             return BindResult(status, 7, self.page(item.key, item.bind.product, item.window, item.limit), [])
+        if isinstance(item, PullItem):
+            found = [message for message in self.pending.get((item.key, item.product), []) if message.id == item.id]
+            return PullResult(status, self.whole(found[0])) if found else PullResult("gone")
         self._apply(item)
         return SyncResult(status, [self.page(item.key, part.bind.product, part.window, part.limit) for part in item.products])
 
     def _apply(self, item: SyncItem | DisconnectItem) -> None:
         for ack in item.acks:
+            if ack.state == NOTICED:
+                self.noticed.add((item.key, ack.product, ack.id))
+                continue
             self.settled.append((ack.id, ack.state))
             left = [message for message in self.pending.get((item.key, ack.product), []) if message.id != ack.id]
             self.pending[item.key, ack.product] = left
 
     def page(self, key: str, product: str, window: list[str], limit: int) -> Page:
-        free = [message for message in self.pending.get((key, product), []) if message.id not in window]
+        pending = self.pending.get((key, product), [])
+        free = [m for m in pending if m.id not in window and (key, product, m.id) not in self.noticed]
         return Page(product, self.n.get((key, product), 0), free[:limit], len(free) > limit)
 
 

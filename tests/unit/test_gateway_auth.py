@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from gateway_world import SECRET, WALL, claims, issuer, sign
 
-from gateway.auth import Refusal, Verifier
+from gateway.auth import Refusal, verified
 from gateway.reasons import Reason
 from infra.keeper import Issuer, SigningKey
+from infra.tokens import Verifier
 
 
 def verifier(*issuers: Issuer) -> Verifier:
@@ -26,7 +27,7 @@ def part(document: object) -> bytes:
 
 def refused(token: bytes, *, by: Verifier | None = None, client: str = "c1") -> Refusal:
     with pytest.raises(Refusal) as raised:
-        (by or verifier()).verify(token, client, WALL)
+        verified(by or verifier(), token, client, WALL)
     assert not token or token.decode("latin-1") not in raised.value.text
     assert SECRET not in raised.value.text
     return raised.value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +16,7 @@ from gateway_world import WALL, World, claims, sign
 from gateway.connection import Connection
 from gateway.wheel import RESOLUTION
 from infra.settings import RoomSettings
-from infra.wire import Downlink
+from infra.wire import ConnectItem, Downlink
 
 CONNECT = mqtt5.ConnectPacket("c1", password=sign(claims())).write()
 OTHER = mqtt5.ConnectPacket("c2", password=sign(claims("c2"))).write()
@@ -114,6 +116,18 @@ async def test_given_pipelined_packets_when_the_saver_is_slow_then_none_is_handl
         room.world.register.answer()
         kinds = [type(await client.packet()) for _ in range(4)]
         assert kinds == [mqtt5.ConnAckPacket, mqtt5.SubAckPacket, mqtt5.PingRespPacket, mqtt5.PingRespPacket]
+
+
+@pytest.mark.parametrize("abort", [False, True])
+async def test_given_a_room_that_was_stopped_when_a_peer_has_left_meanwhile_then_it_gets_no_session(abort: bool) -> None:
+    async with live() as room:
+        with socket.create_connection(("127.0.0.1", room.port)) as peer:  # the loop stands still: all of it waits in the kernel
+            peer.sendall(CONNECT)
+            if abort:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client = await room.client(OTHER)
+        await client.packet()
+        assert [item.key for item in room.world.register.of(ConnectItem)] == ["main:c2"]
 
 
 async def test_given_bytes_one_by_one_when_read_then_it_works_the_same() -> None:

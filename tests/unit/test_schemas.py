@@ -8,7 +8,7 @@ from dataclasses import fields
 import fastavro
 import pytest
 from aiokafka.partitioner import murmur2 as reference_murmur2
-from fastavro.schema import fingerprint
+from fastavro.schema import fingerprint, to_parsing_canonical_form
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,11 +81,13 @@ def test_the_header_is_the_single_object_encoding_of_the_specification() -> None
     assert codec.encode(EXAMPLES[0])[:2] == b"\xc3\x01"
 
 
-def test_a_producer_that_only_has_the_schema_file_is_understood() -> None:
-    document = codec.load_schema("PushMessage.v1")
+@pytest.mark.parametrize("version", ["PushMessage.v1", "PushMessage.v2"])
+def test_a_producer_that_only_has_the_schema_file_is_understood(version: str) -> None:
+    document = codec.load_schema(version)
     body = io.BytesIO()
     fastavro.schemaless_writer(body, fastavro.parse_schema(document), {"id": "x", "product": "p", "client": "c", "payload": b"1"})
-    data = codec.encode(EXAMPLES[0])[:10] + body.getvalue()
+    header = b"\xc3\x01" + bytes.fromhex(fingerprint(to_parsing_canonical_form(document), "CRC-64-AVRO"))
+    data = header + body.getvalue()
     assert codec.decode_as(PushMessage, data) == PushMessage(id="x", product="p", client="c", payload=b"1")
 
 

@@ -104,6 +104,21 @@ async def test_given_a_connect_rate_when_refused_then_the_wait_is_the_servers_an
     await client.close()
 
 
+async def test_given_an_attempt_given_up_when_it_takes_over_later_then_the_client_comes_back_once(server: Server) -> None:
+    client = make_client(server)
+    starting = asyncio.ensure_future(client.start())
+    (await server.raw()).cut()  # the server had our CONNECT, and said nothing
+    peer = await server.peer()
+    await starting
+    peer.disconnect(0x8E)
+    again = await server.peer()
+    await until(lambda: client.connected)
+    again.disconnect(0x8E)
+    with pytest.raises(TakenOver):
+        await anext(client.messages())
+    await client.close()
+
+
 async def test_given_an_unbind_while_away_then_it_is_told_to_a_session_that_is_present(server: Server) -> None:
     async with bound(server, session_expiry=60) as (client, peer):
         peer.cut()

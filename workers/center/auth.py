@@ -14,6 +14,9 @@ from workers.center.problems import Problem
 OPEN: Final = frozenset({"/", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/dispatch"})
 """Asked by devices, by supervisors, or to learn how to ask: none of them shows a client, a product or a payload."""
 
+OF_DEVICES: Final = "/v1/pull/"
+"""Paths of devices, which show their own token instead: their routes check it (workers/center/pull.py)."""
+
 DOCUMENTED: Final = [
     Security(HTTPBearer(auto_error=False, scheme_name="bearer", description="`Authorization: Bearer <API key>`")),
     Security(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key", description="`X-API-Key: <API key>`")),
@@ -23,6 +26,10 @@ DOCUMENTED: Final = [
 
 class NoKey(ValueError):
     """The API key is not configured."""
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(OF_DEVICES)
 
 
 class KeyCheck:
@@ -39,7 +46,7 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401, or pass on."""
-        if scope["type"] == "http" and scope["path"] not in OPEN and not self._shown(scope):
+        if scope["type"] == "http" and not _is_open(scope["path"]) and not self._shown(scope):
             detail = "give the API key as `Authorization: Bearer <key>` or `X-API-Key: <key>`"
             await Problem("unauthorized", detail).response()(scope, receive, send)
             return

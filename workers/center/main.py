@@ -17,9 +17,11 @@ from infra.register.idempotency import IdempotencyKeys
 from infra.rooms import Rooms
 from infra.settings import Settings
 from infra.telemetry import InternalListener, configure_logging
+from infra.tokens import Verifier
 from schemas import names
 from workers.center import app
 from workers.center.auth import NoKey
+from workers.center.confirm import Confirmations
 from workers.center.jobs import JobMirror
 from workers.center.ports import Parts
 from workers.center.readiness import Readiness
@@ -41,11 +43,16 @@ async def main(settings: Settings) -> int:
     register = Register(settings.redis)
     jobs = Mirror(bus, names.KV_JOBS, fail=life.fail)
     readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
+    tokens = Verifier()
+    keeper.on_change.append(lambda: tokens.load(keeper.issuers))
     parts = Parts(
         journal=journal,
         documents=keeper,
         rooms=rooms,
         clients=register,
+        pending=register,
+        confirmations=Confirmations(bus),
+        tokens=tokens,
         keys=IdempotencyKeys(register),
         jobs=JobMirror(bus, jobs),
         health=readiness,

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from infra.journal import Entry
+from infra.settings import Seconds
 from schemas import names
 from schemas.codes import Priority
-from schemas.records import PushMessage
+from schemas.records import MAX_PULL_AFTER_MS, PushMessage
 from workers.center.auth import DOCUMENTED
 from workers.center.content import Content, GroupName, IdempotencyKey, accept, claim_key, from_base64, product_of
 from workers.center.ids import choose_id
@@ -38,6 +39,13 @@ class Message(Content):
     )
     group: GroupName | None = Field(default=None, description="The topic it is delivered under: push/{product}/{group}.")
     correlation_base64: str | None = Field(default=None, description="MQTT Correlation Data, in base64.")
+    mode: Literal["push", "pull", "both"] = Field(
+        default="push",
+        description="`pull`: only a notice is pushed, the device pulls the body. `both`: only where it is too large.",
+    )
+    pull_after: Annotated[Seconds, Field(le=MAX_PULL_AFTER_MS / 1000, allow_inf_nan=False)] | None = Field(
+        default=None, description="With a notice: how long the device shall wait before it pulls, as `2s`."
+    )
     validate_only: bool = Field(default=False, description="Check the request, store nothing (answered 200).")
 
     @model_validator(mode="after")
@@ -95,6 +103,8 @@ def _record(parts: Parts, message: Message, idempotency_key: str | None) -> Push
         content_type=message.content_type,
         correlation=message.correlation(),
         properties=message.properties,
+        mode=message.mode,
+        pull_after_ms=round(1000 * (message.pull_after or 0)),
     )
     try:
         record.check()

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from infra.journal import Entry, Position
 from infra.keeper import Policy, Product
-from infra.register import ClientView
+from infra.register import ClientView, PendingPage, Pulled
 from infra.rooms import RoomView
+from infra.tokens import Grant
+from infra.wire import PullItem
 
 
 class Producer(Protocol):
@@ -48,6 +50,30 @@ class ClientTable(Protocol):
         """A client's session, binds and pending counts, None if nothing is known; raises RegisterDown."""
 
 
+class PendingTable(Protocol):
+    """What is pending for a client (infra.register.Register)."""
+
+    async def peek(self, key: str, product: str, limit: int) -> PendingPage:
+        """The first messages, as a page would bring them; raises RegisterDown."""
+
+    async def pull(self, items: Sequence[PullItem]) -> list[Pulled]:
+        """Messages with their payloads; raises RegisterDown."""
+
+
+class Confirmer(Protocol):
+    """Who settles what a device had by HTTP (workers.center.confirm.Confirmations)."""
+
+    async def confirm(self, key: str, product: str, message_id: str) -> bool:
+        """Settle it; False if it is not pending. Raises problems.Problem where that can't be done now."""
+
+
+class TokenCheck(Protocol):
+    """Devices' tokens (infra.tokens.Verifier)."""
+
+    def verify(self, token: bytes, client_id: str | None, wall: float) -> Grant:
+        """What a token allows; raises BadToken."""
+
+
 class KeyTable(Protocol):
     """What was asked under an idempotency key (infra.register.idempotency.IdempotencyKeys)."""
 
@@ -80,6 +106,9 @@ class Parts:
     documents: Documents
     rooms: RoomDirectory
     clients: ClientTable
+    pending: PendingTable
+    confirmations: Confirmer
+    tokens: TokenCheck
     keys: KeyTable
     jobs: JobBoard
     health: Health

@@ -1,0 +1,110 @@
+"""What a client's session says to the saver: one request at a time, and at the end the disconnect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.client import BindState, Client
+from gateway.host import Host
+from gateway.ports import Ask, Shell
+from gateway.reasons import End, Reason
+from gateway.window import Window
+from infra.wire import SUPERSEDED, Ack, DisconnectItem, SettledJob
+
+
+class Exchange:
+    """The request under way, what it carries that must not be lost, and the last word. `Delivery` is the only kind.
+
+    A client has at most one request at the saver: an answer is never older than another.
+    """
+
+    __slots__ = (
+        "_ask", "_confirming", "_confirming_jobs", "_dismiss", "_ended", "_jobs", "_shell", "acked", "client", "fruitless",
+        "host", "touch", "window",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        client: Client,
+        shell: Shell,
+        host: Host,
+        window: Window,
+        *,
+        touch: Callable[[], None],
+        dismiss: Callable[[Reason, End], None],
+    ) -> None:
+        self.client = client
+        self.host = host
+        self.window = window
+        self._shell = shell
+        self.touch = touch
+        self._dismiss = dismiss
+        self._ask: Ask | None = None
+        self._ended = ""
+        self._confirming: list[Ack] = []
+        self._confirming_jobs: list[tuple[BindState, list[SettledJob]]] = []
+        self._jobs: list[SettledJob] = []
+        self.fruitless = 0  # sockets in a row that acknowledged nothing of what was written
+        self.acked = False
+
+    def send(self, ask: Callable[[], Ask]) -> None:
+        """Ask the saver; only while idle. `ask` may be answered before it returns: then there is nothing to keep."""
+        self._ask = _STARTING
+        started = ask()
+        if self._ask is _STARTING:
+            self._ask = started
+
+    def answered(self, status: str | None) -> bool:
+        """May the result be used? After the end of the connection an answer only lets the disconnect go out."""
+        self._ask = None
+        if self._ended:
+            if status is not None and status != SUPERSEDED:
+                self._confirming = []
+                self._confirming_jobs = []
+            self._disconnect()
+            return False
+        if status == SUPERSEDED:
+            self._dismiss(Reason.TAKEN_OVER, End.TAKEN_OVER)
+        elif status is None:  # the link's queue was full
+            self._dismiss(Reason.SERVER_UNAVAILABLE, End.UNAVAILABLE)
+        return not self._ended
+
+    def end(self, reason: str) -> None:
+        """The socket is gone. The saver is told once the request under way is over: a late sync would register us again."""
+        if self._ended:
+            return
+        self._ended = reason
+        if self._shell.buffered() == 0:
+            self.window.drained()
+        for bind in self.client.binds.values():
+            if bind.ready:
+                self._jobs += self.host.fanout.settled_jobs(bind, all=True)
+                bind.ready = False
+                self.host.fanout.unbound(bind)
+        if self._ask is None:
+            self._disconnect()
+        else:
+            self._ask.cancel()
+
+    def _disconnect(self) -> None:
+        client, host = self.client, self.host
+        acks = [*self._confirming, *self.window.take_acks()]
+        unacked = [(item.product, item.id) for item in client.inflight.values()] if client.inflight else []
+        host.saver.disconnect(
+            DisconnectItem(
+                client.key, host.room, host.epoch, client.generation, client.number, self._ended, acks, self._jobs,
+                unacked, self.fruitless, self.acked,
+            )
+        )  # fmt: skip
+        client.binds.clear()
+
+
+class _Starting:
+    """Stands for the request while it is being asked."""
+
+    def cancel(self) -> None:
+        """Its own code runs: nothing can end the connection now but its answer."""
+
+
+_STARTING: Final[Ask] = _Starting()
