@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Literal, Self
 
-from . import topics
+from . import pulls, topics
 from .address import Address
 from .backoff import Backoff
 from .connector import Connector, Token, Wishes
@@ -190,6 +190,17 @@ class PushClient:
                 self._session.receiver.put_back(message)
                 raise
             await message.ack()
+
+    async def pull(self, notice: PushMessage, *, timeout: float = 30.0) -> PushMessage:
+        """The body of a notice (a message whose `pull` is set), not acknowledged: `await body.ack()` once it is processed.
+
+        Waits as long after the notice's arrival as the server wished (`pull_after`), then until the window has a place. The body
+        does not show in `messages()`. Two pulls of one body get the same message. A body whose acknowledgement was lost may
+        be noticed and pulled once more: then it is `settled` already. Raises PullRefused, PullTimeout after
+        `timeout` seconds, SessionEnded, ClientClosed, ValueError if the message is no notice. Where it was refused as larger
+        than `max_packet_size`, the body can be had by HTTP (docs/protocol.md).
+        """
+        return await pulls.pull(self._session, notice, within=timeout)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 

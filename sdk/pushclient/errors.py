@@ -6,6 +6,8 @@
     ├── NotBound              a request needs a bind for its reply: call bind() first
     ├── BindRefused           the server refused topics: .refused says which, and why
     ├── UplinkRefused         the server refused an uplink: .code says why; do not resend it unchanged
+    ├── PullRefused           the server gives no body: .code says why
+    ├── PullTimeout           no body in time (a TimeoutError as well); it stays pending
     ├── RequestTimeout        no reply in time (a TimeoutError as well)
     ├── DispatchError         the dispatcher gave no usable answer (the client goes on with what it knows)
     ├── ProtocolViolation     the server broke the protocol (the client reconnects by itself)
@@ -62,6 +64,20 @@ class UplinkRefused(PushError):
 
 class RequestTimeout(PushError, TimeoutError):
     """The reply did not come in time. The request itself may have been received."""
+
+
+class PullRefused(PushError):
+    """The server gives no body. `code`: 0x83 it is not pending (settled or expired), 0x87 the product is not bound, 0x97 it is
+    larger than this client's `max_packet_size` (by HTTP it can be had), 0x90 the topic."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"pull refused with 0x{code:02x} {reason}".rstrip())
+        self.code = code
+        self.reason = reason
+
+
+class PullTimeout(PushError, TimeoutError):
+    """The body did not come in time. It stays pending; should it come yet, it is delivered like any message."""
 
 
 class DispatchError(PushError):

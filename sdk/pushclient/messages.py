@@ -7,9 +7,12 @@ from typing import Protocol
 
 import mqtt5
 
+from .backoff import parse_seconds
 from .errors import ProtocolViolation
 
 MAX_REASON = 256
+MAX_PULL_AFTER_S = 3_600.0
+MAX_DIGITS = 16
 _REFUSALS = frozenset({0x80, 0x83, 0x87, 0x90, 0x97, 0x99})
 
 Key = tuple[str, str, bool]
@@ -30,8 +33,8 @@ class PushMessage:
     """One downlink, as it arrived.
 
     `id` is the push system's (None only from a server that sends none), `properties` are the sender's own. `expires_in`
-    counts in seconds from arrival. `duplicate` is the wire's DUP flag: it was on its way before, on this or on an
-    earlier connection. `pull` is set on a notice whose body has to be fetched.
+    counts in seconds from `arrived`, the event loop's time. `duplicate` is the wire's DUP flag: it was on its way before, on
+    this or on an earlier connection. `pull` is set on a notice whose body has to be fetched (`PushClient.pull`).
     """
 
     id: str | None
@@ -46,6 +49,7 @@ class PushMessage:
     correlation_data: bytes | None
     response_topic: str | None
     content_type: str | None
+    arrived: float = 0.0
     settled: bool = False
     packet_id: int | None = field(default=None, repr=False)
     link: object | None = field(default=None, repr=False)
@@ -54,6 +58,18 @@ class PushMessage:
     @property
     def pull(self) -> str | None:
         return self.properties.get("pull")
+
+    @property
+    def size(self) -> int | None:
+        """Of a notice: bytes of the body, None where the server did not say."""
+        text = self.properties.get("size", "")
+        return int(text) if self.pull is not None and text.isdecimal() and len(text) < MAX_DIGITS else None
+
+    @property
+    def pull_after(self) -> float:
+        """Of a notice: seconds from its arrival before which its body is not to be pulled."""
+        wish = parse_seconds(self.properties.get("pull-after", "")) if self.pull is not None else None
+        return min(wish or 0.0, MAX_PULL_AFTER_S)
 
     @property
     def key(self) -> Key | None:

@@ -13,6 +13,7 @@ from .errors import PushError
 from .inbox import Inbox
 from .link import Link
 from .messages import PushMessage
+from .pulls import Pulls
 from .replies import Replies
 from .state import Stats
 
@@ -24,6 +25,7 @@ class Receiver:
 
     def __init__(self, inbox: Inbox, stats: Stats, on_message: Callable[[PushMessage], None] | None) -> None:
         self.replies = Replies()
+        self.pulls = Pulls()
         self._inbox = inbox
         self._stats = stats
         self._on_message = on_message
@@ -37,10 +39,12 @@ class Receiver:
     def received(self, packet: mqtt5.PublishPacket) -> None:
         """Raises ProtocolViolation on a topic that is no push topic."""
         message = messages.from_packet(packet)
-        message.settler, message.link = self, self._link
+        message.settler, message.link, message.arrived = self, self._link, asyncio.get_running_loop().time()
         self._stats.received += 1
         earlier = self._inbox.earlier(message.key)
-        if earlier is not None:
+        if self.pulls.wants(message):
+            self._pulled(message, earlier)
+        elif earlier is not None and not self._is_new(message, earlier):
             self._repeated(message, earlier)
         elif self.replies.is_ours(message):
             self._replied(message)
@@ -84,6 +88,7 @@ class Receiver:
         if discard:
             self._inbox.clear()
         self.replies.end(over())
+        self.pulls.end(over())
         self._arrived.set()
 
     def _repeated(self, message: PushMessage, earlier: PushMessage | int) -> None:
@@ -92,6 +97,29 @@ class Receiver:
             self._acknowledge(message, earlier, "")
         elif message.qos:  # still in the consumer's hands: its PUBACK shall go where the server now waits for it
             earlier.link, earlier.packet_id, earlier.duplicate = message.link, message.packet_id, True
+
+    def _is_new(self, notice: PushMessage, earlier: PushMessage | int) -> bool:
+        """A notice that another session brings again: its body is not settled, and nobody has it in hand or waits for it."""
+        if notice.pull is None or notice.duplicate or earlier != 0:
+            return False
+        if self.pulls.noticed(notice):
+            return False
+        return not isinstance(self._inbox.earlier((notice.product, notice.pull, False)), PushMessage)
+
+    def _pulled(self, message: PushMessage, earlier: PushMessage | int | None) -> None:
+        """A body that somebody waits for; known already where an answer to it was lost, or it is still in somebody's hands."""
+        if earlier is not None:
+            self._repeated(message, earlier)
+            message.settled = True
+            return self.pulls.resolve(message if isinstance(earlier, int) else earlier)
+        message.settled = not message.qos
+        self._inbox.remember(message, message if message.qos else 0)
+        return self.pulls.resolve(message)
+
+    def take_over(self, message: PushMessage) -> None:
+        """A body for which nobody waits any more."""
+        if not message.settled and self._over is None:
+            self._deliver(message)
 
     def _replied(self, message: PushMessage) -> None:
         if not self.replies.resolve(message):

@@ -20,6 +20,11 @@ def uplink(product: str, kind: str) -> str:
     return f"up/{_checked(_NAME, 'product', product)}/{_checked(_NAME, 'uplink type', kind)}"
 
 
+def pull(product: str) -> str:
+    """The topic on which bodies are asked for: `pull/{product}`. Raises ValueError on a wrong name."""
+    return f"pull/{_checked(_NAME, 'product', product)}"
+
+
 def client_id(value: str) -> str:
     """`value`, if it can be a client id. Raises ValueError otherwise."""
     return _checked(_CLIENT, "client id", value)

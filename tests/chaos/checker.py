@@ -16,6 +16,7 @@ A message is known by its token, which its payload carries: so one whose accepta
 | `allow` | client, count, why: repeats that a crash or a reconnect may cause |
 | `status` | client, event, generation, session: read from `push.status` |
 | `online` | client, returns: it is connected at the end, and came back so often since the begin |
+| `refused`, `not-pulled` | id, client: a body that was not to be had; counts for nothing |
 | `uplink`, `puback`, `uplinked` | id, client: sent; acknowledged; read from `push.uplink` |
 
 Every event may carry `t`, s on one monotonic clock.
@@ -122,7 +123,7 @@ class Checker:
         self._pubacks: set[str] = set()
         self._uplinked: Counter[str] = Counter()
         for self._place, event in enumerate(events):  # the order of notes, finer than their times
-            getattr(self, "_take_" + event["e"])(event)
+            getattr(self, "_take_" + event["e"].replace("-", "_"))(event)
 
     # --- events --------------------------------------------------------------------------------------------------------
 
@@ -175,6 +176,12 @@ class Checker:
 
     def _take_online(self, e: dict[str, Any]) -> None:
         self._online[e["client"]] = e["returns"]
+
+    def _take_refused(self, e: dict[str, Any]) -> None:
+        """It was settled, expired or is pending: the rest of the ledger tells."""
+
+    def _take_not_pulled(self, e: dict[str, Any]) -> None:
+        """It is pending, or comes yet."""
 
     def _take_uplink(self, e: dict[str, Any]) -> None:
         self._uplinks.add(e["id"])

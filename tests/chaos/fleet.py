@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pushclient import Backoff, ConnectionState, PushClient, PushMessage
-from pushclient.errors import PushError
+from pushclient.errors import PullRefused, PushError
 from tests.chaos.history import History
 
 PRODUCT: Final = "demo"
 WINDOW: Final = 32
 CONNECTING: Final = 64
+PULL_TIMEOUT: Final = 90.0
 FLASH: Final = 30
 """Every second device asks for its session to be kept for so many seconds."""
 
@@ -35,6 +36,8 @@ class Device:
         self.client = client
         self.port = 0
         self.connections = 0
+        self.final = ""  # why the server told it not to come back
+        self._pulls: set[asyncio.Task[None] | None] = set()
         self.got: set[str] = set()
         self._fleet = fleet
         self.push = PushClient(
@@ -51,11 +54,33 @@ class Device:
         )
 
     def _take(self, message: PushMessage) -> None:
+        if message.pull is not None:
+            self._pulls.add(asyncio.create_task(self._pull(message)))
+            return
+        self._note(message)
+
+    async def _pull(self, notice: PushMessage) -> None:
+        """What can't be had now is noticed again by the next session, or is pending at the end."""
+        try:
+            body = await self.push.pull(notice, timeout=PULL_TIMEOUT)
+            if not body.settled:  # else its PUBACK had been lost
+                self._note(body)
+                await body.ack()
+        except PullRefused:
+            self._fleet.note("refused", id=notice.id, client=self.client)
+        except PushError:
+            self._fleet.note("not-pulled", id=notice.id, client=self.client)
+        finally:
+            self._pulls.discard(asyncio.current_task())
+
+    def _note(self, message: PushMessage) -> None:
         token = token_of(message.payload)
         self.got.add(token)
         self._fleet.note("got", token=token, id=message.id, client=self.client)
 
     def _state(self, state: ConnectionState) -> None:
+        if not state.connected and state.retry_in_s is None:
+            self.final = state.text
         if state.connected and state.address is not None:
             self.port = state.address[1]
             self.connections += 1
@@ -103,6 +128,11 @@ class Fleet:
     def connected(self) -> int:
         """How many are connected now."""
         return sum(device.push.connected for device in self.devices.values())
+
+    def finals(self) -> list[str]:
+        """Devices that were told not to come back: a problem in every row."""
+        found = [f"{client}: {device.final}" for client, device in self.devices.items() if device.final]
+        return [f"{len(found)} devices were told not to come back, as {found[0]}"] if found else []
 
     def connections(self) -> dict[str, int]:
         """How often each device has connected."""

@@ -108,7 +108,8 @@ class Run:
             self._say(f"{fault.name}: settled after {'never' if recovery is None else f'{recovery} s'}; who was away comes back")
             await world.fleet.join(world.away)
             await self._open.quiet(PATIENCE)
-            problems = [*await fault.holds(world, self._traffic), *await self._register_problems(), *world.down()]
+            problems = [*await fault.holds(world, self._traffic), *await self._register_problems()]
+            problems += [*world.down(), *world.fleet.finals()]
             await asyncio.sleep(LATE)
             world.fleet.end_row(per_connection=WINDOW + JOBS, for_all=fault.replays * WINDOW)
             await self._records.committed()

@@ -13,6 +13,7 @@ from infra.ops.http import Answered, CenterClient, Unreachable
 from infra.settings import KafkaSettings
 from infra.system import System
 from schemas import names
+from schemas.codes import Mode
 from schemas.records import PushMessage
 from tests.chaos.fleet import PRODUCT, Fleet
 from tests.chaos.history import History
@@ -112,6 +113,7 @@ class Traffic:
             (10, self._to_away),
             (5, self._collapsing),
             (5, self._short_lived),
+            (8, self._by_notice),
             (15, self._uplink),
         )
         weights, senders = zip(*kinds, strict=True)
@@ -132,6 +134,10 @@ class Traffic:
     def _by_kafka(self) -> None:
         self._produce(self._random.choice(self._online))
 
+    def _by_notice(self) -> None:
+        """To a device that is online or away: a notice, and its body is pulled."""
+        self._produce(self._random.choice([*self._online, *self._away]), mode=Mode.PULL)
+
     def _to_user(self) -> None:
         user = self._random.choice(sorted(self._users))
         token = self._offer(self._users[user])
@@ -147,10 +153,14 @@ class Traffic:
     def _short_lived(self) -> None:
         self._produce(self._random.choice(self._away), ttl=SHORT_TTL)
 
-    def _produce(self, client: str, *, size: int = 0, ttl: int = HOUR, collapse_key: str | None = None) -> None:
+    def _produce(
+        self, client: str, *, size: int = 0, ttl: int = HOUR, collapse_key: str | None = None, mode: str = Mode.PUSH
+    ) -> None:
         token = self._offer([client], ttl=ttl)
         payload = (token + " ").encode().ljust(size, b".")
-        message = PushMessage(id=token, product=PRODUCT, client=client, payload=payload, ttl_s=ttl, collapse_key=collapse_key)
+        message = PushMessage(
+            id=token, product=PRODUCT, client=client, payload=payload, ttl_s=ttl, collapse_key=collapse_key, mode=mode
+        )
 
         async def send() -> str:
             try:
