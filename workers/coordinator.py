@@ -1,6 +1,8 @@
 """The coordinator: what devices send, into Kafka, and from there to the products' services and back.
 
-*Ingress*: rooms ask `coordinator.uplink`; the answer is `ok` only when Kafka has the record, so a device's PUBACK means that.
+*Ingress*: rooms ask `coordinator.uplink`; the answer is `ok` only when Kafka has the record, so a device's PUBACK means that. A
+repeat of what this coordinator has taken lately is answered without another record (workers/once.py). A copy may still be in
+`push.uplink` where the repeat reached another coordinator, or Kafka's answer was lost: readers know it by its id.
 
 *Egress*: consumes `push.uplink` and asks the product's NATS service for each uplink whose type the product lists in `services`.
 The request on `app.{product}.{type}` is one JSON object (UTF-8)::
@@ -9,9 +11,10 @@ The request on `app.{product}.{type}` is one JSON object (UTF-8)::
      "properties": {name: value}, "qos", "room", "received_ms", "wants_reply"}
 
 and the answer's bytes, as they are, become a message for the client at QoS 1 if the device asked for a reply (MQTT Response
-Topic), with its Correlation Data. A service may be asked twice for one `id`, and in any order. One that can't handle an uplink
-answers with the header `Nats-Service-Error-Code` (as NATS micro does). Whoever does not answer in `ATTEMPTS` attempts costs a
-dead letter with the reason, so one product's dead service does not hold up the others; the uplink itself stays in `push.uplink`.
+Topic), with its Correlation Data. Copies of one `id` are asked once, unless a hand-over of the partition lies between them; a batch that
+is handled again is asked again; the order of requests is free. A service that can't handle an uplink answers with the header
+`Nats-Service-Error-Code` (as NATS micro does). Whoever does not answer in `ATTEMPTS` attempts costs a dead letter with the reason,
+so one product's dead service does not hold up the others; the uplink itself stays in `push.uplink`.
 """
 
 from __future__ import annotations
@@ -29,12 +32,13 @@ import structlog
 from prometheus_client import Counter
 
 from infra.bus import Bus, BusDown, BusError
-from infra.journal import Entry, Position
+from infra.journal import Entry
 from infra.keeper import Product
 from infra.wire import OK, UplinkItem, UplinkResult
 from schemas import codec, names
 from schemas.codes import MAX_PAYLOAD, MAX_PROPERTIES, MAX_PROPERTIES_BYTES
 from schemas.records import PushMessage, Uplink
+from workers.once import Once, Producer, Recent, digest_of, repeats
 from workers.responder import respond
 from workers.runner import Dead, Incoming
 
@@ -64,13 +68,6 @@ class Products(Protocol):
         """Products by name."""
 
 
-class Producer(Protocol):
-    """Where records go (infra.journal.Journal)."""
-
-    async def produce(self, entries: Sequence[Entry], *, timeout: float | None = None) -> list[Position]:
-        """Return when every entry is acknowledged; raises JournalDown."""
-
-
 class Requester(Protocol):
     """How services are asked (infra.bus.Bus)."""
 
@@ -89,7 +86,7 @@ class Ingress:
     ) -> None:
         """`clock`: milliseconds since the epoch, for `Uplink.received_ms`."""
         self._bus = bus
-        self._journal = journal
+        self._once = Once(journal)
         self._products = products
         self._clock = clock
 
@@ -99,18 +96,24 @@ class Ingress:
         await respond(self._bus, "uplink", subject=subject, queue=queue, item=UplinkItem, handle=self.take)
 
     async def stop(self) -> None:
-        """Nothing is held here: the bus ends the endpoint."""
+        """Let go of what Kafka has not answered; the bus ends the endpoint."""
+        await self._once.stop()
 
     async def take(self, items: Sequence[UplinkItem]) -> list[UplinkResult]:
         """One result an item, in order; raises JournalDown: then none is answered, and the room repeats the batch."""
         results = [refusal(item, self._products.products) for item in items]
         now = self._clock()
-        good = [uplink_of(item, now) for item, result in zip(items, results, strict=True) if result is None]
-        await self._journal.produce([Entry(names.UPLINK, record.client, record) for record in good])
+        good = [item for item, result in zip(items, results, strict=True) if result is None]
+        await self._once.produce({digest_of(item.product, item.key, item.id): _entry(item, now) for item in good})
         answers = [result or UplinkResult(OK) for result in results]
         for answer in answers:
             taken.labels(answer.status).inc()
         return answers
+
+
+def _entry(item: UplinkItem, now_ms: int) -> Entry:
+    record = uplink_of(item, now_ms)
+    return Entry(names.UPLINK, record.client, record)
 
 
 def refusal(item: UplinkItem, products: Mapping[str, Product]) -> UplinkResult | None:
@@ -185,6 +188,16 @@ def uplink_of(item: UplinkItem, now_ms: int) -> Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class _Taken:
+    """A record with its uplink, or why it is none."""
+
+    record: Incoming
+    digest: bytes
+    uplink: Uplink | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Outcome:
     """What became of one record: a reply to produce, a dead letter, or neither (no service, no reply wanted)."""
 
@@ -213,27 +226,34 @@ class Services:
         self._bus = bus
         self._journal = journal
         self._products = products
+        self._handled: dict[int, Recent] = {}
 
     async def assigned(self, partitions: frozenset[int]) -> None:
-        """Nothing is kept for a partition."""
+        """What was handled before is not known here."""
+        self._handled |= {partition: Recent() for partition in partitions}
 
     async def revoked(self, partitions: frozenset[int]) -> None:
-        """Nothing is kept for a partition."""
+        """Forget their ids: another goes on from here."""
+        for partition in partitions:
+            self._handled.pop(partition, None)
 
     async def handle(self, partition: int, records: Sequence[Incoming]) -> list[Dead]:
         """Ask for all records; raises BusDown or JournalDown: then all are asked again, with the same reply ids."""
         routes: dict[str, _Route] = {}
-        outcomes = await _all(self._one(record, routes) for record in records)
+        handled = self._handled.setdefault(partition, Recent())
+        uplinks = _first_of_each((_decoded(record) for record in records), handled)
+        outcomes = await _all(self._one(each, routes) for each in uplinks)
         replies = [outcome.reply for outcome in outcomes if outcome.reply is not None]
         await self._journal.produce([Entry(names.MESSAGES, reply.client or "", reply) for reply in replies])
+        for each in uplinks:
+            handled.add(each.digest)
         return [outcome.dead for outcome in outcomes if outcome.dead is not None]
 
-    async def _one(self, record: Incoming, routes: dict[str, _Route]) -> _Outcome:
-        try:
-            uplink = codec.decode_as(Uplink, record.value or b"")
-        except codec.Undecodable as error:
+    async def _one(self, taken: _Taken, routes: dict[str, _Route]) -> _Outcome:
+        record, uplink = taken.record, taken.uplink
+        if uplink is None:
             served.labels("undecodable").inc()
-            return _Outcome(dead=Dead(record, str(error)))
+            return _Outcome(dead=Dead(record, taken.why))
         product = self._products.products.get(uplink.product)
         if product is None or uplink.type not in product.services:
             served.labels("no-service").inc()
@@ -265,6 +285,26 @@ class Services:
                 await asyncio.sleep(BACKOFF_S[attempt])
             route.away = True
             raise _Away(f"service {route.subject} did not answer in {attempt + 1} attempts: {reason}"[:400])
+
+
+def _decoded(record: Incoming) -> _Taken:
+    try:
+        uplink = codec.decode_as(Uplink, record.value or b"")
+    except codec.Undecodable as error:
+        return _Taken(record, b"%d" % record.offset, why=str(error))
+    key = names.client_key(uplink.realm, uplink.client)
+    return _Taken(record, digest_of(uplink.product, key, uplink.id), uplink)
+
+
+def _first_of_each(uplinks: Iterable[_Taken], handled: Recent) -> list[_Taken]:
+    """Without the copies: of what was handled before (its dead letter counts too), and within the batch."""
+    found: dict[bytes, _Taken] = {}
+    for each in uplinks:
+        if each.digest in handled or each.digest in found:
+            repeats.labels("egress").inc()
+        else:
+            found[each.digest] = each
+    return list(found.values())
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, _Outcome]]) -> list[_Outcome]:
