@@ -11,10 +11,10 @@ The request on `app.{product}.{type}` is one JSON object (UTF-8)::
      "properties": {name: value}, "qos", "room", "received_ms", "wants_reply"}
 
 and the answer's bytes, as they are, become a message for the client at QoS 1 if the device asked for a reply (MQTT Response
-Topic), with its Correlation Data. Copies of one `id` are asked once, unless a hand-over of the partition lies between them; a batch
-that is handled again is asked again; the order of requests is free. A service that can't handle an uplink answers with the header
-`Nats-Service-Error-Code` (as NATS micro does). Whoever does not answer in `ATTEMPTS` attempts costs a dead letter with the
-reason, so one product's dead service does not hold up the others; the uplink itself stays in `push.uplink`.
+Topic), with its Correlation Data. Copies of one `id` are asked once, unless a hand-over of the partition lies between them; a
+batch that is handled again is asked again; the order of requests is free. A service that can't handle an uplink answers with
+the header `Nats-Service-Error-Code` (as NATS micro does). Whoever does not answer in `ATTEMPTS` attempts costs a dead letter
+with the reason, so one product's dead service does not hold up the others; the uplink itself stays in `push.uplink`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.process import raise_descriptor_limit
+from tests.chaos.checker import Verdict
 from tests.chaos.fault import Fault
 from tests.chaos.faults import every, short
 from tests.chaos.row import Row, run_row
@@ -53,19 +54,27 @@ async def run(faults: list[Fault], seed: int, scale: Scale, console: Console) ->
                 console.print(f"{len(world.fleet.devices)} devices connected after {time.monotonic() - began:.0f} s")
                 while left:
                     fault = left.pop(0)
-                    row = await run_row(
-                        world, fault, seed=seed, folder=HISTORIES, progress=lambda line: console.print(f"[dim]  {line}[/dim]")
-                    )
-                    rows.append(row)
+                    rows.append(await one(world, fault, seed, console))
                     write(rows)
-                    show(console, row)
-                    if not row.ok and left:
+                    show(console, rows[-1])
+                    if not rows[-1].ok and left:
                         break  # what a failed row left behind must not fail the next
             finally:
                 if rows and not rows[-1].ok:
                     keep_logs(Path(folder), rows[-1].fault)
                 await world.stop()
     return rows
+
+
+async def one(world: World, fault: Fault, seed: int, console: Console) -> Row:
+    """One row; what the harness itself can't do is the row's problem, and the next ones go on."""
+    try:
+        return await run_row(
+            world, fault, seed=seed, folder=HISTORIES, progress=lambda line: console.print(f"[dim]  {line}[/dim]")
+        )
+    except Exception as error:
+        console.print_exception()
+        return Row(fault.name, seed, 0.0, Verdict(), None, 0.0, fault.target, {}, [f"not run: {type(error).__name__}: {error}"])
 
 
 def keep_logs(folder: Path, fault: str) -> None:

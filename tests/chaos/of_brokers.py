@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from infra import VERSION
 from infra.bus import Bus
 from infra.settings import NatsSettings
 from schemas import names
@@ -159,7 +160,7 @@ class KvWiped(NatsDown):
 
     async def holds(self, world: World, traffic: Traffic) -> list[str]:
         """The configuration is there again, for who starts next."""
-        bus = Bus(NatsSettings(url=world.settings.nats.url), name="chaos", version="0")
+        bus = Bus(NatsSettings(url=world.settings.nats.url), name="chaos", version=VERSION)
         await bus.start()
         try:
             keys = set(await (await bus.bucket(names.KV_KEEPER)).keys())

@@ -156,7 +156,7 @@ class Register:
         self.pending: dict[tuple[str, str], list[Downlink]] = {}
         self.n: dict[tuple[str, str], int] = {}
         self.settled: list[tuple[str, str]] = []
-        self.noticed: set[tuple[str, str, str]] = set()
+        self.noticed: dict[tuple[str, str, str], int] = {}  # → the number of the session that has the notice
         self.disconnects: list[DisconnectItem] = []
         self.superseded = False
         self.number = 0
@@ -227,25 +227,26 @@ class Register:
         if isinstance(item, UnbindItem):
             return DoneResult(status)
         if isinstance(item, BindItem):
-            return BindResult(status, 7, self.page(item.key, item.bind.product, item.window, item.limit), [])
+            return BindResult(status, 7, self.page(item, item.bind.product, item.window, item.limit), [])
         if isinstance(item, PullItem):
             found = [message for message in self.pending.get((item.key, item.product), []) if message.id == item.id]
             return PullResult(status, self.whole(found[0])) if found else PullResult("gone")
         self._apply(item)
-        return SyncResult(status, [self.page(item.key, part.bind.product, part.window, part.limit) for part in item.products])
+        return SyncResult(status, [self.page(item, part.bind.product, part.window, part.limit) for part in item.products])
 
     def _apply(self, item: SyncItem | DisconnectItem) -> None:
         for ack in item.acks:
             if ack.state == NOTICED:
-                self.noticed.add((item.key, ack.product, ack.id))
+                self.noticed[item.key, ack.product, ack.id] = item.number
                 continue
             self.settled.append((ack.id, ack.state))
             left = [message for message in self.pending.get((item.key, ack.product), []) if message.id != ack.id]
             self.pending[item.key, ack.product] = left
 
-    def page(self, key: str, product: str, window: list[str], limit: int) -> Page:
+    def page(self, item: BindItem | SyncItem, product: str, window: list[str], limit: int) -> Page:
+        key = item.key
         pending = self.pending.get((key, product), [])
-        free = [m for m in pending if m.id not in window and (key, product, m.id) not in self.noticed]
+        free = [m for m in pending if m.id not in window and self.noticed.get((key, product, m.id)) != item.number]
         return Page(product, self.n.get((key, product), 0), free[:limit], len(free) > limit)
 
 
