@@ -141,16 +141,19 @@ class Asked:
     item: Any
     done: Done[Any]
     cancelled: bool = False
+    result: Any = None
 
     def cancel(self) -> None:
         self.cancelled = True
 
 
 class Register:
-    """A saver with a small register in memory. With `held` it answers only when told to, oldest first."""
+    """A saver with a small register in memory. With `held` it answers only when told to, oldest first; with `early` it acts
+    when it is asked, so the answer is as old as that."""
 
     def __init__(self) -> None:
         self.held = False
+        self.early = False
         self.waiting: deque[Asked] = deque()
         self.items: list[Any] = []
         self.pending: dict[tuple[str, str], list[Downlink]] = {}
@@ -205,7 +208,9 @@ class Register:
     def answer(self, result: Any = None) -> None:
         """Answer the oldest request: as the register says, or with `result`."""
         asked = self.waiting.popleft()
-        asked.done(self._result(asked.item) if result is None else result)
+        if result is None:
+            result = asked.result if asked.result is not None else self._result(asked.item)
+        asked.done(result)
 
     def lose(self) -> None:
         """The oldest request was cancelled and concluded without an answer."""
@@ -213,7 +218,7 @@ class Register:
 
     def _take(self, item: Any, done: Done[Any]) -> Asked:
         self.items.append(item)
-        asked = Asked(item, done)
+        asked = Asked(item, done, result=self._result(item) if self.early else None)
         self.waiting.append(asked)
         if not self.held:
             self.answer()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mqtt5
 import pytest
 
+from gateway.client import FIRST_BROADCAST_ID
 from tests.unit.gateway_world import Device, World
 
 
@@ -79,6 +80,22 @@ def test_given_a_full_window_when_pulled_then_the_answer_waits_for_a_place(world
     pull(device, "m1")
     assert taken(device) == ([], [])
     device.puback(notice.packet_id or 0)
+    [body], [ack] = taken(device)
+    assert (body.payload, ack.packet_id) == (b"b" * 40, 1)
+
+
+def test_given_a_broadcast_in_the_place_meanwhile_when_the_body_comes_then_it_is_asked_for_again(world: World) -> None:
+    device = world.device("c1", "push/demo", receive_max=1)
+    world.register.store("m1", payload=b"", size=40)
+    world.register.held = True
+    pull(device, "m1")
+    client = device.session.client
+    assert client is not None
+    client.broadcasts_inflight = 1
+    world.register.answer()
+    assert taken(device) == ([], [])
+    world.register.held = False
+    device.puback(FIRST_BROADCAST_ID)
     [body], [ack] = taken(device)
     assert (body.payload, ack.packet_id) == (b"b" * 40, 1)
 
