@@ -7,7 +7,6 @@ import os
 import resource
 import time
 from contextlib import suppress
-from typing import Final
 
 from gateway.door import Door, Endpoints
 from gateway.fanout import FanOut
@@ -21,14 +20,11 @@ from infra import VERSION
 from infra.bus import Bus
 from infra.keeper import Keeper
 from infra.lifecycle import Lifecycle
-from infra.settings import Settings
+from infra.settings import STOP_BESIDE_DRAIN, Settings
 from infra.telemetry import InternalListener, configure_logging
 from infra.tokens import Verifier
 from infra.wire import RoomEntry
 from schemas import names
-
-STOP_BESIDE_DRAIN: Final = 9.0
-"""Seconds that an orderly end takes beside the drain, at most: looking for other rooms, the last disconnects, the connections."""
 
 
 async def main(settings: Settings) -> int:

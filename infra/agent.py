@@ -1,7 +1,8 @@
 """The supervisor of a host's processes: starts them in order, restarts what ends on its own, stops them in reverse.
 
 A process is told everything by `LONGWIRE_*` variables and says where it listens by its report file; it is ready when its
-`/readyz` answers 200. Restarts are bounded: `RESTARTS` within a minute, then the process counts as failed and stays down.
+`/readyz` answers 200. What ends is started again, after pauses that grow to `BACKOFF[1]` while it does not live for `STEADY` s: a broker
+may be away for long, and nobody should have to start anything by hand when it is back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +24,10 @@ from infra.local.process import Child, server_environment
 
 READY: Final = 60.0
 STOP_GRACE: Final = 20.0
-RESTARTS: Final = 5
+FAILING: Final = 5
+"""Restarts in a row after which it is said once that a process keeps failing."""
 BACKOFF: Final = (0.2, 10.0)
+STEADY: Final = 60.0
 
 log = structlog.get_logger("agent")
 
@@ -36,24 +38,27 @@ class ProcessFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSpec:
-    """One process to run: `pushctl run {role}` under `name`, with `env` beside HOME and PATH."""
+    """One process to run: `pushctl run {role}` under `name`, with `env` beside HOME and PATH; it has `stop_within` s to end."""
 
     name: str
     role: str
     env: Mapping[str, str]
+    stop_within: float = STOP_GRACE
 
 
 @dataclass(slots=True)
 class Supervised:
-    """A process with its history. `report` is what it said of itself when it became ready."""
+    """A process with its history. `report` is what it said of itself when it became ready last; `ready`: it has, since its last
+    start; `restarts` counts how often it was started again; `leave`: do not start it again."""
 
     spec: ProcessSpec
     child: Child
     report_file: Path
     report: dict[str, Any] = field(default_factory=dict)
     watch: asyncio.Task[None] | None = None
-    restarts: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS))
-    given_up: bool = False
+    ready: bool = False
+    restarts: int = 0
+    leave: bool = False
 
     def keep(self, name: str, value: str) -> None:
         """From its next start on the process is told this variable: a port that the kernel picked stays its port."""
@@ -87,18 +92,18 @@ class Agent:
     async def kill(self, name: str) -> int:
         """SIGKILL a process and leave it down; returns its pid."""
         item = self.processes[name]
-        item.given_up = True
+        item.leave = True
         pid = item.child.pid or 0
         await item.child.kill()
         return pid
 
     async def stop(self) -> None:
-        """Stop everything in the reverse of the start order, each within `STOP_GRACE`."""
+        """Stop everything in the reverse of the start order, each within its `stop_within`."""
         for item in reversed(list(self.processes.values())):
-            item.given_up = True
+            item.leave = True
             if item.watch is not None:
                 item.watch.cancel()
-            await item.child.stop(STOP_GRACE)
+            await item.child.stop(item.spec.stop_within)
             item.report_file.unlink(missing_ok=True)
         self.processes.clear()
 
@@ -106,6 +111,7 @@ class Agent:
 
     async def _launch(self, item: Supervised) -> None:
         item.report_file.unlink(missing_ok=True)
+        item.ready = False
         env = {
             **server_environment(),
             "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", ""),
@@ -122,6 +128,7 @@ class Agent:
                     ended = await item.child.exited()
                     raise ProcessFailed(f"{item.spec.name} {ended.reason} while it started.{self._end_of_log(item)}")
                 if await self._is_ready(http, item):
+                    item.ready = True
                     return
                 await asyncio.sleep(0.05)
 
@@ -135,30 +142,35 @@ class Agent:
         return answer.status_code == httpx.codes.OK
 
     async def _watch(self, item: Supervised) -> None:
-        """Start the process again when it ends on its own, with a growing pause, as long as the bound allows."""
-        delay = BACKOFF[0]
+        """Start the process again when it ends on its own, with a growing pause while it does not last."""
+        in_a_row = 0
+        began = time.monotonic()
         while True:
             ended = await item.child.exited()
-            if item.given_up:
+            if item.leave:
                 return
-            now = time.monotonic()
-            if len(item.restarts) == RESTARTS and now - item.restarts[0] < 60:
-                item.given_up = True
-                log.error("process failed for good", name=item.spec.name, reason=ended.reason, restarts=RESTARTS)
-                self._progress(f"{item.spec.name}: {ended.reason}, {RESTARTS} restarts within a minute: left down")
-                return
-            item.restarts.append(now)
-            log.warning("process restarted", name=item.spec.name, reason=ended.reason)
-            self._progress(f"{item.spec.name}: {ended.reason}; started again")
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, BACKOFF[1])
+            in_a_row = 1 if time.monotonic() - began > STEADY else in_a_row + 1
+            self._tell(item, ended.reason, in_a_row)
+            item.restarts += 1
+            await asyncio.sleep(min(BACKOFF[0] * 2 ** min(in_a_row - 1, 16), BACKOFF[1]))
+            began = time.monotonic()
             await self._launch(item)
             try:
                 async with asyncio.timeout(READY):
                     await self._until_ready(item)
             except (ProcessFailed, TimeoutError) as error:
                 log.warning("process not ready after its restart", name=item.spec.name, error=str(error)[:200])
-                await item.child.stop(STOP_GRACE)
+                await item.child.stop(item.spec.stop_within)
+
+    def _tell(self, item: Supervised, reason: str, in_a_row: int) -> None:
+        name = item.spec.name
+        log.warning("process restarted", name=name, reason=reason, in_a_row=in_a_row)
+        if in_a_row < FAILING:
+            self._progress(f"{name}: {reason}; started again")
+        elif in_a_row == FAILING:
+            self._progress(
+                f"{name}: {reason}, {FAILING} times in a row; it is tried again every {BACKOFF[1]:g} s, see {item.child.log}"
+            )
 
     def _end_of_log(self, item: Supervised) -> str:
         return f" The end of its log, {item.child.log}:\n{item.child.tail(20)}"

@@ -126,8 +126,9 @@ class Keeper:
     reference for as long as one decision takes.
     """
 
-    def __init__(self, bus: Bus, *, disk: Path, fail: Callable[[str], None] = lambda reason: None) -> None:
-        """`disk`: a folder for the last known good documents, readable by the owner only (it holds signing keys)."""
+    def __init__(self, bus: Bus, *, disk: Path, refill: bool = False, fail: Callable[[str], None] = lambda reason: None) -> None:
+        """`disk`: a folder for the last known good documents, readable by the owner only (it holds signing keys); `refill`: put
+        them back where the bucket's store was wiped (a room may not write there)."""
         self.products: dict[str, Product] = {}
         self.issuers: dict[str, Issuer] = {}
         self.policy = Policy()
@@ -135,7 +136,7 @@ class Keeper:
         self._bus = bus
         self._file = disk / "keeper.json"
         self._documents: dict[str, Document] = {}
-        self._mirror = Mirror(bus, names.KV_KEEPER, on_change=self._take, keep_when_empty=True, fail=fail)
+        self._mirror = Mirror(bus, names.KV_KEEPER, on_change=self._take, keep_when_empty=True, refill=refill, fail=fail)
 
     async def start(self) -> None:
         """Load the last known good, then the bucket; a bucket that can't be read is only a warning if there is one on disk."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
+from nats.js.errors import KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from infra.bus import Bus, KvErrors
@@ -28,7 +29,8 @@ class Mirror:
     """The entries of one bucket as `{key: value}`, kept up to date.
 
     `on_change(key, value or None)` is called for every change, from the loop. With `keep_when_empty` a full read that finds
-    nothing changes nothing: a wiped bucket must not wipe its readers (the last known good).
+    nothing changes nothing: a wiped bucket must not wipe its readers (the last known good). With `refill` what is known is put
+    into a bucket that never had an entry, for those who start next; an entry that somebody else has put there stays.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Mirror:
         *,
         on_change: Callable[[str, bytes | None], None] = lambda key, value: None,
         keep_when_empty: bool = False,
+        refill: bool = False,
         fail: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.entries: dict[str, bytes] = {}
@@ -45,6 +48,7 @@ class Mirror:
         self._bucket = bucket
         self._on_change = on_change
         self._keep_when_empty = keep_when_empty
+        self._refill = refill
         self._loops = Loops(fail)
         self._filled = asyncio.Event()
         self._again = asyncio.Event()
@@ -82,6 +86,9 @@ class Mirror:
         that the bucket had before, or as many keys were seen as it had. A read that stalls is given up, and nothing is dropped.
         """
         state = (await bucket.status()).stream_info.state
+        if self._refill and not state.last_seq:
+            await self._fill(bucket)
+            state = (await bucket.status()).stream_info.state
         watcher = await bucket.watchall()
         try:
             async with asyncio.timeout(REREAD) as limit:
@@ -98,6 +105,15 @@ class Mirror:
                 await watcher.stop()  # type: ignore[no-untyped-call]
             except KvErrors:
                 log.debug("watch not stopped", bucket=self._bucket)
+
+    async def _fill(self, bucket: KeyValue) -> None:
+        """A store that was wiped has it again. Several do it at once, and the first one's entry counts."""
+        for key, value in list(self.entries.items()):
+            try:
+                await bucket.create(key, value)
+            except KeyWrongLastSequenceError:
+                continue
+            log.warning("KV bucket was empty, entry put back", bucket=self._bucket, key=key)
 
     async def _read_all(self, watcher: KeyValue.KeyWatcher, *, goal: int, keys: int) -> bool:
         """Take every entry that the bucket had; False if they did not all come."""

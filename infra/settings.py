@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -58,6 +58,10 @@ class RedisSettings(Section):
     url: str = ""
     connections: int = Field(default=16, ge=1, le=1024)
     timeout: Seconds = 3.0
+
+
+STOP_BESIDE_DRAIN: Final = 9.0
+"""Seconds that a room's orderly end takes beside its drain, at most: looking for others, the last disconnects, the connections."""
 
 
 class RoomSettings(Section):

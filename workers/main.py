@@ -32,7 +32,7 @@ class _Process:
         self.settings = settings
         self.life = Lifecycle(name)
         self.bus = Bus(settings.nats, name=name, version=VERSION, fail=self.life.fail)
-        self.keeper = Keeper(self.bus, disk=settings.data / name, fail=self.life.fail)
+        self.keeper = Keeper(self.bus, disk=settings.data / name, refill=True, fail=self.life.fail)
         self.journal = Journal(settings.kafka, name=name)
 
     def runner(self, topic: str, group: str, handler: Handler) -> Runner:

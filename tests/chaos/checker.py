@@ -4,7 +4,7 @@ A message is known by its token, which its payload carries: so one whose accepta
 
 | event | fields |
 |---|---|
-| `offer` | token, clients, kind (unicast, broadcast), priority, ttl (s); made before anything is sent |
+| `offer` | token, clients, kind (unicast, broadcast), priority, ttl (s), mode; made before anything is sent |
 | `accepted` | token, id: answered 202, or acknowledged by Kafka. Without it the outcome is unknown, never failed |
 | `record` | token, id, client, offset, partition: read from `push.messages`, under the client's own key |
 | `got` | token, id, client: a device's application got it |
@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-from schemas.codes import State, Status
+from schemas.codes import Mode, State, Status
 
 SETTLING: Final = frozenset(
     {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
@@ -256,11 +256,14 @@ class Checker:
         return bool(self._offline[client] and not returns) or (client in self._last and self._last[client][2])
 
     def _disordered(self) -> Iterable[tuple[str, str, str]]:
-        """Per client and priority class: first arrivals against the offsets of their records. (client, earlier, later)."""
+        """Per client and priority class: first arrivals against the offsets of their records. (client, earlier, later).
+
+        A body that is pulled comes when it is asked for.
+        """
         queues: dict[tuple[str, int, int], list[tuple[int, int, str]]] = defaultdict(list)
         for (token, client), (partition, offset) in self._records.items():
             at = self._got.get((token, client))
-            if at is not None and token in self._offers:
+            if at is not None and token in self._offers and self._offers[token].get("mode") != Mode.PULL:
                 queues[client, self._offers[token]["priority"], partition].append((at, offset, token))
         for (client, _, _), arrivals in queues.items():
             arrivals.sort()

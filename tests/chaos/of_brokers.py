@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from nats.js.errors import NoKeysError
+
 from infra import VERSION
 from infra.bus import Bus
 from infra.settings import NatsSettings
@@ -164,6 +166,8 @@ class KvWiped(NatsDown):
         await bus.start()
         try:
             keys = set(await (await bus.bucket(names.KV_KEEPER)).keys())
+        except NoKeysError:
+            keys = set()
         finally:
             await bus.stop()
         missing = {"policy", "products.demo", "issuers.main"} - keys

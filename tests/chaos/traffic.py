@@ -156,7 +156,7 @@ class Traffic:
     def _produce(
         self, client: str, *, size: int = 0, ttl: int = HOUR, collapse_key: str | None = None, mode: str = Mode.PUSH
     ) -> None:
-        token = self._offer([client], ttl=ttl)
+        token = self._offer([client], ttl=ttl, mode=mode)
         payload = (token + " ").encode().ljust(size, b".")
         message = PushMessage(
             id=token, product=PRODUCT, client=client, payload=payload, ttl_s=ttl, collapse_key=collapse_key, mode=mode
@@ -181,9 +181,18 @@ class Traffic:
         self._count += 1
         return f"{kind}{self._prefix}-{self._count}"
 
-    def _offer(self, clients: Sequence[str], *, kind: str = "unicast", priority: str = "normal", ttl: int = HOUR) -> str:
+    def _offer(
+        self,
+        clients: Sequence[str],
+        *,
+        kind: str = "unicast",
+        priority: str = "normal",
+        ttl: int = HOUR,
+        mode: str = Mode.PUSH,
+    ) -> str:
         token = self._token(kind[0])
-        self.history.note("offer", token=token, clients=list(clients), kind=kind, priority=PRIORITY[priority], ttl=ttl)
+        order = PRIORITY[priority]
+        self.history.note("offer", token=token, clients=list(clients), kind=kind, priority=order, ttl=ttl, mode=mode)
         return token
 
     def _spawn(self, work: Awaitable[Any]) -> None:

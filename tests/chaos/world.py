@@ -162,11 +162,11 @@ class World:
 
     def restarts(self) -> int:
         """How often the supervisor has started something again."""
-        return sum(len(item.restarts) for item in self.running.agent.processes.values())
+        return sum(item.restarts for item in self.running.agent.processes.values())
 
     def down(self) -> list[str]:
-        """A sentence for each process that the supervisor has given up."""
-        return [f"{name} was left down" for name, item in self.running.agent.processes.items() if item.given_up]
+        """A sentence for each process that does not run, or did not get ready."""
+        return [f"{name} is down" for name, item in self.running.agent.processes.items() if not item.ready]
 
     def fullest_room(self) -> Victim:
         """The room that has the most devices: a fault there is felt."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from core import eventually, unique
+from nats.js.errors import KeyNotFoundError
 
 from infra.bus import Bus
 from infra.keeper import Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
+from infra.mirror import Mirror
 from infra.settings import Settings
 from schemas import names
 
@@ -68,4 +70,32 @@ async def test_given_a_wiped_bucket_then_what_was_known_stays_and_survives_on_di
     assert (tmp_path / "keeper.json").stat().st_mode & 0o077 == 0
     await again.put("policy", Policy())
     await again.stop()
+    await bus.stop()
+
+
+async def test_given_a_wiped_store_then_a_worker_puts_back_what_it_knows_and_keeps_what_others_did(
+    settings: Settings, tmp_path: Path
+) -> None:
+    bus = Bus(settings.nats, name="test-keeper", version="0.0.1")
+    await bus.start()
+    name, other, bucket = unique("p"), unique("p"), unique("keeper")
+    seen: list[str] = []
+    worker = Mirror(bus, bucket, on_change=lambda key, value: seen.append(key), keep_when_empty=True, refill=True)
+    await (await bus.bucket(bucket)).put(name, b"one")
+    await (await bus.bucket(bucket)).put(other, b"removed")
+    await worker.start()
+    await (await bus.bucket(bucket)).delete(other)
+    await eventually(lambda: worker.entries == {name: b"one"}, what="the removal")
+    await bus._client.jetstream().delete_key_value(bucket)
+    worker._again.set()
+
+    async def back() -> bool:
+        try:
+            return (await (await bus.bucket(bucket)).get(name)).value == b"one"
+        except KeyNotFoundError:
+            return False
+
+    await eventually(back, what="the entry, in the new bucket")
+    assert await (await bus.bucket(bucket)).keys() == [name]  # what was removed is not
+    await worker.stop()
     await bus.stop()

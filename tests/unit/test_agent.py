@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -153,7 +154,7 @@ async def test_given_a_process_that_is_killed_from_outside_then_it_is_started_ag
     assert first is not None
     os.kill(first, signal.SIGKILL)
     await until(lambda: world.pid("saver") not in (None, first))
-    assert len(item.restarts) == 1
+    assert item.restarts == 1
     assert "saver: was killed by SIGKILL; started again" in world.said
 
 
@@ -168,15 +169,15 @@ async def test_given_a_process_that_was_started_again_then_its_report_is_the_new
             await asyncio.sleep(0.01)
 
 
-async def test_given_a_process_that_keeps_dying_then_it_is_left_down_after_the_bound(world: World) -> None:
-    item = await world.agent.start(world.spec("saver", "good", "dies"))
+async def test_given_a_process_that_keeps_dying_then_it_is_tried_on_and_that_is_said_once(world: World) -> None:
+    item = await world.agent.start(world.spec("saver", "good", *["dies"] * (agents.FAILING + 2), "good"))
     first = world.pid("saver")
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    await until(lambda: item.given_up)
-    assert len(item.restarts) == agents.RESTARTS
-    assert world.pid("saver") is None
-    assert world.said[-1] == f"saver: exited with code 3, {agents.RESTARTS} restarts within a minute: left down"
+    await until(lambda: item.restarts == agents.FAILING + 3 and item.ready)
+    assert world.pid("saver") is not None
+    assert world.said[-1].startswith(f"saver: exited with code 3, {agents.FAILING} times in a row; it is tried again every")
+    assert sum("in a row" in line for line in world.said) == 1
 
 
 async def test_given_kill_then_the_process_is_dead_and_stays_down_and_the_others_live(world: World) -> None:
@@ -206,11 +207,8 @@ async def test_given_three_processes_when_stopped_then_the_last_started_ends_fir
     assert not list((world.folder / "data" / "run").glob("*.json"))
 
 
-async def test_given_a_process_that_ignores_term_then_it_is_killed_after_its_grace(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(agents, "STOP_GRACE", 0.3)
-    item = await world.agent.start(world.spec("saver", "stubborn"))
+async def test_given_a_process_that_ignores_term_then_it_is_killed_after_its_grace(world: World) -> None:
+    item = await world.agent.start(replace(world.spec("saver", "stubborn"), stop_within=0.3))
     await world.agent.stop()
     assert (await item.child.exited()).code == -signal.SIGKILL
     assert (world.folder / "ends").read_text().split() == ["saver"], "it was asked first"

@@ -37,7 +37,7 @@ async def main(settings: Settings) -> int:
     configure_logging(settings.telemetry, process=NAME)
     life = Lifecycle(NAME)
     bus = Bus(settings.nats, name=NAME, version=VERSION, fail=life.fail)
-    keeper = Keeper(bus, disk=settings.data / NAME, fail=life.fail)
+    keeper = Keeper(bus, disk=settings.data / NAME, refill=True, fail=life.fail)
     rooms = Rooms(bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=life.fail)
     journal = Journal(settings.kafka, name=NAME)
     register = Register(settings.redis)
