@@ -1,8 +1,8 @@
 """The supervisor of a host's processes: starts them in order, restarts what ends on its own, stops them in reverse.
 
 A process is told everything by `LONGWIRE_*` variables and says where it listens by its report file; it is ready when its
-`/readyz` answers 200. What ends is started again, after pauses that grow to `BACKOFF[1]` while it does not live for `STEADY` s: a broker
-may be away for long, and nobody should have to start anything by hand when it is back.
+`/readyz` answers 200. What ends is started again, after pauses that grow to `BACKOFF[1]` while it does not live for `STEADY` s:
+a broker may be away for long, and nobody should have to start anything by hand when it is back.
 """
 
 from __future__ import annotations

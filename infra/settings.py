@@ -61,7 +61,7 @@ class RedisSettings(Section):
 
 
 STOP_BESIDE_DRAIN: Final = 9.0
-"""Seconds that a room's orderly end takes beside its drain, at most: looking for others, the last disconnects, the connections."""
+"""Seconds that a room's orderly end takes beside its drain, at most: looking for others, the last disconnects."""
 
 
 class RoomSettings(Section):

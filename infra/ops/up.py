@@ -23,10 +23,10 @@ from infra.settings import STOP_BESIDE_DRAIN, KafkaSettings, NatsSettings, Redis
 from infra.system import RoomAddress, System, forget, read
 from infra.telemetry import write_json
 
-KILL_AFTER: Final = 3.0
-"""Seconds beyond the longest orderly end of a room before it is killed."""
 WORKERS: Final = ("saver", "delivery", "broadcast", "coordinator", "center")
 """In their start order; center comes last, and there is one of it."""
+KILL_AFTER: Final = 3.0
+"""Seconds beyond the longest orderly end of a room before it is killed."""
 ONE_EACH: Final[Mapping[str, int]] = {}
 DEMO_PRODUCT: Final = Product(name="demo", services=("echo",))
 ISSUER: Final = "longwire"
