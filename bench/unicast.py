@@ -103,7 +103,9 @@ class Receipts:
 
     async def start(self) -> None:
         """Begin at the topic's end."""
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=self._kafka.bootstrap, enable_auto_commit=False)
+        self._consumer = AIOKafkaConsumer(  # it shall cost Kafka little: it is not the system's
+            bootstrap_servers=self._kafka.bootstrap, enable_auto_commit=False, fetch_min_bytes=64 * 1024, fetch_max_wait_ms=200
+        )
         await self._consumer.start()
         self._consumer.assign([TopicPartition(names.RECEIPTS, partition) for partition in range(self._kafka.partitions)])
         await self._consumer.seek_to_end()

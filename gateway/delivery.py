@@ -39,7 +39,7 @@ WRITTEN, BEHIND, GONE, DROPPED = "written", "behind", "gone", "dropped"
 class Delivery(Exchange):
     """The rules for one client with a session. `dismiss(code, why)` is called when the saver has no place for it any more."""
 
-    __slots__ = ("_asked_since", "_changes", "_rest", "fenced", "grant", "pulls", "sync_wanted")
+    __slots__ = ("_asked_since", "_changes", "_only_acks", "_rest", "fenced", "grant", "pulls", "sync_wanted")
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Delivery(Exchange):
         self.pulls: Pulling | None = None
         self.fenced = False  # we were cut off: nothing is written before a sync that was asked since is answered
         self._asked_since = False
+        self._only_acks = False  # the request under way
 
     @property
     def idle(self) -> bool:
@@ -106,7 +107,7 @@ class Delivery(Exchange):
     def _may_take(self, bind: BindState, n: int) -> bool:
         if not bind.ready or bind.behind or n != bind.n + 1 or self._rest is not None:
             return False
-        return self.idle and self.window.may_write(bind)
+        return (self.idle or self._only_acks) and self.window.may_write(bind)  # no page is on its way
 
     # --- acks ----------------------------------------------------------------------------------------------------------
 
@@ -219,11 +220,15 @@ class Delivery(Exchange):
             self.host.fanout.fence(bind)
 
     def _sync(self) -> None:
+        """Tell the saver what was settled; unless that is all that there is to say, it looks at the rest too, and sends pages."""
         client, host, window = self.client, self.host, self.window
         binds = [bind for bind in client.binds.values() if bind.ready]
         self._confirming = window.take_acks()
-        held = [window.held(bind.product) for bind in binds]
         jobs = [(bind, host.fanout.settled_jobs(bind)) for bind in binds]
+        self._only_acks = not (self.fenced or self.sync_wanted or any(bind.behind for bind in binds))
+        if self._only_acks:
+            binds = []
+        held = [window.held(bind.product) for bind in binds]
         self._confirming_jobs = [(bind, changed) for bind, changed in jobs if changed]
         self.sync_wanted = False
         if self.pulls is not None:
@@ -236,15 +241,18 @@ class Delivery(Exchange):
             [ProductWindow(self._wire(bind), ids, self._limit(bind)) for bind, ids in zip(binds, held, strict=True)],
             self._confirming,
             [*self._jobs, *(job for _, changed in jobs for job in changed)],
+            self._only_acks,
         )  # fmt: skip
         self._jobs = []
         metrics.syncs.inc()
         self.send(lambda: host.saver.sync(item, lambda result: self._synced(binds, result)))
 
     def _synced(self, binds: list[BindState], result: SyncResult | None) -> None:
+        self._only_acks = False
         if not self.answered(result.status if result else None):
             return
         assert result is not None
+        self.sync_wanted = self.sync_wanted or result.missing
         self._confirming = []
         jobs, self._confirming_jobs = self._confirming_jobs, []
         if self._asked_since:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -25,7 +26,7 @@ from infra.settings import RoomSettings
 from infra.tokens import Verifier
 from infra.wire import ConnectResult, ControlReply, DisconnectItem, Hint, HintResult, Kick
 
-FLUSH_DELAY: Final = 0.03
+FLUSH_DELAY: Final = 0.06
 """Seconds that acks gather before a sync carries them."""
 
 RESYNC_SPREAD: Final = 2.0
@@ -232,7 +233,10 @@ class Room:
         now = self.clock()
         if now > self.doubtful_after:
             self.awake(now)
-        return [_RESULTS[self._push(hint)] for hint in hints]
+        outcomes = [self._push(hint) for hint in hints]
+        for outcome, count in Counter(outcomes).items():
+            metrics.hints.labels(outcome).inc(count)
+        return [_RESULTS[outcome] for outcome in outcomes]
 
     def _push(self, hint: Hint) -> str:
         session = self._clients.get(hint.key)
@@ -242,7 +246,6 @@ class Room:
             outcome = session.delivery.hint(hint.product, hint.message)
             if outcome == WRITTEN:
                 session.wrote()
-        metrics.hints.labels(outcome).inc()
         return outcome
 
     def kick(self, order: Kick) -> ControlReply:

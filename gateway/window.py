@@ -16,6 +16,10 @@ from infra.wire import NOTICED, Ack, Downlink
 from schemas import names
 from schemas.codes import State
 
+WRITTEN_0, WRITTEN_1 = metrics.written.labels("0"), metrics.written.labels("1")
+SETTLED: Final = {state: metrics.settled.labels(state) for state in (*State, NOTICED)}
+"""Found once: these are counted for each message."""
+
 TOO_LARGE: Final = "larger than the client's Maximum Packet Size"
 
 
@@ -99,7 +103,7 @@ class Window:
         if len(data) > self._client.max_packet:
             return False
         self._client.write(data)
-        metrics.written.labels("0").inc()
+        WRITTEN_0.inc()
         return True
 
     def settle(self, packet_id: int, reason: int) -> bool:
@@ -150,12 +154,12 @@ class Window:
         if notice:
             metrics.notices.inc()
         if packet_id is None:
-            metrics.written.labels("0").inc()
+            WRITTEN_0.inc()
             if self._drain is None:
                 self._drain = []
             self._drain.append(Ack(bind.product, message.id, NOTICED if notice else State.WRITTEN))
             return
-        metrics.written.labels("1").inc()
+        WRITTEN_1.inc()
         if client.inflight is None:
             client.inflight = {}
         client.inflight[packet_id] = Inflight(bind.product, message.id, message.n, now, data, notice=notice)
@@ -165,7 +169,7 @@ class Window:
         return b""
 
     def _settled(self, ack: Ack) -> None:
-        metrics.settled.labels(ack.state).inc()
+        SETTLED[ack.state].inc()
         if self._client.acks is None:
             self._client.acks = []
         self._client.acks.append(ack)

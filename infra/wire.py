@@ -191,7 +191,7 @@ class SyncItem(msgspec.Struct, array_like=True, frozen=True):
     """`saver.sync`: all unconfirmed acks, all binds with their windows. Heals whatever a hint lost.
 
     The session is registered again if it is missing (by number); an ack whose receipt fails is not removed, and its product's
-    page still holds it.
+    page still holds it. With `only_acks` (and no products) acks and jobs are settled, and nothing else is looked at.
     """
 
     key: str
@@ -203,16 +203,19 @@ class SyncItem(msgspec.Struct, array_like=True, frozen=True):
     products: list[ProductWindow]
     acks: list[Ack]
     jobs: list[SettledJob]
+    only_acks: bool = False
 
 
 class SyncResult(msgspec.Struct, array_like=True, frozen=True):
     """`status` ok: every ack in the request is settled and `pages` has one page a product, in the request's order.
 
-    `retry`: nothing was settled, ask again; `superseded`: close the socket.
+    `retry`: nothing was settled, ask again; `superseded`: close the socket. `missing`: the answer to `only_acks` where the
+    session is not registered: sync the whole of it.
     """
 
     status: str
     pages: list[Page] = []
+    missing: bool = False
 
 
 class PullItem(msgspec.Struct, array_like=True, frozen=True):

@@ -8,7 +8,7 @@ A record class may name older versions of its schema: these are read too (a fiel
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, cast
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from schemas.records import RECORDS, ClientProduct, ClientRecord, JobRecord, Record, RoomCursor
+from schemas.records import RECORDS, Broadcast, ClientProduct, ClientRecord, JobRecord, Record, RoomCursor, StatusEvent
 
 MAGIC: Final = b"\xc3\x01"
 MAX_RECORD: Final = 256 * 1024
@@ -53,11 +53,16 @@ _OLDER: Final = [_Form(record, version) for record in RECORDS for version in get
 _BY_HEADER: Final = {form.header: form for form in (*_FORMS.values(), *_OLDER)}
 
 
+_LISTS: Final[dict[type[Record], tuple[str, ...]]] = {Broadcast: ("groups",), StatusEvent: ("settled_jobs",)}
+_NESTED: Final = {kind: tuple(field.name for field in fields(kind)) for kind in (RoomCursor, ClientProduct)}
+
+
 def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple):
+    kind = type(value)
+    if kind is tuple:
         return [_plain(item) for item in value]
+    if kind in _NESTED:
+        return {name: _plain(getattr(value, name)) for name in _NESTED[kind]}
     return value
 
 
@@ -112,7 +117,6 @@ def _build(record: type[Record], datum: dict[str, Any]) -> Record:
         bind = datum["bind"]
         datum["bind"] = ClientProduct(**{**bind, "groups": tuple(bind["groups"])})
     else:
-        for name in ("groups", "settled_jobs"):
-            if name in datum:
-                datum[name] = tuple(datum[name])
+        for name in _LISTS.get(record, ()):
+            datum[name] = tuple(datum[name])
     return record(**datum)

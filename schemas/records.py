@@ -19,6 +19,10 @@ MAX_PULL_AFTER_MS = 3_600_000
 """The longest that a notice may ask its client to wait, an hour."""
 
 
+_PRIORITIES = frozenset(int(priority) for priority in Priority)
+_MODES = frozenset(mode.value for mode in Mode)
+
+
 def _check_content(payload: bytes, properties: dict[str, str]) -> None:
     if len(payload) > MAX_PAYLOAD:
         raise ValueError(f"payload has {len(payload)} bytes, more than {MAX_PAYLOAD}")
@@ -82,7 +86,7 @@ class PushMessage:
             names.collapse_key(self.collapse_key)
         if self.qos not in (0, 1):
             raise ValueError(f"qos {self.qos} is not 0 or 1")
-        if self.priority not in tuple(Priority):
+        if self.priority not in _PRIORITIES:
             raise ValueError(f"priority {self.priority} is not 0, 1 or 2")
         self._check_mode()
         if self.correlation is not None and len(self.correlation) > 1024:
@@ -93,7 +97,7 @@ class PushMessage:
         _check_content(self.payload, self.properties)
 
     def _check_mode(self) -> None:
-        if self.mode not in tuple(Mode):
+        if self.mode not in _MODES:
             raise ValueError(f"mode {self.mode[:16]!a} is not push, pull or both")
         if self.mode != Mode.PUSH and self.qos == 0:
             raise ValueError(f"mode {self.mode} at QoS 0: what is never stored can't be pulled")

@@ -7,6 +7,7 @@ a room that does not keep up loses hints, counted.
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections import deque
 from typing import Final
 
@@ -40,6 +41,7 @@ class HintSender:
         self._bus = bus
         self._instance = instance
         self._seq = 0
+        self._scheduled = False
         self._rooms: dict[str, _RoomQueue] = {}
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Reply[HintResult]).decode
@@ -65,7 +67,14 @@ class HintSender:
         queue.waiting.append(hint)
 
     def flush(self) -> None:
-        """Send what waits, as far as the rooms answer; what is left goes on as answers come. Idle rooms are forgotten."""
+        """Send what waits, at the end of the loop's turn: batches of several partitions end together, and one request has all."""
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """As far as the rooms answer; what is left goes on as answers come. Idle rooms are forgotten."""
+        self._scheduled = False
         for room in list(self._rooms):
             queue = self._rooms[room]
             if queue.waiting:
@@ -92,8 +101,8 @@ class HintSender:
                 reply = self._decode(await self._bus.request(names.room_push(room), data, timeout=TIMEOUT))
             except (BusError, msgspec.MsgspecError):
                 continue
-            for result in reply.items:
-                sent.labels(result.outcome).inc()
+            for outcome, count in collections.Counter(result.outcome for result in reply.items).items():
+                sent.labels(outcome).inc(count)
             return
         sent.labels("let go").inc(len(batch))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 
@@ -30,6 +30,10 @@ DRAIN: Final = 5.0
 """How long a revoked or stopping partition may finish its batch, s."""
 BACKOFF: Final = (0.1, 2.0)
 ATTEMPTS_ON_BUG: Final = 3
+LINGER: Final = 0.03
+"""Seconds between two polls that found something, at least: more records a batch, so fewer requests for each of them."""
+TOGETHER: Final = 0.1
+"""Seconds for which a poll waits for the batches of the last one, at most: a partition that is not polled has to wait."""
 COMMIT_EVERY: Final = 0.5
 """Seconds between two commits: a commit after each batch cost Kafka more than the batches (docs/benchmarks.md)."""
 
@@ -262,18 +266,21 @@ class Runner:
                 log.warning("poll failed", consumer=self._name, error=type(error).__name__)
                 await asyncio.sleep(0.5)
                 continue
-            for where, records in batches.items():
-                if records and (partition := self._partitions.get(where.partition)) is not None:
-                    batch = [
-                        Incoming(where.topic, where.partition, item.offset, item.timestamp, item.key, item.value)
-                        for item in records
-                    ]
-                    self._begin(partition, batch)
+            begun = [
+                self._begin(partition, [_incoming(item) for item in records])
+                for where, records in batches.items()
+                if records and (partition := self._partitions.get(where.partition)) is not None
+            ]
+            if begun:
+                linger = asyncio.create_task(asyncio.sleep(LINGER))
+                await asyncio.wait(begun, timeout=TOGETHER)
+                await linger
 
-    def _begin(self, partition: _Partition, batch: list[Incoming]) -> None:
+    def _begin(self, partition: _Partition, batch: list[Incoming]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._handle(partition, batch))
         partition.task = task
         task.add_done_callback(lambda done: self._handled(partition, done))
+        return task
 
     def _handled(self, partition: _Partition, task: asyncio.Task[None]) -> None:
         partition.task = None
@@ -334,6 +341,10 @@ class Runner:
             return
         for where, offset in offsets.items():
             partitions[where.partition].committed = offset.offset
+
+
+def _incoming(item: ConsumerRecord) -> Incoming:
+    return Incoming(item.topic, item.partition, item.offset, item.timestamp, item.key, item.value)
 
 
 def _letter(item: Dead, now_ms: int) -> DeadLetter:

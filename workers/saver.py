@@ -127,7 +127,7 @@ class Saver:
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
         budget = _Budget()
         return [
-            SyncResult(result.status, [page for raw in result.pages if (page := budget.page(raw)) is not None])
+            SyncResult(result.status, [page for raw in result.pages if (page := budget.page(raw)) is not None], result.missing)
             for result in results
         ]
 

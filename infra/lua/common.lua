@@ -24,7 +24,8 @@ end
 
 -- Settled ids are remembered for an hour at least, and the last 128.
 local function trim_settled(p, now)
-  local excess = math.min(redis.call('ZCOUNT', p.t, '-inf', now - SETTLED_MS), redis.call('ZCARD', p.t) - SETTLED_MIN)
+  local excess = redis.call('ZCARD', p.t) - SETTLED_MIN
+  if excess > 0 then excess = math.min(excess, redis.call('ZCOUNT', p.t, '-inf', now - SETTLED_MS)) end
   if excess > 0 then redis.call('ZREMRANGEBYRANK', p.t, 0, excess - 1) end
   redis.call('PEXPIRE', p.t, SETTLED_TTL)
 end
@@ -107,7 +108,9 @@ end
 
 -- What is owed, as a flat list of `<product> <id>`, state. Bounded: the rest comes with the next script.
 local function owed_now(owed)
-  if redis.call('HLEN', owed) <= 128 then return redis.call('HGETALL', owed) end
+  local count = redis.call('HLEN', owed)
+  if count == 0 then return {} end
+  if count <= 128 then return redis.call('HGETALL', owed) end
   return redis.call('HRANDFIELD', owed, 128, 'WITHVALUES')
 end
 
@@ -138,6 +141,15 @@ local function claim(s, c, me)
   if generation > me.generation or (generation == me.generation and number > me.number) then return false, false end
   register(s, c, me)
   return true, true
+end
+
+-- The same without a change: a newer session wins, and anything but this one itself counts as missing.
+local function compare(s, me)
+  local cur = redis.call('HMGET', s, unpack(SESSION))
+  local generation, number = tonumber(cur[1] or '-1'), tonumber(cur[2] or '-1')
+  if generation > me.generation or (generation == me.generation and number > me.number) then return false, false end
+  local same = generation == me.generation and number == me.number and cur[3] == me.room and tonumber(cur[4]) == me.epoch
+  return true, not same or tonumber(cur[5]) ~= me.connection
 end
 
 local function me_from(a)

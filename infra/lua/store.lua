@@ -3,13 +3,14 @@
 -- Returns {session fields, bind, now, n of each message (0: it is not to be hinted), owed}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, owed, p, now = KEYS[1], KEYS[2], product_keys(3), clock()
-local product, cap, numbers = a[1], a[2], {}
+local product, cap, numbers, ended = a[1], a[2], {}, false
 
 local function evict()
   local highest = tonumber(redis.call('ZREVRANGE', p.q, 0, 0, 'WITHSCORES')[2])
   local class = math.floor(highest / CLASS)
   local oldest = redis.call('ZRANGEBYSCORE', p.q, string.format('%.0f', class * CLASS), '+inf', 'LIMIT', 0, 1)[1]
   end_message(p, owed, product, oldest, 'evicted', now)
+  ended = true
 end
 
 local function add(message, body)
@@ -23,7 +24,10 @@ local function add(message, body)
   end
   if collapse ~= '' then
     local before = redis.call('HGET', p.k, collapse)
-    if before then end_message(p, owed, product, before, 'replaced', now) end
+    if before then
+      end_message(p, owed, product, before, 'replaced', now)
+      ended = true
+    end
     redis.call('HSET', p.k, collapse, id)
   end
   local n = redis.call('INCR', p.n)
@@ -37,7 +41,7 @@ end
 
 for i, message in ipairs(a[3]) do numbers[i] = add(message, ARGV[i + 1]) end
 -- What a later message of the batch replaced or evicted is settled: no hint.
-for i, message in ipairs(a[3]) do
+for i, message in ipairs(ended and a[3] or {}) do
   if numbers[i] > 0 and not redis.call('ZSCORE', p.q, message[1]) then numbers[i] = 0 end
 end
 local bind = redis.call('HGET', s, 'b:' .. product)

@@ -1,12 +1,14 @@
--- KEYS: session, counter, owed, then six a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs, noticed}, then binds.
+-- KEYS: session, counter, owed, then six a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs, noticed, only acks}, then
+-- binds.
 -- `products` names every product whose keys are given; windows, limits and binds are given for the first of them.
--- Returns {status, now, pages, owed, whether the session was missing}.
+-- With `only acks` the session is looked at and left as it is. Returns {status, now, pages, owed, whether the session was missing}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, c, owed, now = KEYS[1], KEYS[2], KEYS[3], clock()
 local products = load_products(a[2], 4)
 apply_acks(products, a[6], owed, now) -- whoever has the session: their receipts are in Kafka
 local me = me_from(a[1])
-local latest, missing = claim(s, c, me)
+local latest, missing
+if a[9] then latest, missing = compare(s, me) else latest, missing = claim(s, c, me) end
 if not latest then return {'superseded'} end
 save_jobs(products, a[7], now)
 mark_noticed(products, a[8], me)

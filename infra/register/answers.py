@@ -110,7 +110,9 @@ def synced(item: SyncItem, answer: Sequence[Any]) -> Synced:
         return Synced(text(answer[0]))
     status, now, raw, due, missing = answer
     pages = [page(entry.bind.product, one, int(now)) for entry, one in zip(item.products, raw, strict=True)]
-    return Synced(text(status), pages, owed(item.key, due), bool(missing))
+    return Synced(
+        text(status), pages, owed(item.key, due), bool(missing) and not item.only_acks, bool(missing) and item.only_acks
+    )
 
 
 def pulled(item: PullItem, answer: Sequence[Any]) -> Pulled:

@@ -61,6 +61,7 @@ def sync_call(i: SyncItem) -> Call:
         [[products[ack.product], ack.id] for ack in i.acks if ack.state != NOTICED],
         _jobs(products, i.jobs),
         [[products[ack.product], ack.id] for ack in i.acks if ack.state == NOTICED],
+        i.only_acks,
     ]
     return "sync", _client_keys(i.key, products), [pack(arguments), *(pack(item.bind) for item in i.products)]
 

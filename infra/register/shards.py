@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, RedisError
 
+from infra.register.together import Calls, Together
 from infra.settings import RedisSettings
 
 SLOTS: Final = 16384
@@ -88,13 +89,16 @@ Answer = Any
 class Shard:
     """One server with its slots. `name` is its first slot, which outlives a failover."""
 
-    def __init__(self, redis: Redis, address: str, ranges: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, redis: Redis, address: str, ranges: tuple[tuple[int, int], ...], timeout: float) -> None:
+        """`timeout`: s for each round trip."""
         self.redis = redis
+        self._timeout = timeout
         self.address = address
         self.ranges = ranges
         self.name = str(ranges[0][0])
         self.marker_key = f"longwire:{{{_tag(ranges)}}}"
         self._open: tuple[Incarnation, ScriptSet] | None = None
+        self._together = Together(self._evaluate)
         self._looking = asyncio.Lock()
         self._closed_until = 0.0
         self._why = ""
@@ -109,7 +113,7 @@ class Shard:
         answers: list[Answer] = []
         try:
             for start in range(0, len(commands), PIPELINE):
-                async with self.redis.pipeline(transaction=False) as pipe:
+                async with asyncio.timeout(self._timeout), self.redis.pipeline(transaction=False) as pipe:
                     for command in commands[start : start + PIPELINE]:
                         pipe.execute_command(*command)
                     answers += await pipe.execute()
@@ -119,8 +123,11 @@ class Shard:
             raise RegisterDown(f"{self.address}: {type(error).__name__}: {error}") from error
         return answers
 
-    async def evaluate(self, calls: Sequence[tuple[str, list[str], list[Any]]]) -> list[Answer]:
+    async def evaluate(self, calls: Calls) -> list[Answer]:
         """Run scripts (name, keys, arguments) on the open shard; raises RegisterNotReady or RegisterDown."""
+        return await self._together.ask(calls)
+
+    async def _evaluate(self, calls: Calls) -> list[Answer]:
         _, scripts = self._open or await self._reopen()
         try:
             return await self.pipe(_evalsha(scripts, calls))
@@ -133,7 +140,7 @@ class Shard:
             self._open = None
             raise RegisterNotReady(f"{self.address} was restarted") from error
 
-    async def evaluate_fold(self, scripts: ScriptSet, calls: Sequence[tuple[str, list[str], list[Any]]]) -> list[Answer]:
+    async def evaluate_fold(self, scripts: ScriptSet, calls: Calls) -> list[Answer]:
         """The same while it is folded, with the fold's own scripts."""
         try:
             return await self.pipe(_evalsha(scripts, calls))
@@ -143,7 +150,7 @@ class Shard:
     async def look(self) -> tuple[str, Marker | None]:
         """The server's run id and its marker; raises RegisterDown."""
         try:
-            async with self.redis.client() as one:
+            async with asyncio.timeout(self._timeout), self.redis.client() as one:
                 return await self._look(one)
         except (RedisError, OSError, TimeoutError) as error:
             raise RegisterDown(f"{self.address}: {type(error).__name__}: {error}") from error
@@ -154,7 +161,7 @@ class Shard:
         On one connection, which a restart breaks: else a beat could vouch on a new server for what only the old one had.
         """
         try:
-            async with self.redis.client() as one:
+            async with asyncio.timeout(self._timeout), self.redis.client() as one:
                 run_id, marker = await self._look(one)
                 if marker is None or marker.incarnation.run_id != run_id or marker.state != OPEN:
                     return run_id, marker, False
@@ -169,7 +176,10 @@ class Shard:
         """Load the scripts of an incarnation, if the marker still says so on the same connection; else RegisterNotReady."""
         scripts = ScriptSet(marker.incarnation, purpose)
         try:
-            async with self.redis.client() as one:  # one connection: a restart between would break it
+            async with (
+                asyncio.timeout(self._timeout),
+                self.redis.client() as one,
+            ):  # one connection: a restart between would break it
                 run_id, now = await self._look(one)
                 if now is None or now.incarnation != marker.incarnation or run_id != now.incarnation.run_id or now.state != state:
                     raise RegisterNotReady(f"{self.address} is not {state} any more")
@@ -262,9 +272,10 @@ class Shards:
         error: Exception = RegisterDown("no server")
         for seed in seeds:
             try:
-                self._cluster = bool((await seed.info("cluster")).get("cluster_enabled"))
-                raw = await seed.execute_command("CLUSTER SLOTS") if self._cluster else []  # type: ignore[no-untyped-call]
-                slots = _parse_slots(raw)
+                async with asyncio.timeout(self._settings.timeout):
+                    self._cluster = bool((await seed.info("cluster")).get("cluster_enabled"))
+                    raw = await seed.execute_command("CLUSTER SLOTS") if self._cluster else []  # type: ignore[no-untyped-call]
+                    slots = _parse_slots(raw)
                 break
             except (RedisError, OSError, TimeoutError) as failed:
                 error = failed
@@ -273,7 +284,7 @@ class Shards:
             raise RegisterDown(f"Redis at {_address(self._settings.url)} can't be used: {error}") from error
         self._read_at = time.monotonic()
         if not self._cluster:
-            self._shards = [Shard(first, _address(self._settings.url), ((0, SLOTS - 1),))]
+            self._shards = [Shard(first, _address(self._settings.url), ((0, SLOTS - 1),), self._settings.timeout)]
             return
         await first.aclose(close_connection_pool=True)
         await self._take(slots)
@@ -283,7 +294,7 @@ class Shards:
         shards = []
         for address, found in slots.items():
             ranges = tuple(sorted(found))
-            shard = known.pop((address, ranges), None) or Shard(self._client(self._url_of(address)), address, ranges)
+            shard = known.pop((address, ranges), None) or self._shard(address, ranges)
             shards.append(shard)
         self._shards = sorted(shards, key=lambda shard: shard.ranges)
         by_slot: list[Shard | None] = [None] * SLOTS
@@ -296,6 +307,9 @@ class Shards:
         for shard in known.values():
             await shard.redis.aclose(close_connection_pool=True)
 
+    def _shard(self, address: str, ranges: tuple[tuple[int, int], ...]) -> Shard:
+        return Shard(self._client(self._url_of(address)), address, ranges, self._settings.timeout)
+
     def _url_of(self, address: str) -> str:
         scheme, _, rest = self._settings.url.partition("://")
         credentials, at, _ = rest.rpartition("@")
@@ -307,7 +321,7 @@ class Shards:
             url,
             max_connections=settings.connections,
             timeout=settings.timeout,
-            socket_timeout=settings.timeout,
+            socket_timeout=None,  # a timer for each reply costs more than reading it: round trips have theirs (`Shard`)
             socket_connect_timeout=settings.timeout,
             retry=Retry(NoBackoff(), 0),  # a timeout is unknown, and a blind repeat applied twice (PITFALLS)
             protocol=2,
@@ -339,7 +353,7 @@ def shard_script(name: str, key: str, *arguments: str | int) -> Command:
     return ("EVAL", _shard_text(name), 1, key, *arguments)
 
 
-def _evalsha(scripts: ScriptSet, calls: Sequence[tuple[str, list[str], list[Any]]]) -> list[Command]:
+def _evalsha(scripts: ScriptSet, calls: Calls) -> list[Command]:
     return [("EVALSHA", scripts.shas[name], len(keys), *keys, *arguments) for name, keys, arguments in calls]
 
 

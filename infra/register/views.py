@@ -101,12 +101,13 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """The answer to sync. `registered`: the session was missing, and is there again."""
+    """The answer to sync. `registered`: the session was missing, and is there again; `missing`: it is (where only acks came)."""
 
     status: str
     pages: list[PendingPage] = field(default_factory=list)
     owed: list[Owed] = field(default_factory=list)
     registered: bool = False
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,23 @@ class Machine(RuleBasedStateMachine):
                 message.noticed = (c.generation, c.number)
         self._page(c, found.pages[0])
 
+    @precondition(lambda self: any(c.bound for c in self.connections))
+    @rule(data=st.data())
+    def acks_only(self, data: st.DataObject) -> None:
+        """[U4] The same for acks alone: the session is left as it is, and it is told where it is not this one."""
+        c = data.draw(st.sampled_from([c for c in self.connections if c.bound]))
+        acks = data.draw(st.lists(st.sampled_from(sorted(c.window)), unique=True)) if c.window else []
+        for each in acks:
+            self.receipts.append((each, "acked"))
+        item = SyncItem(*self.where(c), [], [Ack(PRODUCT, each, "acked") for each in acks], [], only_acks=True)
+        [found] = self.run(self.register.sync([item]))
+        self._settle(acks)
+        c.window -= set(acks)
+        held = self.session
+        newer = held is not None and (held.generation, held.number) > (c.generation, c.number)
+        assert (found.status, found.pages) == ("superseded" if newer else "ok", [])
+        assert found.missing == (not newer and held is not c)
+
     def _loses(self, c: Connection, status: str) -> bool:
         """Exactly the session that the register has, or may have, goes on."""
         assert status == ("ok" if self.claims(c) else "superseded"), (c, self.session)

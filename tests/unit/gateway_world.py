@@ -162,6 +162,7 @@ class Register:
         self.noticed: dict[tuple[str, str, str], int] = {}  # → the number of the session that has the notice
         self.disconnects: list[DisconnectItem] = []
         self.superseded = False
+        self.missing = False
         self.number = 0
 
     def store(
@@ -237,6 +238,9 @@ class Register:
             found = [message for message in self.pending.get((item.key, item.product), []) if message.id == item.id]
             return PullResult(status, self.whole(found[0])) if found else PullResult("gone")
         self._apply(item)
+        if item.only_acks:
+            return SyncResult(status, [], self.missing)
+        self.missing = False
         return SyncResult(status, [self.page(item, part.bind.product, part.window, part.limit) for part in item.products])
 
     def _apply(self, item: SyncItem | DisconnectItem) -> None:

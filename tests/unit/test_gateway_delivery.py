@@ -72,6 +72,7 @@ def test_given_a_request_under_way_when_hinted_then_another_sync_follows_its_ans
     device = bound(world)
     world.push(world.register.store("m1"))
     device.puback(1)
+    device.session.delivery.sync_soon()  # type: ignore[union-attr]
     world.register.held = True
     world.flush()
     request = world.register.waiting[0]
@@ -82,6 +83,34 @@ def test_given_a_request_under_way_when_hinted_then_another_sync_follows_its_ans
     device.socket.take()
     assert len(world.register.of(SyncItem)) == 2
     assert world.register.settled == [("m1", "acked")]
+
+
+def test_given_acks_alone_under_way_when_hinted_then_it_is_written_at_once() -> None:
+    world = World()
+    device = bound(world)
+    world.push(world.register.store("m1"))
+    device.puback(1)
+    device.socket.take()
+    world.register.held = True
+    world.flush()
+    assert [item.only_acks for item in world.register.of(SyncItem)] == [True]
+    assert world.push(world.register.store("m2")) == "written"
+    assert device.pushed_ids() == ["m2"]
+    world.register.answer()
+    assert world.register.settled == [("m1", "acked")]
+    assert device.pushed() == []
+
+
+def test_given_acks_alone_when_the_session_is_missing_then_all_of_it_is_synced() -> None:
+    world = World()
+    device = bound(world)
+    world.push(world.register.store("m1"))
+    world.register.missing = True
+    device.puback(1)
+    world.flush()
+    world.flush()
+    assert [item.only_acks for item in world.register.of(SyncItem)] == [True, False]
+    assert [len(item.products) for item in world.register.of(SyncItem)] == [0, 1]
 
 
 def test_given_no_such_session_or_bind_when_hinted_then_gone() -> None:
@@ -210,8 +239,11 @@ def test_given_pubacks_when_flushed_then_one_sync_carries_them_with_their_states
     world.flush()
     (sync,) = world.register.of(SyncItem)
     assert [(ack.id, ack.state, ack.detail) for ack in sync.acks] == [("m0", "acked", ""), ("m1", "rejected", "0x97")]
-    assert sync.products[0].window == ["m2"]
-    assert sync.products[0].limit == 31
+    assert sync.only_acks
+    device.session.delivery.sync_soon()  # type: ignore[union-attr]
+    world.flush()
+    _, sync = world.register.of(SyncItem)
+    assert (sync.only_acks, sync.products[0].window, sync.products[0].limit) == (False, ["m2"], 31)
 
 
 def test_given_many_pubacks_when_they_come_at_once_then_they_do_not_wait_for_the_flush() -> None:
