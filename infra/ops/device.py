@@ -12,7 +12,7 @@ from infra.ops.tokens import make_token
 from infra.system import System
 
 if TYPE_CHECKING:
-    from pushclient import ConnectionState, PushMessage
+    from pushclient import ConnectionState, PushClient, PushMessage
 
 
 async def listen(
@@ -47,7 +47,9 @@ async def listen(
             if not as_json:
                 note(f"{client} is bound to {product} at QoS {granted}; Ctrl-C ends")
             async for message in device.messages():
-                say(json.dumps(_document(message)) if as_json else _line(message))
+                shown = await _body(device, message)
+                say(json.dumps(_document(shown)) if as_json else _line(shown))
+                await shown.ack()
                 seen += 1
                 if count and seen >= count:
                     await message.ack()
@@ -55,6 +57,18 @@ async def listen(
     except TimeoutError:
         return seen
     return seen
+
+
+async def _body(device: PushClient, message: PushMessage) -> PushMessage:
+    """The message that a notice is of, or the notice where its body is not to be had this way."""
+    from pushclient import PullRefused
+
+    if message.pull is None:
+        return message
+    try:
+        return await device.pull(message)
+    except PullRefused:
+        return message
 
 
 def _tell(state: ConnectionState, note: Callable[[str], None]) -> None:
@@ -82,4 +96,5 @@ def _document(message: PushMessage) -> dict[str, Any]:
 
 
 def _line(message: PushMessage) -> str:
-    return f"{printable(message.topic.encode())}  {printable((message.id or '-').encode())}  {printable(message.payload)}"
+    text = f"(a body of {message.size} bytes, by HTTP)" if message.pull else printable(message.payload)
+    return f"{printable(message.topic.encode())}  {printable((message.id or '-').encode())}  {text}"

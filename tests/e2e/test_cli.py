@@ -193,6 +193,15 @@ def test_given_an_offline_device_then_messages_wait_and_come_in_order(pushctl: P
     until(lambda: _pending(pushctl, client) == 0)
 
 
+def test_given_a_notice_then_a_listening_device_pulls_its_body_and_it_is_settled(pushctl: Pushctl) -> None:
+    client = fresh("pull")
+    device = pushctl.listening(client, "--count", "1", "--timeout", "30")
+    sent = pushctl.json("send", "--product", "demo", "--client", client, "--mode", "pull", "--pull-after", "0.1", "the body")
+    [message] = messages(device)
+    assert (message["id"], message["payload"]) == (sent["id"], "the body")
+    until(lambda: _pending(pushctl, client) == 0)
+
+
 def _pending(pushctl: Pushctl, client: str) -> int:
     done = subprocess.run(
         [PUSHCTL, "client", "show", client, "--json"], env=pushctl.environment, capture_output=True, text=True, check=False
