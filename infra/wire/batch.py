@@ -1,0 +1,42 @@
+"""A batch and its answer; the bounds of both."""
+
+from __future__ import annotations
+
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+VERSION: Final = 1
+MAX_ITEMS: Final = 1_000
+MAX_BYTES: Final = 256 * 1024
+MAX_UNANSWERED: Final = 4
+ITEM_OVERHEAD: Final = 512
+"""Bytes of a message in a batch beside payload, correlation and properties, at most."""
+
+T = TypeVar("T")
+
+Properties = list[tuple[str, str]]
+JobNumber = tuple[int, int]
+"""A job's cluster-wide number: (partition, offset) of its first record in `push.jobs`."""
+
+
+class Request(msgspec.Struct, Generic[T], array_like=True, frozen=True):
+    """A batch: `sender` is `room:epoch` or a worker's instance, `seq` counts the sender's batches on this subject from 1."""
+
+    version: int
+    sender: str
+    seq: int
+    items: list[T]
+
+
+class Reply(msgspec.Struct, Generic[T], array_like=True, frozen=True):
+    """The answer to batch `seq`. `error` is set (and `items` empty) where the whole batch could not be handled: retry it."""
+
+    seq: int
+    items: list[T]
+    error: str = ""
+
+
+def encoder() -> msgspec.msgpack.Encoder:
+    """An encoder for these structs. Keep one for each component: it is not for several threads."""
+    return msgspec.msgpack.Encoder()

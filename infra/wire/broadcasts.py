@@ -1,0 +1,103 @@
+"""`room.{room}.slice`, and a job as its readers see it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from infra.wire.batch import JobNumber, Properties
+
+
+class JobContent(msgspec.Struct, array_like=True, frozen=True):
+    """What a room needs of a broadcast. `started_ms` is compared with a bind's `first_bind_ms` (docs/design.md)."""
+
+    job: str
+    number: JobNumber
+    product: str
+    groups: list[str]
+    payload: bytes
+    expires_in_ms: int
+    started_ms: int
+    include_new: bool = False
+    content_type: str = ""
+    properties: Properties = []
+
+
+class Slice(msgspec.Struct, array_like=True, frozen=True):
+    """`room.{room}.slice`: write the job to slots lo ≤ slot < hi, spread over `spread_ms` (≤ 1000), and to `late` late joiners.
+
+    `lo` = `hi` where only a grant (or only the counts) is wanted. `seq` grows with every slice of (term, room): a repeat is
+    answered from memory. `deadline_ms` is on the *room's* monotonic clock, as its lease shows it: no two clocks are compared.
+    `most`: the walk stops after the slot in which that many persons were written to, before `hi` (0: no such bound); so the pace
+    does not hang on how evenly the clients fall into slots.
+    """
+
+    job: str
+    number: JobNumber
+    term: int
+    seq: int
+    lo: int
+    hi: int
+    spread_ms: int
+    late: int
+    deadline_ms: int
+    most: int = 0
+
+
+class Counts(msgspec.Struct, array_like=True, frozen=True):
+    """A job's cumulative counts in one (room, epoch): counting them twice is harmless.
+
+    `sent`: persons it was written to; `written`: settled at QoS 0; `acked`, `rejected`: PUBACKs; `repeated`: written again after
+    a reconnect; `waiting`: late joiners queued now (the only one that falls); `skipped`: not eligible or settled before.
+    """
+
+    sent: int = 0
+    written: int = 0
+    acked: int = 0
+    rejected: int = 0
+    repeated: int = 0
+    skipped: int = 0
+    waiting: int = 0
+
+
+class SliceReply(msgspec.Struct, array_like=True, frozen=True):
+    """`status`: ok, unknown (announce the job first), stale (past its deadline), old-term. `slot`: the room's cursor now.
+
+    `persons`: to how many this slice wrote.
+    """
+
+    status: str
+    seq: int
+    slot: int = 0
+    persons: int = 0
+    counts: Counts = Counts()
+
+
+class JobRoom(msgspec.Struct, frozen=True):
+    """One room's part of a job: its cursor and its cumulative counts, by the names of `Counts`."""
+
+    room: str
+    epoch: int
+    slot: int
+    counts: dict[str, int]
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """KV bucket `jobs`, key `names.kv_job_key(job)` (JSON): a broadcast as readers see it, a fold of `push.jobs`.
+
+    `targeted`: clients bound to the product when it started; `progress`: 0…1 of the slots walked, weighted by those clients;
+    `uncertain`: persons in rooms that died, whose acknowledgements may be lost; `rate`: persons per second. Times in ms.
+    """
+
+    job: str
+    product: str
+    state: str
+    rate: int
+    started_ms: int
+    expires_ms: int
+    completed_ms: int | None
+    totals: dict[str, int]
+    rooms: list[JobRoom]
+    targeted: int
+    progress: float
+    term: int
+    uncertain: int

@@ -1,0 +1,67 @@
+"""`room.{room}.control`, `rooms.lease`, and where rooms are."""
+
+from __future__ import annotations
+
+import msgspec
+
+from infra.wire.broadcasts import Counts, JobContent
+
+
+class Announce(msgspec.Struct, array_like=True, frozen=True, tag="announce"):
+    """`room.{room}.control`: here is a job; everything below `slot` was walked in this room (an unknown room: all of it)."""
+
+    content: JobContent
+    term: int
+    slot: int
+
+
+class EndJob(msgspec.Struct, array_like=True, frozen=True, tag="end"):
+    """`room.{room}.control`: the job is over; forget it and free its place."""
+
+    job: str
+    term: int
+
+
+class Kick(msgspec.Struct, array_like=True, frozen=True, tag="kick"):
+    """`room.{room}.control`: close this session. `code` is the DISCONNECT reason code (0x8E takeover, 0x98 kick)."""
+
+    key: str
+    generation: int
+    number: int
+    code: int
+    reason: str
+
+
+Control = Announce | EndJob | Kick
+
+
+class ControlReply(msgspec.Struct, array_like=True, frozen=True):
+    """`status`: ok, gone (no such session or job, or the job has expired), old-term, full (no place for one more job)."""
+
+    status: str
+    counts: Counts = Counts()
+
+
+class Lease(msgspec.Struct, array_like=True, frozen=True):
+    """`rooms.lease`, every 3 s. `clock_ms` is the room's own monotonic clock; `bound`: product → clients bound here.
+
+    A lease routes, it does not decide: the reader judges its age by the reader's own monotonic clock.
+    """
+
+    room: str
+    epoch: int
+    clock_ms: int
+    state: str
+    connections: int
+    bound: dict[str, int]
+
+
+class RoomEntry(msgspec.Struct, frozen=True):
+    """KV bucket `rooms`, key = room id (JSON): where clients connect, and labels."""
+
+    room: str
+    epoch: int
+    host: str
+    port: int
+    labels: dict[str, str] = {}
+    internal: str = ""

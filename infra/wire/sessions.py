@@ -1,0 +1,186 @@
+"""`saver.*`: sessions, binds, acks, and the bodies that are pulled."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from infra.wire.batch import JobNumber
+from infra.wire.messages import Downlink, Page
+
+OK: Final = "ok"
+SUPERSEDED: Final = "superseded"
+RETRY: Final = "retry"
+GONE: Final = "gone"
+
+NOTICED: Final = "noticed"
+"""An Ack's state that settles nothing: the client has the notice, and may pull the body."""
+
+
+class Bind(msgspec.Struct, array_like=True, frozen=True):
+    """A bind as the room holds it: granted QoS, joined groups, and user and attributes by the token."""
+
+    product: str
+    qos: int
+    groups: list[str]
+    user: str = ""
+    attrs: dict[str, str] = {}
+
+
+class Ack(msgspec.Struct, array_like=True, frozen=True):
+    """A message settled in the room: `state` is a schemas.codes.State value (acked, written, rejected, dead), or NOTICED."""
+
+    product: str
+    id: str
+    state: str
+    detail: str = ""
+
+
+class ConnectItem(msgspec.Struct, array_like=True, frozen=True):
+    """`saver.connect`: give this connection a session. `connection` counts the room's connections and only grows."""
+
+    key: str
+    room: str
+    epoch: int
+    connection: int
+
+
+class ConnectResult(msgspec.Struct, array_like=True, frozen=True):
+    """`status` ok, superseded (a later connection has the session) or retry; the session is (generation, number)."""
+
+    status: str
+    generation: int = 0
+    number: int = 0
+
+
+class BindItem(msgspec.Struct, array_like=True, frozen=True):
+    """`saver.bind`: register a bind (again) and page it. `window`: ids of this product already in the room's hands."""
+
+    key: str
+    room: str
+    epoch: int
+    connection: int
+    generation: int
+    number: int
+    bind: Bind
+    window: list[str]
+    limit: int
+
+
+class BindResult(msgspec.Struct, array_like=True, frozen=True):
+    """`first_bind_ms`: when the client first bound the product, by Redis TIME; `settled_jobs`: broadcasts it already has."""
+
+    status: str
+    first_bind_ms: int = 0
+    page: Page | None = None
+    settled_jobs: list[JobNumber] = []
+
+
+class ProductWindow(msgspec.Struct, array_like=True, frozen=True):
+    """A client's bind in a sync with the ids in the room's hands, and how many more the room can take."""
+
+    bind: Bind
+    window: list[str]
+    limit: int
+
+
+class SettledJob(msgspec.Struct, array_like=True, frozen=True):
+    """A broadcast that this client has settled; it is remembered until the job can no longer be active."""
+
+    product: str
+    partition: int
+    offset: int
+    remember_s: int
+
+
+class SyncItem(msgspec.Struct, array_like=True, frozen=True):
+    """`saver.sync`: all unconfirmed acks, all binds with their windows. Heals whatever a hint lost.
+
+    The session is registered again if it is missing (by number); an ack whose receipt fails is not removed, and its product's
+    page still holds it. With `only_acks` (and no products) acks and jobs are settled, and nothing else is looked at.
+    """
+
+    key: str
+    room: str
+    epoch: int
+    connection: int
+    generation: int
+    number: int
+    products: list[ProductWindow]
+    acks: list[Ack]
+    jobs: list[SettledJob]
+    only_acks: bool = False
+
+
+class SyncResult(msgspec.Struct, array_like=True, frozen=True):
+    """`status` ok: every ack in the request is settled and `pages` has one page a product, in the request's order.
+
+    `retry`: nothing was settled, ask again; `superseded`: close the socket. `missing`: the answer to `only_acks` where the
+    session is not registered: sync the whole of it.
+    """
+
+    status: str
+    pages: list[Page] = []
+    missing: bool = False
+
+
+class PullItem(msgspec.Struct, array_like=True, frozen=True):
+    """`saver.pull`: the body of a pending message, for this session."""
+
+    key: str
+    generation: int
+    number: int
+    product: str
+    id: str
+
+
+class PullResult(msgspec.Struct, array_like=True, frozen=True):
+    """`status` ok (with the message, whole), gone (it is not pending: settled, expired, or never was), superseded or retry."""
+
+    status: str
+    message: Downlink | None = None
+
+
+class ConfirmItem(msgspec.Struct, array_like=True, frozen=True):
+    """`saver.confirm`: the client has a message by another way than its connection (HTTP)."""
+
+    key: str
+    ack: Ack
+
+
+class UnbindItem(msgspec.Struct, array_like=True, frozen=True):
+    """`saver.unbind`: forget the bind (never what is pending)."""
+
+    key: str
+    room: str
+    epoch: int
+    generation: int
+    number: int
+    product: str
+
+
+class DisconnectItem(msgspec.Struct, array_like=True, frozen=True):
+    """`saver.disconnect`: the session is over. Removes it only if it is still this one.
+
+    `unacked`: (product, id) of what was written and has no PUBACK; `fruitless`: how many connections of this session ended so
+    that something was written and nothing at all acknowledged; `acked`: whether anything was acknowledged in this session.
+    """
+
+    key: str
+    room: str
+    epoch: int
+    generation: int
+    number: int
+    reason: str
+    acks: list[Ack]
+    jobs: list[SettledJob]
+    unacked: list[tuple[str, str]] = []
+    fruitless: int = 0
+    acked: bool = False
+
+
+class DoneResult(msgspec.Struct, array_like=True, frozen=True):
+    """The answer to unbind and disconnect (ok, superseded or retry), and to confirm (ok, gone or retry)."""
+
+    status: str
