@@ -25,6 +25,9 @@ from schemas.codes import Mode
 PAGE_BYTES: Final = 64 * 1024
 """Bytes of bodies in one page, about; one message always fits."""
 
+PEEK_BYTES: Final = 256 * 1024
+"""Bytes of bodies that are looked at for one list."""
+
 Call = tuple[str, list[str], list[Any]]
 """Script, keys, arguments."""
 
@@ -103,7 +106,7 @@ def pull_call(i: PullItem) -> Call:
 
 def peek_call(key: str, product: str, limit: int) -> Call:
     """`peek.lua`."""
-    return "peek", _product_keys(key, product), [limit]
+    return "peek", _product_keys(key, product), [limit, PEEK_BYTES]
 
 
 def _me(item: BindItem | SyncItem | UnbindItem | DisconnectItem) -> list[Any]:

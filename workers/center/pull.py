@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response, Security
 from fastapi.security import HTTPBearer
@@ -24,6 +24,8 @@ from workers.center.ports import Parts
 from workers.center.problems import Problem, responses
 
 MAX_LISTED: Final = 100
+MAX_HEADER: Final = 4096
+"""Characters of the properties in a header; many clients take no longer line. The list has them all."""
 OCTETS: Final = "application/octet-stream"
 _WORD: Final = r"[A-Za-z0-9!#$&^_.+-]{1,64}"
 _MEDIA_TYPE: Final = re.compile(rf"{_WORD}/{_WORD}(; ?{_WORD}={_WORD})?")
@@ -117,10 +119,11 @@ def _shown(item: PendingItem) -> Pending:
 def _body(item: PendingItem) -> Response:
     """The bytes, under the sender's media type where it is one; never to be shown by a browser."""
     body = item.body
-    headers: dict[str, Any] = {
+    properties = json.dumps(dict(body.properties))
+    headers = {
         "Longwire-Id": item.id,
         "Longwire-Expires-In": str(item.expires_in_s),
-        "Longwire-Properties": json.dumps(dict(body.properties)),
+        "Longwire-Properties": properties if len(properties) <= MAX_HEADER else "{}",
         "X-Content-Type-Options": "nosniff",
         "Content-Disposition": "attachment",
         "Cache-Control": "no-store",
