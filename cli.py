@@ -283,6 +283,16 @@ def client_show(data: Path | None, as_json: bool, client_id: str) -> None:
     show(run_main(_get(system_of(data), f"/v1/clients/{client_id}")), as_json, client_text)
 
 
+@client.command("kick")
+@data_option
+@click.argument("client_id")
+@click.option("--reason", default="", help="Told to the client.")
+def client_kick(data: Path | None, client_id: str, reason: str) -> None:
+    """End a client's session: it is told not to come back by itself. What is pending stays."""
+    run_main(_post(system_of(data), f"/v1/clients/{client_id}/kick", {"reason": reason}))
+    note(f"{client_id} was told to leave")
+
+
 @cli.group()
 def room() -> None:
     """Gateways that live now."""

@@ -50,6 +50,8 @@ class CenterClient:
             answer = await self._http.request(method, path, **more)
         except httpx.HTTPError as error:
             raise Unreachable(f"center at {self._address} can't be reached: {type(error).__name__}") from error
+        if answer.status_code == httpx.codes.NO_CONTENT:
+            return None
         try:
             document = answer.json()
         except ValueError as error:

@@ -202,6 +202,15 @@ def test_given_a_notice_then_a_listening_device_pulls_its_body_and_it_is_settled
     until(lambda: _pending(pushctl, client) == 0)
 
 
+def test_given_a_kick_then_the_device_is_told_and_does_not_come_back(pushctl: Pushctl) -> None:
+    client = fresh("kicked")
+    device = pushctl.listening(client, "--timeout", "30")
+    pushctl("client", "kick", client, "--reason", "lost phone")
+    assert device.wait(timeout=DEADLINE) == 5
+    _, errors = device.communicate()
+    assert "lost phone" in errors
+
+
 def _pending(pushctl: Pushctl, client: str) -> int:
     done = subprocess.run(
         [PUSHCTL, "client", "show", client, "--json"], env=pushctl.environment, capture_output=True, text=True, check=False

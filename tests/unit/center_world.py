@@ -11,7 +11,7 @@ import httpx
 from journal_twin import JournalTwin
 
 from infra.keeper import Policy, Product
-from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown
+from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown, SessionView
 from infra.rooms import RoomView
 from infra.tokens import Verifier
 from infra.wire import Lease, PullItem, RoomEntry
@@ -86,6 +86,19 @@ class PendingTwin:
 
 
 @dataclass
+class KicksTwin:
+    """`gone`: so many times the room answers that it does not have the session."""
+
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    gone: int = 0
+
+    async def kick(self, key: str, session: SessionView, reason: str) -> bool:
+        self.asked.append((key, session.room, reason))
+        self.gone -= 1
+        return self.gone < 0
+
+
+@dataclass
 class JobsTwin:
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -125,6 +138,7 @@ class World:
         self.clients = ClientsTwin()
         self.keys = KeysTwin()
         self.pending = PendingTwin()
+        self.kicks = KicksTwin()
         self.tokens = Verifier()
         self.jobs = JobsTwin()
         self.health = HealthTwin()
@@ -138,6 +152,7 @@ class World:
             clients=self.clients,
             pending=self.pending,
             confirmations=self.pending,
+            kicks=self.kicks,
             tokens=self.tokens,
             keys=self.keys,
             jobs=self.jobs,

@@ -127,6 +127,25 @@ async def test_given_no_such_client_then_a_problem(path: str, status: int) -> No
         assert (await http.get(f"/v1/clients/{path}")).status_code == status
 
 
+@pytest.mark.parametrize(("gone", "status", "asked"), [(0, 204, 1), (1, 204, 2), (9, 404, 3)])
+async def test_given_a_kick_then_its_room_is_asked_until_it_has_the_session(gone: int, status: int, asked: int) -> None:
+    world = World()
+    world.clients.views["eu:phone-1"] = ClientView(SessionView(1, 3, "r1", 7, 9), {}, {})
+    world.kicks.gone = gone
+    async with world.client() as http:
+        response = await http.post("/v1/clients/phone-1/kick?realm=eu", json={"reason": "lost phone"})
+    assert (response.status_code, world.kicks.asked) == (status, [("eu:phone-1", "r1", "lost phone")] * asked)
+
+
+async def test_given_a_kick_of_who_is_not_there_or_with_a_bad_reason_then_a_problem() -> None:
+    world = World()
+    async with world.client() as http:
+        away = await http.post("/v1/clients/phone-1/kick", json={})
+        bad = await http.post("/v1/clients/phone-1/kick", json={"reason": "a\u0000b"})
+    assert (away.status_code, away.json()["type"]) == (404, "urn:longwire:problem:not-connected")
+    assert (bad.status_code, world.kicks.asked) == (400, [])
+
+
 async def test_given_redis_is_down_then_503_with_retry_after() -> None:
     world = World()
     world.clients.down = True

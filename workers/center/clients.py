@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Final
+
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra.register import ClientView
 from schemas import names
 from workers.center.auth import DOCUMENTED
+from workers.center.content import Text
 from workers.center.ports import Parts
 from workers.center.problems import Problem, responses
+
+KICK_TRIES: Final = 3
 
 
 class Session(BaseModel):
@@ -42,6 +47,16 @@ class Client(BaseModel):
     pending: dict[str, int] = Field(examples=[{"demo": 3}])
 
 
+class Order(BaseModel):
+    """How to end a session."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "the phone was lost"}]})
+
+    reason: Annotated[Text, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")] = Field(
+        default="", description="Told to the client as Reason String."
+    )
+
+
 def router(parts: Parts) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["clients"], dependencies=DOCUMENTED)
@@ -55,6 +70,21 @@ def router(parts: Parts) -> APIRouter:
         if view is None:
             raise Problem("unknown-client", f"client {client} is not known in realm {realm}")
         return _client(parts, client, realm, view)
+
+    @routes.post("/v1/clients/{client}/kick", status_code=204, responses={**problems, **responses("not-connected", "bus-down")})
+    async def kick_client(client: str, order: Order, realm: str = names.DEFAULT_REALM) -> None:
+        """End a client's session: DISCONNECT 0x98, which tells it not to come back by itself. What is pending stays.
+
+        It does not lock the client out: that is up to who gives it tokens.
+        """
+        key = names.client_key(names.realm(realm), names.client(client))
+        for _ in range(KICK_TRIES):  # it may be on its way to another room
+            view = await parts.clients.show(key)
+            if view is None or view.session is None:
+                break
+            if await parts.kicks.kick(key, view.session, order.reason):
+                return
+        raise Problem("not-connected", f"client {client} has no session in realm {realm}")
 
     return routes
 

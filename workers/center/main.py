@@ -23,6 +23,7 @@ from workers.center import app
 from workers.center.auth import NoKey
 from workers.center.confirm import Confirmations
 from workers.center.jobs import JobMirror
+from workers.center.kick import Kicks
 from workers.center.ports import Parts
 from workers.center.readiness import Readiness
 from workers.center.server import HttpServer
@@ -52,6 +53,7 @@ async def main(settings: Settings) -> int:
         clients=register,
         pending=register,
         confirmations=Confirmations(bus),
+        kicks=Kicks(bus),
         tokens=tokens,
         keys=IdempotencyKeys(register),
         jobs=JobMirror(bus, jobs),

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from infra.journal import Entry, Position
 from infra.keeper import Policy, Product
-from infra.register import ClientView, PendingPage, Pulled
+from infra.register import ClientView, PendingPage, Pulled, SessionView
 from infra.rooms import RoomView
 from infra.tokens import Grant
 from infra.wire import PullItem
@@ -60,6 +60,13 @@ class PendingTable(Protocol):
         """Messages with their payloads; raises RegisterDown."""
 
 
+class Kicker(Protocol):
+    """Who ends sessions (workers.center.kick.Kicks)."""
+
+    async def kick(self, key: str, session: SessionView, reason: str) -> bool:
+        """Close this session; False if its room does not have it any more. Raises problems.Problem if the room can't be asked."""
+
+
 class Confirmer(Protocol):
     """Who settles what a device had by HTTP (workers.center.confirm.Confirmations)."""
 
@@ -108,6 +115,7 @@ class Parts:
     clients: ClientTable
     pending: PendingTable
     confirmations: Confirmer
+    kicks: Kicker
     tokens: TokenCheck
     keys: KeyTable
     jobs: JobBoard

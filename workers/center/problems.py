@@ -33,6 +33,7 @@ _TITLES: Final = {
     "not-found": (404, "There is no such page"),
     "unknown-product": (404, "There is no such product"),
     "unknown-client": (404, "Nothing is known of this client"),
+    "not-connected": (404, "The client has no session now"),
     "unknown-broadcast": (404, "There is no such broadcast"),
     "not-pending": (404, "Nothing is pending under this id"),
     "bad-token": (401, "The device's token is missing or wrong"),
