@@ -27,6 +27,7 @@ PRODUCT = "demo"
 CAP = 6
 FUTURE = 1 << 45
 LIMIT = 4
+PARK_AFTER = 3
 
 T = TypeVar("T")
 
@@ -74,6 +75,7 @@ class Machine(RuleBasedStateMachine):
         self.newest: tuple[int, int] = (0, 0)
         self.session: Connection | None = None  # what the register has
         self.counter = 0
+        self.guard: dict[str, int] = {}  # message → connections in a row that acknowledged nothing
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -236,22 +238,42 @@ class Machine(RuleBasedStateMachine):
         c.window |= {item.id for item in page.items}
 
     @precondition(lambda self: self.connections)
-    @rule(data=st.data())
-    def disconnect(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), fruitless=st.integers(0, 2), acked=st.booleans())
+    def disconnect(self, data: st.DataObject, fruitless: int, acked: bool) -> None:
         """[S4] An end counts its acks whoever has the session, and removes it only if it is still this one."""
         c = data.draw(st.sampled_from(self.connections))
-        acks = sorted(c.window)[:1]
+        acks = sorted(c.window)[:1] if acked else []
         for each in acks:
             self.receipts.append((each, "acked"))
+        unacked = sorted(c.window - set(acks))
         key, room, epoch, _, generation, number = self.where(c)
-        item = DisconnectItem(key, room, epoch, generation, number, "test", [Ack(PRODUCT, each, "acked") for each in acks], [])
-        [found] = self.run(self.register.disconnect([item], Parking(10, 60)))
+        item = DisconnectItem(
+            key, room, epoch, generation, number, "test", [Ack(PRODUCT, each, "acked") for each in acks], [],
+            [(PRODUCT, each) for each in unacked], fruitless, acked,
+        )  # fmt: skip
+        [found] = self.run(self.register.disconnect([item], Parking(PARK_AFTER, 0)))
         assert found.status == ("ok" if self.session is c else "superseded")
         if self.session is c:
             self.session, self.counter = None, self.counter + 1
         self._settle(acks)
+        self._parked([(each.id, each.body.payload) for each in found.parked], unacked, fruitless, acked)
         c.window.clear()
         self.connections.remove(c)
+
+    def _parked(self, found: list[tuple[str, bytes]], unacked: list[str], fruitless: int, acked: bool) -> None:
+        """[U12] What was written in so many connections in a row that acknowledged nothing is named, with its body."""
+        due: list[str] = []
+        if fruitless or acked:
+            before, self.guard = self.guard, {}
+            for each in [m.id for m in self.log if m.id in unacked and not m.state and not acked]:
+                self.guard[each] = before.get(each, 0) + fruitless
+                due += [each] if self.guard[each] >= PARK_AFTER else []
+        assert sorted(found) == sorted((each, each[1:].encode()) for each in due)
+        self.receipts += [(each, "dead") for each in due]
+        self.run(self.register.settle([(self.key, PRODUCT, [(each, 1)]) for each in due]))
+        for message in self.log:
+            if message.id in due:
+                message.state = "dead"
 
     @rule(number=st.integers(0, 12))
     def pull(self, number: int) -> None:
@@ -267,7 +289,7 @@ class Machine(RuleBasedStateMachine):
     def lose_redis(self) -> None:
         """[R1] Emptied, then folded from Kafka: what was pending is pending, what was settled is settled, and nothing else."""
         self.run(_wiped(self.register))
-        self.session, self.counter = None, 0
+        self.session, self.counter, self.guard = None, 0, {}
         self.run(self._fold())
         self.n = len(self.pending)
         for place, message in enumerate(sorted(self.pending, key=lambda m: m.n), 1):
