@@ -238,7 +238,7 @@ class Machine(RuleBasedStateMachine):
         c.window |= {item.id for item in page.items}
 
     @precondition(lambda self: self.connections)
-    @rule(data=st.data(), fruitless=st.integers(0, 2), acked=st.booleans())
+    @rule(data=st.data(), fruitless=st.integers(0, 3), acked=st.sampled_from([False, False, True]))
     def disconnect(self, data: st.DataObject, fruitless: int, acked: bool) -> None:
         """[S4] An end counts its acks whoever has the session, and removes it only if it is still this one."""
         c = data.draw(st.sampled_from(self.connections))
