@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
@@ -114,6 +115,35 @@ def _rest_the_collector() -> None:
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run a process's `main()` on uvloop and return its exit status."""
     return uvloop.run(main())
+
+
+class Awake:
+    """Has this process run all the time? One that was stopped finds requests that others have answered meanwhile.
+
+    `tick()` it every `within` / 5 s at least. A gap of more than `within` s makes it doubtful for `settle` s more: what had come
+    by then has been read.
+    """
+
+    def __init__(self, *, within: float, settle: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.within = within
+        self._settle = settle
+        self._clock = clock
+        self._seen = clock()
+        self._doubtful_until = self._seen
+
+    def tick(self) -> bool:
+        """We run now; True unless there was a gap just before."""
+        now = self._clock()
+        if now - self._seen > self.within:
+            self._doubtful_until = now + self._settle
+        self._seen = now
+        return now >= self._doubtful_until
+
+    async def run(self) -> None:
+        """Tick for ever."""
+        while True:
+            self.tick()
+            await asyncio.sleep(self.within / 5)
 
 
 class Loops:

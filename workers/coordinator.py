@@ -32,8 +32,9 @@ import structlog
 from prometheus_client import Counter
 
 from infra.bus import Bus, BusDown, BusError
-from infra.journal import Entry
+from infra.journal import Entry, JournalDown
 from infra.keeper import Product
+from infra.lifecycle import Awake, Loops
 from infra.wire import OK, UplinkItem, UplinkResult
 from schemas import codec, names
 from schemas.codes import MAX_PAYLOAD, MAX_PROPERTIES, MAX_PROPERTIES_BYTES
@@ -47,6 +48,8 @@ BACKOFF_S: Final = (0.1, 0.4)
 IN_FLIGHT: Final = 128
 """Requests that wait for the answer of one service (product, type), in one batch."""
 MAX_CORRELATION: Final = 1024
+STOPPED: Final = 2.5
+"""Seconds after which rooms ask another coordinator, about."""
 
 REFUSED: Final = "refused"
 NOT_AUTHORIZED: Final = 0x87
@@ -82,25 +85,41 @@ class Ingress:
     """Answers rooms' uplinks: what is good is produced together, and answered when Kafka has all of it."""
 
     def __init__(
-        self, bus: Bus, journal: Producer, products: Products, *, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+        self,
+        bus: Bus,
+        journal: Producer,
+        products: Products,
+        *,
+        awake: Awake | None = None,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        fail: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """`clock`: milliseconds since the epoch, for `Uplink.received_ms`."""
         self._bus = bus
+        self._awake = awake or Awake(within=STOPPED)
+        self._loops = Loops(fail)
         self._once = Once(journal)
         self._products = products
         self._clock = clock
 
     async def start(self) -> None:
         """Serve `coordinator.uplink`."""
+        self._loops.start("awake", self._awake.run())
         subject, queue = names.COORDINATOR_UPLINK, names.COORDINATOR_QUEUE
         await respond(self._bus, "uplink", subject=subject, queue=queue, item=UplinkItem, handle=self.take)
 
     async def stop(self) -> None:
         """Let go of what Kafka has not answered; the bus ends the endpoint."""
+        await self._loops.stop()
         await self._once.stop()
 
     async def take(self, items: Sequence[UplinkItem]) -> list[UplinkResult]:
-        """One result an item, in order; raises JournalDown: then none is answered, and the room repeats the batch."""
+        """One result an item, in order; raises JournalDown: then none is answered, and the room repeats the batch.
+
+        What lay here while we were stopped is refused so: the rooms have asked another coordinator meanwhile.
+        """
+        if not self._awake.tick():
+            raise JournalDown("this coordinator was stopped for a while")
         results = [refusal(item, self._products.products) for item in items]
         now = self._clock()
         good = [item for item, result in zip(items, results, strict=True) if result is None]

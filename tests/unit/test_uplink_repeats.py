@@ -11,6 +11,7 @@ from test_coordinator_core import BusTwin, Documents, echo, incoming, item, upli
 
 from infra.bus import Bus
 from infra.journal import Entry, JournalDown, Position
+from infra.lifecycle import Awake
 from infra.settings import NatsSettings
 from workers.coordinator import Ingress, Services
 from workers.once import Once, Recent
@@ -98,6 +99,20 @@ async def test_given_a_coordinator_that_stops_then_nothing_of_it_goes_on() -> No
     await taker.stop()
     with pytest.raises(asyncio.CancelledError):
         await take
+
+
+async def test_given_a_coordinator_that_was_stopped_then_what_lay_there_is_left_to_others() -> None:
+    journal, now = JournalTwin(), [0.0]
+    awake = Awake(within=2.5, settle=1.0, clock=lambda: now[0])
+    taker = Ingress(Bus(NatsSettings(), name="t", version="0.0.0"), journal, Documents(), awake=awake, clock=lambda: 1)
+    await taker.take([item()])
+    now[0] = 30.0
+    for _ in range(2):
+        with pytest.raises(JournalDown):
+            await taker.take([item(id="u-2")])
+        now[0] += 0.5
+    await taker.take([item(id="u-3")])
+    assert [record.id for record in journal.records] == ["u-1", "u-3"]  # type: ignore[union-attr]
 
 
 def test_given_more_ids_than_are_remembered_then_the_oldest_goes() -> None:
