@@ -128,8 +128,5 @@ async def coordinator(settings: Settings) -> int:
     process = _Process("coordinator", settings)
     bus, journal, keeper = process.bus, process.journal, process.keeper
     runner = process.runner(names.UPLINK, names.COORDINATOR_GROUP, Services(bus, journal, keeper))
-    return await process.run(
-        ("ingress", Ingress(bus, journal, keeper, fail=process.life.fail)),
-        ("runner", runner),
-        ready=lambda: "" if runner.joined else NOT_JOINED,
-    )
+    ingress = Ingress(bus, journal, keeper, fail=process.life.fail)
+    return await process.run(("ingress", ingress), ("runner", runner), ready=lambda: "" if runner.joined else NOT_JOINED)
