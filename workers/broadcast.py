@@ -35,6 +35,7 @@ REMEMBERED_MS: Final = 31 * 24 * 3600 * 1000
 """How long after its end a job's id is kept, so that its command is not started again: longer than commands are."""
 
 log = structlog.get_logger("broadcast")
+waited = Counter("longwire_broadcast_waited_total", "Broadcasts that had to wait: so many of their product had not expired")
 claimed = Counter("longwire_broadcast_claims_total", "Jobs claimed", ["kind"])
 repeated = Counter("longwire_broadcast_repeats_total", "Commands of a job that is known already")
 
@@ -214,6 +215,9 @@ class Broadcasts:
 
 
 async def _in_place(run: JobRun, places: asyncio.Semaphore) -> None:
+    if places.locked():
+        waited.inc()
+        log.warning("broadcast waits for a place", job=run.job, of=MAX_ACTIVE)
     async with places:
         await run.run()
 

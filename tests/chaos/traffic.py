@@ -23,6 +23,8 @@ RETRY_FOR: Final = 90.0
 PRIORITY: Final = {"high": 0, "normal": 1, "low": 2}
 HOUR: Final = 3600
 SHORT_TTL: Final = 20
+BROADCAST_TTL: Final = "10m"
+"""A product has places for 64 broadcasts that have not expired, and each row leaves two."""
 COLLAPSE_KEYS: Final = 3
 ASKED_AGAIN: Final = 20
 """How many idempotency keys are used again to see their ids."""
@@ -84,7 +86,7 @@ class Traffic:
     def broadcast(self, rate: int) -> None:
         """Send one to every client of the product, online or not, at so many persons a second."""
         token = self._offer([*self._online, *self._away], kind="broadcast")
-        body = {"product": PRODUCT, "id": token, "payload": token, "rate": rate, "ttl": "1h"}
+        body = {"product": PRODUCT, "id": token, "payload": token, "rate": rate, "ttl": BROADCAST_TTL}
         self._spawn(self._post("/v1/broadcasts", body, token))
 
     def large(self, client: str, size: int) -> None:
