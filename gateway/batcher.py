@@ -161,14 +161,13 @@ class Batcher(Generic[I, O]):
                 self._forget(ask)
                 continue
             size += len(ask.data)
+            ask.sent = True  # from here on it may be answered: to cancel it is to wait for that
             batch.append(ask)
         return batch
 
     async def _send(self, batch: list[Ask[O]]) -> None:
         self._seq += 1
         seq = self._seq
-        for ask in batch:
-            ask.sent = True
         metrics.batches.labels(self._subject).inc()
         try:
             body = Request(VERSION, self._sender, seq, [msgspec.Raw(ask.data) for ask in batch])

@@ -109,7 +109,7 @@ class Run:
             await world.fleet.join(world.away)
             await self._open.quiet(PATIENCE)
             problems = [*await fault.holds(world, self._traffic), *await self._register_problems()]
-            problems += [*world.down(), *world.fleet.finals()]
+            problems += [*await world.down(), *world.fleet.finals()]
             await asyncio.sleep(LATE)
             world.fleet.end_row(per_connection=WINDOW + JOBS, for_all=fault.replays * WINDOW)
             await self._records.committed()

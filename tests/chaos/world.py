@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import struct
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from infra.system import System
 from tests.chaos.fleet import PRODUCT, Device, Fleet
 from tests.chaos.proxy import Proxy
 
+STARTS_WITHIN: Final = 40.0
+"""Seconds in which a process that ended is ready again: its pauses, and its group's wait for the member that was killed."""
 SYNC_INTERVAL: Final = 10.0
 KEEP_ALIVE: Final = 20
 ACK_TIMEOUT: Final = 15.0
@@ -164,9 +167,14 @@ class World:
         """How often the supervisor has started something again."""
         return sum(item.restarts for item in self.running.agent.processes.values())
 
-    def down(self) -> list[str]:
-        """A sentence for each process that does not run, or did not get ready."""
-        return [f"{name} is down" for name, item in self.running.agent.processes.items() if not item.ready]
+    async def down(self) -> list[str]:
+        """A sentence for each process that does not get ready; one that was just started again has a while for it."""
+        deadline = time.monotonic() + STARTS_WITHIN
+        while True:
+            found = [f"{name} is down" for name, item in self.running.agent.processes.items() if not item.ready]
+            if not found or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(0.2)
 
     def fullest_room(self) -> Victim:
         """The room that has the most devices: a fault there is felt."""

@@ -16,7 +16,7 @@ PATH = "/v1/pull/shop"
 
 def token(**changes: Any) -> dict[str, str]:
     now = int(time.time())
-    fields = {"iat": now, "exp": now + 60, "products": {"shop": {}, "gone": {}}, **changes}
+    fields = {"iat": now, "exp": now + 24 * 3600, "products": {"shop": {}, "gone": {}}, **changes}
     return {"Authorization": f"Bearer {sign(claims('phone-1', **fields)).decode()}"}
 
 

@@ -162,6 +162,20 @@ async def test_given_a_cancelled_item_when_it_is_under_way_then_its_end_is_await
     assert len(server.batches) == 1
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_given_an_item_cancelled_at_any_turn_then_what_is_sent_is_answered_and_the_rest_is_none(turns: int) -> None:
+    server = Server()
+    results: list[Any] = []
+    batcher = made(server)
+    ask = batcher.ask(item(), results.append)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    ask.cancel()
+    await settled(batcher)
+    await asyncio.sleep(0.01)
+    assert results == ([DoneResult("ok")] if server.batches else [None])
+
+
 async def test_given_a_full_queue_when_one_more_comes_then_the_oldest_is_given_up() -> None:
     server = Server()
     results: list[Any] = []
