@@ -133,6 +133,7 @@ class Core:
         self.hints = HintSender(self.bus, instance=unique("delivery"))
         self.saver = Saver(self.bus, self.journal, self.register, self.keeper)
         self.failures: list[str] = []
+        self._produced: dict[int, int] = {}
         self.runner = Runner(
             settings.kafka,
             self.journal,
@@ -187,7 +188,18 @@ class Core:
 
     async def push(self, *messages: PushMessage) -> None:
         """Produce as center would."""
-        await self.journal.produce([Entry(names.MESSAGES, item.client or item.user or "", item) for item in messages])
+        entries = [Entry(names.MESSAGES, item.client or item.user or "", item) for item in messages]
+        for where in await self.journal.produce(entries):
+            self._produced[where.partition] = max(self._produced.get(where.partition, -1), where.offset)
+
+    async def handled(self) -> None:
+        """Wait until delivery is through with every record that was pushed: a number of pending messages may be right before."""
+
+        def through() -> bool:
+            positions = self.runner.positions()
+            return all(positions.get(partition, 0) > offset for partition, offset in self._produced.items())
+
+        await eventually(through, what="every pushed record handled")
 
     async def pending(self, client: str, product: str) -> int:
         view = await self.register.show(names.client_key("main", client), [product])

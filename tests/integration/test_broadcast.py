@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from joserfc import jwt
 from joserfc.jwk import OctKey
+from nats.js.errors import KeyNotFoundError
 from worker_process import environment, running, start, until
 
 from infra.bus import Bus
@@ -60,9 +61,11 @@ class Shop:
 
     async def view(self, job: str) -> dict[str, Any]:
         bucket = await self.bus.bucket(names.KV_JOBS)
-        if job not in await bucket.keys():
+        try:
+            entry = await bucket.get(job)
+        except KeyNotFoundError:
             return {}
-        found: dict[str, Any] = json.loads((await bucket.get(job)).value or b"{}")
+        found: dict[str, Any] = json.loads(entry.value or b"{}")
         return found
 
     def persons(self, job: str) -> int:
