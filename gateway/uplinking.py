@@ -20,8 +20,8 @@ from infra.keeper import Product
 from infra.tokens import Grant
 from infra.wire import OK, Properties, UplinkItem, UplinkResult
 from schemas import names
+from schemas.checks import RESERVED_PROPERTIES
 from schemas.codes import MAX_PROPERTIES, MAX_PROPERTIES_BYTES
-from schemas.records import RESERVED_PROPERTIES
 
 MAX_CORRELATION: Final = 1024
 MAX_CONTENT_TYPE: Final = 128

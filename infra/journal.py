@@ -164,6 +164,9 @@ def topic_specs(partitions: int) -> tuple[TopicSpec, ...]:
         TopicSpec(names.UPLINK, partitions, kept(7)),
         TopicSpec(names.BROADCASTS, partitions, kept(30)),
         TopicSpec(names.JOBS, partitions, compacted),
+        TopicSpec(names.AUDIENCES, partitions, kept(30)),
+        TopicSpec(names.FALLBACK, partitions, kept(30)),
+        TopicSpec(names.AUDIT, partitions, kept(365)),
         TopicSpec(names.DEAD, partitions, kept(30)),
         TopicSpec(names.REGISTER, 1, compacted),
     )

@@ -21,8 +21,8 @@ from infra.mirror import Mirror
 from infra.settings import Seconds
 from infra.telemetry import write_json
 from schemas import names
+from schemas.checks import MAX_TTL_S
 from schemas.codes import MAX_PAYLOAD
-from schemas.records import MAX_TTL_S
 
 log = structlog.get_logger("keeper")
 refused = Counter("longwire_keeper_refused_total", "Documents that did not parse", ["kind"])
@@ -37,6 +37,22 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Health(Document):
+    """A URL of the product's that is asked every `interval` while its broadcasts run: where it does not answer 2xx or 3xx
+    within `slow_after`, the rate is halved each time, down to 1/16; where it does, it comes back as it went."""
+
+    url: str = Field(pattern=r"^https?://", max_length=2048)
+    interval: Seconds = 1.0
+    slow_after: Seconds = 1.0
+
+
+class FrequencyCap(Document):
+    """At most `count` broadcasts for a client within `per`; transactional ones (priority `high`) are not counted."""
+
+    count: int = Field(ge=1, le=32)
+    per: Seconds = 86_400.0
+
+
 class Product(Document):
     """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
     service `app.<product>.<type>` answers."""
@@ -48,6 +64,8 @@ class Product(Document):
     rate: int = Field(default=10_000, ge=1)
     services: tuple[Annotated[str, AfterValidator(names.uplink_type)], ...] = ()
     service_timeout: Seconds = 3.0
+    health: Health | None = None
+    frequency_cap: FrequencyCap | None = None
 
 
 class SigningKey(Document):

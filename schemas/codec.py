@@ -16,7 +16,8 @@ from typing import Any, Final, TypeVar, cast
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from schemas.records import RECORDS, Broadcast, ClientProduct, ClientRecord, JobRecord, Record, RoomCursor, StatusEvent
+from schemas.broadcasts import Broadcast, Canary, JobRecord, Quiet, RoomCursor
+from schemas.records import RECORDS, ClientProduct, ClientRecord, Record, StatusEvent
 
 MAGIC: Final = b"\xc3\x01"
 MAX_RECORD: Final = 256 * 1024
@@ -54,7 +55,7 @@ _BY_HEADER: Final = {form.header: form for form in (*_FORMS.values(), *_OLDER)}
 
 
 _LISTS: Final[dict[type[Record], tuple[str, ...]]] = {Broadcast: ("groups",), StatusEvent: ("settled_jobs",)}
-_NESTED: Final = {kind: tuple(field.name for field in fields(kind)) for kind in (RoomCursor, ClientProduct)}
+_NESTED: Final = {kind: tuple(field.name for field in fields(kind)) for kind in (RoomCursor, ClientProduct, Canary, Quiet)}
 
 
 def _plain(value: Any) -> Any:
@@ -119,4 +120,8 @@ def _build(record: type[Record], datum: dict[str, Any]) -> Record:
     else:
         for name in _LISTS.get(record, ()):
             datum[name] = tuple(datum[name])
+    if record is Broadcast:
+        for name, kind in (("canary", Canary), ("quiet", Quiet)):
+            if datum.get(name) is not None:
+                datum[name] = kind(**datum[name])
     return record(**datum)

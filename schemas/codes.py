@@ -55,12 +55,3 @@ class Status(StrEnum):
     OFFLINE = "offline"
     BIND = "bind"
     UNBIND = "unbind"
-
-
-class JobState(StrEnum):
-    """A broadcast's life. `completed`: every slot was walked in every room; late joiners still draw until it expires."""
-
-    ACCEPTED = "accepted"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    EXPIRED = "expired"

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from schemas import names
-from schemas.codes import MAX_PAYLOAD, MAX_PROPERTIES, MAX_PROPERTIES_BYTES, Mode, Priority, State, Status
-
-MAX_TTL_S = 28 * 24 * 3600
-"""The longest time to live that is accepted, four weeks: FCM's bound."""
+from schemas.broadcasts import Audit, Broadcast, JobRecord, Transition
+from schemas.checks import check_content, check_ttl
+from schemas.codes import Mode, Priority, State, Status
 
 MAX_PULL_AFTER_MS = 3_600_000
 """The longest that a notice may ask its client to wait, an hour."""
@@ -21,27 +20,6 @@ MAX_PULL_AFTER_MS = 3_600_000
 
 _PRIORITIES = frozenset(int(priority) for priority in Priority)
 _MODES = frozenset(mode.value for mode in Mode)
-
-
-def _check_content(payload: bytes, properties: dict[str, str]) -> None:
-    if len(payload) > MAX_PAYLOAD:
-        raise ValueError(f"payload has {len(payload)} bytes, more than {MAX_PAYLOAD}")
-    if len(properties) > MAX_PROPERTIES:
-        raise ValueError(f"{len(properties)} properties, more than {MAX_PROPERTIES}")
-    if sum(len(k.encode()) + len(v.encode()) for k, v in properties.items()) > MAX_PROPERTIES_BYTES:
-        raise ValueError(f"properties have more than {MAX_PROPERTIES_BYTES} bytes")
-    if any("\0" in text for pair in properties.items() for text in pair):
-        raise ValueError("a property contains NUL, which MQTT strings may not (MQTT 5 §1.5.4)")
-    if any(name in RESERVED_PROPERTIES for name in properties):
-        raise ValueError(f"property names {', '.join(sorted(RESERVED_PROPERTIES))} are Longwire's own")
-
-
-RESERVED_PROPERTIES = frozenset({"id", "job", "pull", "size", "pull-after", "retry-after"})
-
-
-def _check_ttl(ttl_s: int | None) -> None:
-    if ttl_s is not None and not 0 < ttl_s <= MAX_TTL_S:
-        raise ValueError(f"ttl_s {ttl_s} is not between 1 and {MAX_TTL_S}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +69,8 @@ class PushMessage:
         self._check_mode()
         if self.correlation is not None and len(self.correlation) > 1024:
             raise ValueError("correlation has more than 1024 bytes")
-        if self.content_type is not None and (len(self.content_type) > 128 or "\0" in self.content_type):
-            raise ValueError("content_type has more than 128 characters, or a NUL")
-        _check_ttl(self.ttl_s)
-        _check_content(self.payload, self.properties)
+        check_ttl(self.ttl_s)
+        check_content(self.payload, self.properties, self.content_type)
 
     def _check_mode(self) -> None:
         if self.mode not in _MODES:
@@ -103,74 +79,6 @@ class PushMessage:
             raise ValueError(f"mode {self.mode} at QoS 0: what is never stored can't be pulled")
         if not 0 <= self.pull_after_ms <= MAX_PULL_AFTER_MS:
             raise ValueError(f"pull_after_ms {self.pull_after_ms} is not between 0 and {MAX_PULL_AFTER_MS}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broadcast:
-    """`push.broadcasts`: one content for everyone bound to the product, or to any of the groups."""
-
-    SCHEMA: ClassVar[str] = "Broadcast.v1"
-
-    id: str
-    product: str
-    realm: str = names.DEFAULT_REALM
-    groups: tuple[str, ...] = ()
-    payload: bytes = b""
-    content_type: str | None = None
-    properties: dict[str, str] = field(default_factory=dict)
-    rate: int = 0
-    ttl_s: int | None = None
-    include_new: bool = False
-
-    def check(self) -> None:
-        """Raise ValueError if a field is out of its bounds. `rate` is persons per second, 0 means the product's."""
-        names.message_id(self.id)
-        names.product(self.product)
-        names.realm(self.realm)
-        for name in self.groups:
-            names.group(name)
-        if len(self.groups) > 64:
-            raise ValueError(f"{len(self.groups)} groups, more than 64")
-        if self.rate < 0:
-            raise ValueError(f"rate {self.rate} is negative")
-        if self.content_type is not None and (len(self.content_type) > 128 or "\0" in self.content_type):
-            raise ValueError("content_type has more than 128 characters, or a NUL")
-        _check_ttl(self.ttl_s)
-        _check_content(self.payload, self.properties)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoomCursor:
-    """How far a job came in one room: every slot below `slot` was confirmed."""
-
-    room: str
-    epoch: int
-    slot: int
-    counts: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRecord:
-    """`push.jobs`, key (job, term): the claim and each second's cursor of a job's owner.
-
-    `number` is the (partition, offset) of the job's first record in this topic; it is (−1, −1) in that first record itself,
-    which is its own number. `source` is the (partition, offset) of the Broadcast in `push.broadcasts`.
-    """
-
-    SCHEMA: ClassVar[str] = "JobRecord.v1"
-
-    job: str
-    product: str
-    state: str
-    number_partition: int
-    number_offset: int
-    source_partition: int
-    source_offset: int
-    rate: int
-    started_ms: int
-    expires_ms: int
-    rooms: tuple[RoomCursor, ...] = ()
-    completed_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,11 +192,25 @@ class ShardRecord:
     at_ms: int
 
 
-Record = PushMessage | Broadcast | JobRecord | Receipt | Uplink | StatusEvent | ClientRecord | DeadLetter | ShardRecord
+Record = (
+    PushMessage
+    | Broadcast
+    | Transition
+    | JobRecord
+    | Audit
+    | Receipt
+    | Uplink
+    | StatusEvent
+    | ClientRecord
+    | DeadLetter
+    | ShardRecord
+)
 RECORDS: tuple[type[Record], ...] = (
     PushMessage,
     Broadcast,
+    Transition,
     JobRecord,
+    Audit,
     Receipt,
     Uplink,
     StatusEvent,

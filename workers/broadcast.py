@@ -21,9 +21,9 @@ from infra.journal import Entry, Journal, Position
 from infra.keeper import Product
 from infra.settings import KafkaSettings
 from schemas import codec, names
-from schemas.codes import JobState
+from schemas.broadcasts import Broadcast, JobRecord
+from schemas.jobs import JobState
 from schemas.partition import partition_of
-from schemas.records import Broadcast, JobRecord
 from workers.jobfold import UNNUMBERED, Folded, fold, number_of, read_broadcasts, read_jobs
 from workers.jobrun import Claim, JobRun, Tools, first_cursors
 from workers.pacing import Pace

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 from infra.settings import KafkaSettings
 from infra.wire import JobNumber
 from schemas import codec, names
-from schemas.records import Broadcast, JobRecord
+from schemas.broadcasts import Broadcast, JobRecord
 from workers.runner import Retryable
 
 READ_DEADLINE: Final = 30.0

@@ -23,8 +23,8 @@ from infra.journal import Entry, Journal, JournalDown
 from infra.keeper import Keeper
 from infra.rooms import Rooms, RoomView
 from schemas import names
-from schemas.codes import JobState
-from schemas.records import Broadcast, JobRecord, RoomCursor
+from schemas.broadcasts import Broadcast, JobRecord, RoomCursor
+from schemas.jobs import JobState
 from workers.jobfold import number_of
 from workers.pacing import JobPlan, Order, Pace, RoomKey, RoomPlan
 

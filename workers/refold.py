@@ -23,9 +23,10 @@ from infra.register.fold import Fold
 from infra.settings import KafkaSettings
 from infra.wire import Bind, SettledJob
 from schemas import codec, names
+from schemas.checks import MAX_TTL_S
 from schemas.codes import Mode, State, Status
 from schemas.partition import partition_of
-from schemas.records import MAX_TTL_S, ClientRecord, PushMessage, Receipt, StatusEvent
+from schemas.records import ClientRecord, PushMessage, Receipt, StatusEvent
 from workers.owed import produce_receipts
 
 MARGIN_MS: Final = 60_000

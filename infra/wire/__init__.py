@@ -20,9 +20,20 @@ from infra.wire.batch import (
     Request,
     encoder,
 )
-from infra.wire.broadcasts import Counts, JobContent, JobRoom, JobView, Slice, SliceReply
+from infra.wire.broadcasts import (
+    ACK_BOUNDS_MS,
+    WHOLE,
+    Cap,
+    Counts,
+    JobContent,
+    JobRoom,
+    JobView,
+    QuietHours,
+    Slice,
+    SliceReply,
+)
 from infra.wire.messages import Downlink, Hint, HintResult, Page, size_of
-from infra.wire.rooms import Announce, Control, ControlReply, EndJob, Kick, Lease, RoomEntry
+from infra.wire.rooms import Announce, Control, ControlReply, EndJob, Estimate, Kick, Lease, PauseJob, RoomEntry
 from infra.wire.sessions import (
     GONE,
     NOTICED,
@@ -49,6 +60,7 @@ from infra.wire.sessions import (
 from infra.wire.uplinks import UplinkItem, UplinkResult
 
 __all__ = [
+    "ACK_BOUNDS_MS",
     "GONE",
     "ITEM_OVERHEAD",
     "MAX_BYTES",
@@ -59,11 +71,13 @@ __all__ = [
     "RETRY",
     "SUPERSEDED",
     "VERSION",
+    "WHOLE",
     "Ack",
     "Announce",
     "Bind",
     "BindItem",
     "BindResult",
+    "Cap",
     "ConfirmItem",
     "ConnectItem",
     "ConnectResult",
@@ -74,6 +88,7 @@ __all__ = [
     "DoneResult",
     "Downlink",
     "EndJob",
+    "Estimate",
     "Hint",
     "HintResult",
     "JobContent",
@@ -83,10 +98,12 @@ __all__ = [
     "Kick",
     "Lease",
     "Page",
+    "PauseJob",
     "ProductWindow",
     "Properties",
     "PullItem",
     "PullResult",
+    "QuietHours",
     "Reply",
     "Request",
     "RoomEntry",

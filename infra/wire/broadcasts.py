@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from infra.wire.batch import JobNumber, Properties
 
+WHOLE: Final = 10_000
+"""Basis points of everyone."""
+
+ACK_BOUNDS_MS: Final = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000)
+"""Upper bounds of the histogram of times from a write to its PUBACK, ms; one more bucket is for what took longer."""
+
+
+class QuietHours(msgspec.Struct, array_like=True, frozen=True):
+    """Minutes of the client's day, from ≤ t < to (over midnight where to < from), in which nothing is written to it.
+
+    The client's zone is its attribute `tz` (IANA), else `zone`.
+    """
+
+    from_minute: int
+    to_minute: int
+    zone: str = "UTC"
+
+
+class Cap(msgspec.Struct, array_like=True, frozen=True):
+    """At most `count` broadcasts of the product for a client within `seconds`."""
+
+    count: int
+    seconds: int
+
 
 class JobContent(msgspec.Struct, array_like=True, frozen=True):
-    """What a room needs of a broadcast. `started_ms` is compared with a bind's `first_bind_ms` (docs/design.md)."""
+    """What a room needs of a broadcast. `started_ms` is compared with a bind's `first_bind_ms` (docs/design.md).
+
+    Who is meant: in any of `groups` (with `every_group` in all), matching the `segment` expression over its attributes
+    (infra/segments.py, "" for everyone), and in the stable share `sample_bp` by (client, `sample_seed`). `quiet` and `cap` put
+    off or leave out who is meant.
+    """
 
     job: str
     number: JobNumber
@@ -20,6 +51,12 @@ class JobContent(msgspec.Struct, array_like=True, frozen=True):
     include_new: bool = False
     content_type: str = ""
     properties: Properties = []
+    every_group: bool = False
+    segment: str = ""
+    sample_bp: int = WHOLE
+    sample_seed: str = ""
+    quiet: QuietHours | None = None
+    cap: Cap | None = None
 
 
 class Slice(msgspec.Struct, array_like=True, frozen=True):
@@ -47,7 +84,10 @@ class Counts(msgspec.Struct, array_like=True, frozen=True):
     """A job's cumulative counts in one (room, epoch): counting them twice is harmless.
 
     `sent`: persons it was written to; `written`: settled at QoS 0; `acked`, `rejected`: PUBACKs; `repeated`: written again after
-    a reconnect; `waiting`: late joiners queued now (the only one that falls); `skipped`: not eligible or settled before.
+    a reconnect; `waiting`: late joiners queued now; `skipped`: not eligible or settled before; `deferred`: in their quiet hours
+    now (these two fall); `capped`: left out by the frequency cap; `too_large`: rejected since the client's Maximum Packet Size is
+    smaller (they are in `rejected`, too); `ack_times`: how many PUBACKs came within each of ACK_BOUNDS_MS, each counted in one
+    bucket.
     """
 
     sent: int = 0
@@ -57,6 +97,10 @@ class Counts(msgspec.Struct, array_like=True, frozen=True):
     repeated: int = 0
     skipped: int = 0
     waiting: int = 0
+    deferred: int = 0
+    capped: int = 0
+    too_large: int = 0
+    ack_times: list[int] = []
 
 
 class SliceReply(msgspec.Struct, array_like=True, frozen=True):

@@ -22,6 +22,22 @@ class EndJob(msgspec.Struct, array_like=True, frozen=True, tag="end"):
     term: int
 
 
+class PauseJob(msgspec.Struct, array_like=True, frozen=True, tag="pause"):
+    """`room.{room}.control`: stop the slice that is being written, now. The next slice of a term that is not lower goes on.
+
+    Only a hint that makes a pause effective at once: without it the slice ends by itself within a second.
+    """
+
+    job: str
+    term: int
+
+
+class Estimate(msgspec.Struct, array_like=True, frozen=True, tag="estimate"):
+    """`room.{room}.control`: how many clients here does this content mean? Nothing is written or kept. Answered in `persons`."""
+
+    content: JobContent
+
+
 class Kick(msgspec.Struct, array_like=True, frozen=True, tag="kick"):
     """`room.{room}.control`: close this session. `code` is the DISCONNECT reason code (0x8E takeover, 0x98 kick)."""
 
@@ -32,14 +48,17 @@ class Kick(msgspec.Struct, array_like=True, frozen=True, tag="kick"):
     reason: str
 
 
-Control = Announce | EndJob | Kick
+Control = Announce | EndJob | PauseJob | Estimate | Kick
 
 
 class ControlReply(msgspec.Struct, array_like=True, frozen=True):
-    """`status`: ok, gone (no such session or job, or the job has expired), old-term, full (no place for one more job)."""
+    """`status`: ok, gone (no such session or job, or the job has expired), old-term, full (no place for one more job), refused
+    (a content that can't be understood here). `persons` answers an Estimate.
+    """
 
     status: str
     counts: Counts = Counts()
+    persons: int = 0
 
 
 class Lease(msgspec.Struct, array_like=True, frozen=True):

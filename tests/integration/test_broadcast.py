@@ -24,7 +24,7 @@ from infra.keeper import Issuer, Keeper, Policy, Product, SigningKey, issuer_key
 from infra.settings import Settings
 from pushclient import PushClient, PushMessage
 from schemas import names
-from schemas.records import Broadcast
+from schemas.broadcasts import Broadcast
 
 pytestmark = [pytest.mark.xdist_group("local-brokers"), pytest.mark.timeout(180)]
 

@@ -21,7 +21,8 @@ from infra.register import Connected, Register, RegisterNotReady
 from infra.settings import Settings
 from infra.wire import ConnectItem, Lease, RoomEntry, encoder
 from schemas import codec, names
-from schemas.records import Broadcast, PushMessage, Record
+from schemas.broadcasts import Broadcast
+from schemas.records import PushMessage, Record
 
 pytestmark = pytest.mark.xdist_group("local-brokers")
 

@@ -19,8 +19,8 @@ from infra.journal import Entry, JournalDown, Position
 from infra.keeper import Policy, Product
 from infra.rooms import RoomView
 from schemas import codec
+from schemas.broadcasts import JobRecord
 from schemas.partition import partition_of
-from schemas.records import JobRecord
 from workers.jobfold import Folded, Read, fold
 from workers.jobrun import Tools
 

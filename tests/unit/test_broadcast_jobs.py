@@ -10,8 +10,8 @@ import pytest
 
 from infra.journal import Entry, JournalDown
 from schemas import codec, names
+from schemas.broadcasts import Broadcast, JobRecord
 from schemas.partition import partition_of
-from schemas.records import Broadcast, JobRecord
 from tests.unit.broadcast_world import PARTITIONS, Cluster, MemoryRoom, record, until
 from workers import broadcast
 from workers.broadcast import Broadcasts

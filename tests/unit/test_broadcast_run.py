@@ -9,8 +9,8 @@ import time
 import pytest
 
 from infra import wire
+from schemas.broadcasts import Broadcast
 from schemas.codes import SLOTS
-from schemas.records import Broadcast
 from tests.unit.broadcast_world import Cluster, MemoryRoom, record, until
 from workers.jobrun import Claim, JobRun, first_cursors
 from workers.pacing import Pace

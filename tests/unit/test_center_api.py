@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from infra.register import ClientView, SessionView
 from infra.wire import Bind
-from schemas.records import Broadcast
+from schemas.broadcasts import Broadcast
 from workers.center import app
 from workers.center.auth import KeyCheck, NoKey
 from workers.center.gate import Gate

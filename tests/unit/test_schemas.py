@@ -13,19 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import codec, names
+from schemas.broadcasts import Broadcast, JobRecord, RoomCursor
 from schemas.codes import MAX_PAYLOAD, SLOTS
 from schemas.partition import murmur2, partition_of, slot_of
-from schemas.records import (
-    RECORDS,
-    Broadcast,
-    ClientProduct,
-    ClientRecord,
-    JobRecord,
-    PushMessage,
-    Receipt,
-    RoomCursor,
-    StatusEvent,
-)
+from schemas.records import RECORDS, ClientProduct, ClientRecord, PushMessage, Receipt, StatusEvent
 
 EXAMPLES = [
     PushMessage(id="m", product="p", client="c", payload=b"\0\xff", properties={"a": "b"}, ttl_s=5, correlation=b"x"),

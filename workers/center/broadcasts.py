@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.journal import Entry
 from infra.keeper import Product
 from schemas import names
-from schemas.codes import JobState
-from schemas.records import Broadcast
+from schemas.broadcasts import Broadcast
+from schemas.jobs import JobState
 from workers.center.auth import DOCUMENTED
 from workers.center.content import Content, GroupName, IdempotencyKey, accept, claim_key, product_of
 from workers.center.ids import choose_id

@@ -17,8 +17,8 @@ from infra.keeper import Product
 from infra.register import RegisterDown
 from infra.settings import Seconds
 from schemas import names
+from schemas.checks import MAX_TTL_S
 from schemas.codes import MAX_PROPERTIES
-from schemas.records import MAX_TTL_S
 from workers.center.ports import Parts
 from workers.center.problems import Problem, bad_input, journal_down, shown
 

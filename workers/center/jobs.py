@@ -13,7 +13,7 @@ from nats.js.kv import KeyValue
 from infra.bus import Bus, BusDown, KvErrors
 from infra.mirror import Mirror
 from schemas import names
-from schemas.codes import JobState
+from schemas.jobs import JobState
 from workers.center.problems import RETRY_AFTER_S, Problem
 
 HINT_TIMEOUT: Final = 1.0
