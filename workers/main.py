@@ -110,15 +110,18 @@ async def delivery(settings: Settings) -> int:
 async def broadcast(settings: Settings) -> int:
     """Run a broadcast worker: jobs from `push.broadcasts`, slice by slice to rooms; returns the exit status."""
     from workers.broadcast import Broadcasts
+    from workers.health import HealthProbes
     from workers.jobrun import Tools
 
     process = _Process("broadcast", settings)
     keeper = process.keeper
     rooms = Rooms(process.bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=process.life.fail)
-    tools = Tools(process.bus, process.journal, keeper, rooms)
+    probes = HealthProbes(keeper)
+    tools = Tools(process.bus, process.journal, keeper, rooms, probes)
     handler = Broadcasts(settings.kafka, tools, fail=process.life.fail)
     runner = process.runner(names.BROADCASTS, names.BROADCAST_GROUP, handler)
-    return await process.run(("rooms", rooms), ("runner", runner), ready=lambda: "" if runner.joined else NOT_JOINED)
+    parts = (("rooms", rooms), ("probes", probes), ("runner", runner))
+    return await process.run(*parts, ready=lambda: "" if runner.joined else NOT_JOINED)
 
 
 async def coordinator(settings: Settings) -> int:
