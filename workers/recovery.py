@@ -19,7 +19,7 @@ from prometheus_client import Counter, Gauge
 from infra.bus import Bus, BusError
 from infra.journal import Entry, Journal, JournalDown
 from infra.keeper import Keeper
-from infra.lifecycle import Loops
+from infra.lifecycle import Loops, end
 from infra.register import Marker, Register, RegisterDown, Shard
 from infra.register.fold import Fold, incarnate
 from infra.register.shards import OPEN, Incarnation
@@ -86,10 +86,7 @@ class Recovery:
     async def stop(self) -> None:
         """End, and give up folds under way: another worker begins them anew."""
         await self._loops.stop()
-        tasks = [task for folding in self._folding.values() for task in folding.tasks.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(task for folding in self._folding.values() for task in folding.tasks.values())
 
     async def _run(self) -> None:
         while True:
