@@ -20,6 +20,7 @@ from prometheus_client import Counter
 
 from infra.journal import Entry, Journal, Position
 from infra.keeper import Product
+from infra.lifecycle import end
 from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.broadcasts import Broadcast, JobRecord, Transition
@@ -219,10 +220,7 @@ class Broadcasts:
             self._fail(f"{what}: {type(error).__name__}: {error}")
 
     async def _stop(self, owned: _Owned | None) -> None:
-        tasks = list(owned.tasks) if owned is not None else []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(owned.tasks if owned is not None else ())
 
     async def _give_up(self, item: Folded) -> None:
         """The last word on a job that can't go on."""

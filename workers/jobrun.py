@@ -23,6 +23,7 @@ from prometheus_client import Counter
 from infra.bus import Bus, KvErrors
 from infra.journal import Entry, Journal, JournalDown
 from infra.keeper import Keeper, Product
+from infra.lifecycle import end
 from infra.rooms import Rooms, RoomView
 from infra.wire import JobView
 from schemas import names
@@ -103,6 +104,7 @@ class JobRun:
         self._canary = None if canary is None else CanaryWatch(canary, passed=claim.record.canary_passed)
         self._moving_since = now
         self._superseded = False
+        self._through = False
         self._changed = True
         self._woken = asyncio.Event()
         self._saving = asyncio.Lock()
@@ -123,23 +125,26 @@ class JobRun:
         try:
             async with asyncio.TaskGroup() as group:
                 saving = group.create_task(self._save_each_second())
-                if await self._its_time() and await self._its_place():
-                    try:
-                        await self._drive()
-                    finally:
-                        self._shared.places.release()
-                saving.cancel()
+                try:
+                    await self._live()
+                finally:
+                    self._through = True
+                    saving.cancel()
         finally:
             self._pace.leave(self.job, time.monotonic())
             await self._drop_orders()
         if not self._superseded:
             await self._end()
 
+    async def _live(self) -> None:
+        if await self._its_time() and await self._its_place():
+            try:
+                await self._drive()
+            finally:
+                self._shared.places.release()
+
     async def _drop_orders(self) -> None:
-        tasks = [*self._sending.values(), *self._pausing]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end([*self._sending.values(), *self._pausing])
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -369,7 +374,7 @@ class JobRun:
     # --- what is kept -------------------------------------------------------------------------------------------------
 
     async def _save_each_second(self) -> None:
-        while True:
+        while not self._through:
             if self._changed:
                 self._changed = False
                 if not await self._save():
@@ -425,8 +430,9 @@ class JobRun:
 
     async def _end(self) -> None:
         """The job is over: rooms forget it (they stop by themselves when it has expired), and the last word is saved."""
-        self._look(time.monotonic())
-        await asyncio.gather(*(self._rooms.end(plan, self.job) for plan in self._plan.live()))
+        if self._plan.rooms:  # else it never began, and nobody knows of it
+            self._look(time.monotonic())
+            await asyncio.gather(*(self._rooms.end(plan, self.job) for plan in self._plan.live()))
         if not joblife.over(self.record):
             self.record = replace(self.record, state=JobState.EXPIRED)
         while True:
