@@ -40,6 +40,8 @@ TICK: Final = (0.02, 0.5)
 """The loop looks at its rooms at least and at most so often, s; a reply or a command wakes it too."""
 RETRY: Final = 0.5
 SAVE: Final = 1.0
+SHOW_AGAIN: Final = 10.0
+"""A job that does not change is shown again so often, s: the readers' bucket may have been wiped."""
 
 log = structlog.get_logger("jobrun")
 persons = Counter("longwire_broadcast_persons_total", "Persons that rooms confirmed to have written to")
@@ -114,6 +116,7 @@ class JobRun:
         self._audits: list[Audit] = []
         self._kept = claim.record.applied
         self._bucket: KeyValue | None = None
+        self._shown_at = now
 
     @property
     def job(self) -> str:
@@ -379,6 +382,8 @@ class JobRun:
                 self._changed = False
                 if not await self._save():
                     self._changed = True
+            elif time.monotonic() - self._shown_at >= SHOW_AGAIN:
+                await self._show(time.monotonic())
             await asyncio.sleep(SAVE)
 
     async def _save(self) -> bool:
@@ -413,6 +418,7 @@ class JobRun:
             self._bucket = None
             log.warning("job not shown", job=self.job, error=type(error).__name__)
             return False
+        self._shown_at = now
         return True
 
     def view(self, now: float) -> JobView:
