@@ -91,6 +91,7 @@ class FanOut:
             return
         for job in self._jobs.of(bind.product):
             job.forget(bind)
+            job.times.left(bind)
         for job in self._jobs.at(bind.product, bind.sent & ~bind.settled):
             job.interrupt(bind.client.key)
 
@@ -154,7 +155,8 @@ class FanOut:
             return
         bind.settled |= job.bit
         client.broadcasts_inflight = max(0, client.broadcasts_inflight - 1)
-        client.broadcast_at = self._clock()
+        now = client.broadcast_at = self._clock()
+        job.times.acked(bind, now)
         if reason < 0x80:
             job.acked += 1
             _ACKED.inc()
@@ -310,6 +312,7 @@ class FanOut:
         if len(data) > client.max_packet:  # it can never be taken: settled, so that it is not tried again
             bind.settled |= job.bit
             job.rejected += 1
+            job.too_large += 1
             _REJECTED.inc()
             return False
         bind.sent |= job.bit

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from gateway import packets
+from gateway.ack_times import AckTimes
 from gateway.client import FIRST_BROADCAST_ID, BindState
 from gateway.eligibility import Target
 from infra.wire import Counts, JobContent, JobNumber, SliceReply
@@ -41,7 +42,7 @@ class Job:
     __slots__ = (
         "_bytes", "_condition", "_newest_ms", "_second", "acked", "bit", "blocked", "content", "cursor", "expires_at",
         "interrupted", "late", "lock", "number", "over", "packet_id", "pauses", "rejected", "repeated", "reply", "sent",
-        "skipped", "target", "term", "unswept", "written",
+        "skipped", "target", "term", "times", "too_large", "unswept", "written",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +65,8 @@ class Job:
         self.late: OrderedDict[BindState, None] = OrderedDict()
         self.blocked: OrderedDict[BindState, None] = OrderedDict()
         self.interrupted: set[str] = set()
-        self.sent = self.written = self.acked = self.rejected = self.repeated = self.skipped = 0
+        self.times = AckTimes()
+        self.sent = self.written = self.acked = self.rejected = self.repeated = self.skipped = self.too_large = 0
         self._bytes: dict[tuple[str, int], bytes] = {}
         self._second = -1
 
@@ -161,6 +163,8 @@ class Job:
             repeated=self.repeated,
             skipped=self.skipped,
             waiting=len(self.late) + len(self.blocked),
+            too_large=self.too_large,
+            ack_times=list(self.times.counts),
         )
 
     def end(self) -> None:
@@ -169,6 +173,7 @@ class Job:
         self.late.clear()
         self.blocked.clear()
         self.interrupted.clear()
+        self.times.end()
         self._bytes.clear()
 
 

@@ -95,6 +95,8 @@ class Walk:
                     job.skipped += 1
                 elif self._offer(job, bind, now):
                     self._walked += 1
+            if self._walked > before:
+                job.times.walked(job.cursor, now)
             await self._breathe(len(binds), self._walked - before)
 
     async def _draw(self, upto: int) -> None:
@@ -102,7 +104,10 @@ class Walk:
         job = self._job
         while self._drawn < upto and job.late and not self._stopped():
             bind, _ = job.late.popitem(last=False)
-            wrote = job.wants(bind) and self._offer(job, bind, self._clock())
+            now = self._clock()
+            wrote = job.wants(bind) and self._offer(job, bind, now)
+            if wrote and bind.qos:
+                job.times.drawn(bind, now)
             self._drawn += wrote
             await self._breathe(1, int(wrote))
 
