@@ -169,11 +169,11 @@ async def test_given_half_of_an_own_queue_delivered_when_redis_is_wiped_then_jus
     core: Core,
 ) -> None:
     product, clients = await core.queued(rate=100, paused=True), [unique("c") for _ in range(CLIENTS)]
-    await core.push(*[message(product, client, i) for i in range(10) for client in clients])  # moved
+    await core.push(*[message(product, client, i) for i in range(20) for client in clients])  # moved
     await core.handled()
-    await core.push_own(product, *[message(product, client, i) for i in range(10, 40) for client in clients])
+    await core.push_own(product, *[message(product, client, i) for i in range(20, 40) for client in clients])
     await core.queue(product, rate=100)
-    await eventually(lambda: _at_least(core, clients, product, 150), what="some of it")
+    await eventually(lambda: _at_least(core, clients, product, 100), what="some of it")
     await core.queue(product, rate=100, paused=True)
     await asyncio.sleep(1)
     devices = {client: await (await core.room()).connect(client) for client in clients}
@@ -183,7 +183,7 @@ async def test_given_half_of_an_own_queue_delivered_when_redis_is_wiped_then_jus
         acks = [Ack(product, item.id, State.ACKED) for item in pending[:3]]
         assert (await device.sync(product, acks=acks, limit=0)).status == "ok"
         before[client] = [item.id for item in pending[3:]]
-    assert 0 < sum(map(len, before.values())) < 40 * CLIENTS
+    assert 0 < sum(map(len, before.values())) < 17 * CLIENTS  # some that were moved are still in the queue
 
     incarnation = core.register.shards.all[0].incarnation
     await core.register.shards.all[0].pipe([("FLUSHALL",)])
