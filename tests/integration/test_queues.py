@@ -8,15 +8,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import pytest
 import pytest_asyncio
 from core import Core, TopicReader, eventually, unique
 
-from infra.ops import again
+from infra.journal import apply_topics
+from infra.keeper import Queue, product_key
+from infra.ops import again, queues
 from infra.settings import Settings
 from infra.wire import Ack
 from schemas import names
+from schemas.broadcasts import Audit
 from schemas.codes import State
 from schemas.records import DeadLetter, PushMessage, Receipt
+from workers.center.ports import QueueChange
+from workers.center.problems import Problem
+from workers.center.switch import Switch
 
 CLIENTS = 10
 
@@ -221,3 +228,71 @@ async def test_given_two_workers_when_one_comes_then_the_rate_holds_over_both(co
     finally:
         await second.stop()
     assert [await page(core, client, product) for client in clients] == [list(range(40))] * CLIENTS
+
+
+# --- switched by center, looked at by the commands ---------------------------------------------------------------------
+
+
+async def test_given_a_change_by_center_then_the_topic_is_there_the_change_is_audited_and_every_process_has_it(
+    core: Core,
+) -> None:
+    product, switch = await core.product(ttl_s=77), Switch(core.settings.kafka, core.keeper, core.journal)
+    async with TopicReader(core.settings, names.AUDIT).open() as audit:
+        for change in (
+            QueueChange(action="rate", rate=5, by="ann", reason="sale"),
+            QueueChange(action="pause", by="bob"),
+            QueueChange(action="pause", by="bob"),  # changes nothing
+        ):
+            await switch.change(product, change)
+        assert names.queue_topic(product) in await core.journal.topics(names.MESSAGES)
+        await eventually(lambda: core.keeper.queue_of(product) == Queue(rate=5, paused=True), what="the document")
+        found = await eventually(lambda: audits(audit, product) if len(audits(audit, product)) >= 2 else [], what="the audit")
+    assert [(item.action, item.by, item.reason, item.before, item.after) for item in found] == [
+        ("rate", "ann", "sale", "off", "5/s"),
+        ("pause", "bob", None, "5/s", "5/s, paused"),
+    ]
+    assert core.keeper.products[product].ttl_s == 77
+    with pytest.raises(Problem, match="not in the keeper"):
+        await switch.change("nobodys-product", QueueChange(action="rate", rate=5, by="ann"))
+
+
+def audits(reader: TopicReader, product: str) -> list[Audit]:
+    return [item for item in reader.records if isinstance(item, Audit) and item.product == product]
+
+
+async def test_given_a_document_that_was_changed_meanwhile_then_the_older_one_is_not_written_over_it(core: Core) -> None:
+    product = await core.product()
+    document, revision = await core.keeper.read(product_key(product))
+    await core.queue(product, rate=5)
+    assert not await core.keeper.replace(product_key(product), document, revision)
+    assert (await core.keeper.read(product_key(product)))[0] == core.keeper.products[product]
+
+
+async def test_given_a_paused_queue_then_its_lag_is_shown_and_what_is_switched_off_drains(core: Core) -> None:
+    product, clients = await core.queued(rate=1000), [unique("c") for _ in range(CLIENTS)]
+    await core.push_own(product, *[message(product, client, 1) for client in clients])
+    await eventually(lambda: has(core, clients, product, CLIENTS), what="the first of each")
+    await core.queue(product, rate=1000, paused=True)
+    await asyncio.sleep(1)
+    await core.push_own(product, *[message(product, client, 2) for client in clients])
+    document = {"product": product, "rate": 1000, "paused": True}
+
+    async def lag(documents: list[dict[str, object]]) -> dict[str, object]:
+        rows = await queues.with_lag(core.settings.kafka.bootstrap, documents)
+        return next(row for row in rows if row["product"] == product)
+
+    async def behind() -> dict[str, object] | None:
+        found = await lag([document])
+        return found if found["lag"] == CLIENTS else None
+
+    found = await eventually(behind, what="the lag")
+    assert f"{product}: paused, 1,000 messages/s, {CLIENTS} not delivered yet" in queues.queue_text(found)
+    assert sum(row["lag"] for row in found["partitions"]) == CLIENTS
+    assert "off, drains" in queues.queues_text([await lag([])])
+    assert product in (await queues.switched_on(core.settings.nats) or [])
+
+
+async def test_given_own_queues_when_topics_are_applied_then_theirs_are_made_too_and_a_repeat_finds_them(core: Core) -> None:
+    product = unique("p")
+    for outcome in ("created", "exists"):
+        assert dict(await apply_topics(core.settings.kafka, [product]))[names.queue_topic(product)] == outcome
