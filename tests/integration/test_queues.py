@@ -233,7 +233,7 @@ async def test_given_two_workers_when_one_comes_then_the_rate_holds_over_both(co
 # --- switched by center, looked at by the commands ---------------------------------------------------------------------
 
 
-async def test_given_a_change_by_center_then_the_topic_is_there_the_change_is_audited_and_every_process_has_it(
+async def test_given_a_change_by_center_then_the_topic_is_there_it_is_audited_and_every_process_has_it(
     core: Core,
 ) -> None:
     product, switch = await core.product(ttl_s=77), Switch(core.settings.kafka, core.keeper, core.journal)
