@@ -85,17 +85,26 @@ class Queues:
                 continue
 
     async def _look(self) -> None:
-        there = await self._own.refresh()
-        if missing := self._missing():
-            created = await create_queues(self._settings, missing)
-            log.info("own queues created", topics=[topic for topic, outcome in created if outcome == "created"])
-            there = await self._own.refresh()
+        await self._follow(await self._own.refresh())
+        if missing := self._missing():  # after that: where one can't be created, the others are consumed all the same
+            for topic, outcome in await create_queues(self._settings, missing):
+                log.info("own queue asked for", topic=topic, outcome=outcome)
+            await self._follow(await self._own.refresh())
+
+    async def _follow(self, there: frozenset[str]) -> None:
         for product in sorted(there - set(self.runners)):
-            runner = self._consumer(product)
-            await runner.start()
-            self.runners[product] = runner
+            self.runners[product] = await self._started(product)
             log.info("own queue consumed", product=product)
         for product in sorted(set(self.runners) - there):
             await self.runners.pop(product).stop()
             log.info("own queue gone", product=product)
         consumed.set(len(self.runners))
+
+    async def _started(self, product: str) -> Runner:
+        runner = self._consumer(product)
+        try:
+            await runner.start()
+        except BaseException:  # cancelled, too: a consumer is left open by nobody
+            await runner.stop()
+            raise
+        return runner
