@@ -108,7 +108,7 @@ async def read(bootstrap: str, topic: str, *, since: int, until: int | None = No
     try:
         await consumer.start()
         places = [
-            TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or await partitions_of(consumer, topic))
+            TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or await _partitions(consumer, topic))
         ]
         consumer.assign(places)
         consumer.pause(*places)  # a fetch would hold up the questions
@@ -137,7 +137,7 @@ async def at(bootstrap: str, topic: str, partition: int, offset: int) -> Found |
     where = TopicPartition(topic, partition)
     try:
         await consumer.start()
-        if partition not in await partitions_of(consumer, topic):
+        if partition not in await _partitions(consumer, topic):
             return None
         consumer.assign([where])
         begin, end = (await consumer.beginning_offsets([where]))[where], (await consumer.end_offsets([where]))[where]
@@ -187,8 +187,7 @@ def safe(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    """The partitions of a topic that the consumer is not subscribed to; raises NoTopic."""
+async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
     if topic not in await consumer.topics():  # asked for by its name, a broker may create it
         raise NoTopic(f"topic {topic} does not exist: run `pushctl topics apply`")
     await consumer._client.add_topic(topic)  # noqa: SLF001 - aiokafka has no other way to ask for a topic it is not subscribed to

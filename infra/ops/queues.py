@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infra import VERSION
@@ -45,34 +46,54 @@ async def with_lag(bootstrap: str, documents: list[dict[str, Any]]) -> list[dict
 
     A queue that is switched off and still there is among them, with `rate` None.
     """
-    known = {document["product"]: document for document in documents}
-    there = [names.queue_product(topic) for topic in (await logs.messages_topics(bootstrap))[1:]]
-    off = {product: {"product": product, "rate": None, "paused": False} for product in there}
-    found = {**off, **known}
-    return [{**found[product], **await _lag(bootstrap, product, product in there)} for product in sorted(found)]
+    lags = await _lags(bootstrap)
+    found = {product: {"product": product, "rate": None, "paused": False} for product in lags}
+    found |= {document["product"]: document for document in documents}
+    return [{**found[product], **_with_sum(lags.get(product))} for product in sorted(found)]
 
 
-async def _lag(bootstrap: str, product: str, there: bool) -> dict[str, Any]:
-    if not there:
-        return {"lag": None, "partitions": []}
-    topic = names.queue_topic(product)
-    group = names.queue_group(product)
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+def _with_sum(rows: list[dict[str, int]] | None) -> dict[str, Any]:
+    return {"lag": None if rows is None else sum(row["lag"] for row in rows), "partitions": rows or []}
+
+
+async def _lags(bootstrap: str) -> dict[str, list[dict[str, int]]]:
+    """Product → how far each partition of its own queue is delivered."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, client_id="pushctl")
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
     try:
+        await admin.start()
         await consumer.start()
-        places = [TopicPartition(topic, partition) for partition in await logs.partitions_of(consumer, topic)]
-        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-        rows = []
-        for place in places:
-            committed = max(await consumer.committed(place) or 0, begins[place])
-            rows.append(
-                {"partition": place.partition, "committed": committed, "end": ends[place], "lag": ends[place] - committed}
-            )
+        places = await _places(admin)
+        every = [place for found in places.values() for place in found]
+        consumer.assign(every)
+        consumer.pause(*every)  # a fetch would hold up the questions
+        begins, ends = await consumer.beginning_offsets(every), await consumer.end_offsets(every)
+        committed: dict[TopicPartition, OffsetAndMetadata] = {}
+        for product in places:
+            committed |= await admin.list_consumer_group_offsets(names.queue_group(product))
     except (KafkaError, OSError) as error:
         raise JournalDown(f"Kafka at {bootstrap}: {type(error).__name__}: {error}") from error
     finally:
         await consumer.stop()
-    return {"lag": sum(row["lag"] for row in rows), "partitions": rows}
+        await admin.close()
+    handled = {place: max(begins[place], committed[place].offset if place in committed else 0) for place in every}
+    return {
+        product: [
+            {"partition": at.partition, "committed": handled[at], "end": ends[at], "lag": ends[at] - handled[at]} for at in found
+        ]
+        for product, found in places.items()
+    }
+
+
+async def _places(admin: AIOKafkaAdminClient) -> dict[str, list[TopicPartition]]:
+    """Product → the partitions of its own queue."""
+    found = {}
+    for topic in await admin.describe_topics():
+        name = topic["topic"]
+        if name != names.MESSAGES and logs.is_messages(name):
+            numbers = sorted(item["partition"] for item in topic["partitions"])
+            found[names.queue_product(name)] = [TopicPartition(name, number) for number in numbers]
+    return found
 
 
 def queues_text(rows: list[dict[str, Any]]) -> str:

@@ -175,13 +175,13 @@ async def test_given_messages_in_both_topics_when_replayed_then_each_is_looked_a
 async def test_given_half_of_an_own_queue_delivered_when_redis_is_wiped_then_just_what_was_pending_is_pending(
     core: Core,
 ) -> None:
-    product, clients = await core.queued(rate=100, paused=True), [unique("c") for _ in range(CLIENTS)]
+    product, clients = await core.queued(rate=30, paused=True), [unique("c") for _ in range(CLIENTS)]
     await core.push(*[message(product, client, i) for i in range(20) for client in clients])  # moved
     await core.handled()
     await core.push_own(product, *[message(product, client, i) for i in range(20, 40) for client in clients])
-    await core.queue(product, rate=100)
-    await eventually(lambda: _at_least(core, clients, product, 100), what="some of it")
-    await core.queue(product, rate=100, paused=True)
+    await core.queue(product, rate=30)
+    await eventually(lambda: _at_least(core, clients, product, 60), what="some of it")
+    await core.queue(product, rate=30, paused=True)
     await asyncio.sleep(1)
     devices = {client: await (await core.room()).connect(client) for client in clients}
     before = {}
