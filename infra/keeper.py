@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import Counter
@@ -28,6 +29,7 @@ log = structlog.get_logger("keeper")
 refused = Counter("longwire_keeper_refused_total", "Documents that did not parse", ["kind"])
 
 POLICY: Final = "policy"
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 D = TypeVar("D", bound="Document")
 
 
@@ -53,9 +55,24 @@ class FrequencyCap(Document):
     per: Seconds = 86_400.0
 
 
+def _webhook(value: str) -> str:
+    """An https URL, or http to this very machine; no user, password or fragment."""
+    url = urlsplit(value)
+    if not value.isascii() or not value.isprintable() or " " in value or not url.hostname or url.port == 0:
+        raise ValueError("is not a URL")
+    if url.username is not None or url.fragment:
+        raise ValueError("a webhook's URL has no user, password or fragment")
+    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOOPBACK):
+        raise ValueError("a webhook is https, or http on a loopback address")
+    return value
+
+
+Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_webhook)]
+
+
 class Product(Document):
     """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
-    service `app.<product>.<type>` answers."""
+    service `app.<product>.<type>` answers; `fallback_webhook`: where what is in `push.fallback` is posted."""
 
     name: Annotated[str, AfterValidator(names.product)]
     ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
@@ -66,6 +83,7 @@ class Product(Document):
     service_timeout: Seconds = 3.0
     health: Health | None = None
     frequency_cap: FrequencyCap | None = None
+    fallback_webhook: Webhook | None = None
 
 
 class SigningKey(Document):

@@ -35,7 +35,8 @@ class Mode(StrEnum):
 
 
 class State(StrEnum):
-    """The states that settle an accepted (id, client), as receipts name them (docs/guarantees.md)."""
+    """What became of an accepted (id, client), as receipts name it (docs/guarantees.md). `expanded` and `fallback` are notes:
+    they settle nothing."""
 
     ACKED = "acked"
     WRITTEN = "written"
@@ -46,6 +47,11 @@ class State(StrEnum):
     EXPANDED = "expanded"
     DROPPED = "dropped"
     DEAD = "dead"
+    FALLBACK = "fallback"
+
+
+HANDED_OVER: Final = "handed over"
+"""The detail of a receipt that settles what had been handed to another channel before."""
 
 
 class Status(StrEnum):

@@ -122,8 +122,8 @@ class Delivery:
             if not self._keeper.current:
                 raise Retryable(f"product {message.product} is not known, and the keeper was not read lately")
             reason = f"unknown product {message.product}"
-        elif len(message.payload) > product.max_payload:
-            reason = f"payload has {len(message.payload)} bytes, the product allows {product.max_payload}"
+        else:
+            reason = _beyond(message, product)
         if product is None or reason:
             outcomes.labels("refused").inc()
             return Dead(record, reason, message.id, message.client, message.product, message.realm)
@@ -160,7 +160,12 @@ class Delivery:
         for item in items:
             groups.setdefault((item.key, item.message.product), []).append(item)
         requests = [
-            StoreItem(key, product, group[0].product.max_pending, [to_store(item.message, item.expires_ms) for item in group])
+            StoreItem(
+                key,
+                product,
+                group[0].product.max_pending,
+                [to_store(item.message, item.accepted_ms, item.expires_ms) for item in group],
+            )
             for (key, product), group in groups.items()
         ]
         results = await self._register.store(requests)
@@ -213,6 +218,17 @@ class Delivery:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
+
+
+def _beyond(message: PushMessage, product: Product) -> str:
+    """Why a message does not keep to its product's bounds; "" if it does."""
+    if len(message.payload) > product.max_payload:
+        return f"payload has {len(message.payload)} bytes, the product allows {product.max_payload}"
+    try:
+        message.check_fallback(product.ttl_s)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _nobody(item: Accepted) -> Dead:
