@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -108,7 +109,7 @@ async def test_given_an_unsettled_message_when_it_is_due_then_it_is_handed_over_
         assert (record.id, record.product, record.realm, record.user) == (f"{client}-1", product, "main", "ann")
         assert (record.payload, record.content_type, record.properties) == (b"1", "text/plain", {"k": "v"})
         assert abs(record.accepted_ms - before) < 5_000
-        assert record.reason == "not settled 1 s after it was accepted"
+        assert re.fullmatch(r"not settled [1-4] s after it was accepted", record.reason)
         await asyncio.sleep(3)
         assert len(topics.fallbacks(client)) == 1
         assert topics.receipts(client) == [(State.FALLBACK, None)]
