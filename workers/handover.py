@@ -18,7 +18,7 @@ from prometheus_client import Counter
 from infra.journal import Entry, Journal, JournalDown
 from infra.lifecycle import Loops
 from infra.register import Claimed, Register, RegisterDown, Shard
-from infra.register.due import corrected, members_due, noted, slots_due
+from infra.register.due import corrected, forgotten, members_due, noted, slots_due
 from infra.register.slots import SLOTS, due_key
 from schemas import names
 from schemas.codes import State
@@ -83,13 +83,19 @@ class HandOver:
             if shard.incarnation is None:
                 continue  # it is not open, or not known to be: recovery sees to it
             try:
-                await noted(shard, [slot for slot in walk if self._register.shards.of(due_key(slot)) is shard])
+                await noted(shard, [slot for slot in walk if self._has(shard, slot)])
                 now, slots = await slots_due(shard)
-                await self._hand_over(shard, [slot for slot in slots if slot % partitions in owned], now)
+                await forgotten(shard, [slot for slot in slots if not self._has(shard, slot)])
+                mine = [slot for slot in slots if slot % partitions in owned and self._has(shard, slot)]
+                await self._hand_over(shard, mine, now)
             except RegisterDown as error:  # the other servers' clients need not wait for this one
                 failed.append(error)
         if failed:
             raise failed[0]
+
+    def _has(self, shard: Shard, slot: int) -> bool:
+        """Is the slot this server's? One that moved away may still be in its notes."""
+        return self._register.shards.of(due_key(slot)) is shard
 
     def _next_slots(self) -> list[int]:
         """Those that this look's part of the walk over all slots has."""

@@ -55,8 +55,13 @@ async def corrected(shard: Shard, slots: Sequence[int]) -> None:
 
     The note goes first: what is stored after the slot was read is noted by its own writer, who writes the index before the note.
     """
-    await shard.pipe([("ZREM", names.due_slots_key(shard.marker_key), slot) for slot in slots])
+    await forgotten(shard, slots)
     await noted(shard, slots)
+
+
+async def forgotten(shard: Shard, slots: Sequence[int]) -> None:
+    """Take the notes of these slots away; raises RegisterDown."""
+    await shard.pipe([("ZREM", names.due_slots_key(shard.marker_key), slot) for slot in slots])
 
 
 async def noted(shard: Shard, slots: Sequence[int]) -> None:
