@@ -177,6 +177,7 @@ def token(data: Path | None, ttl: int, **fields: Any) -> None:
 @click.option(
     "--pull-after", type=click.FloatRange(0, 3600, min_open=True), help="Seconds that a notice asks to wait before the pull."
 )
+@click.option("--fallback-after", help="What is unsettled then goes to another channel: 30s, 10m, 2h; at most the time to live.")
 def send(data: Path | None, as_json: bool, payload: str, **fields: Any) -> None:
     """Send one message to a client, or to all clients of a user."""
     body = {name: value for name, value in fields.items() if value is not None}

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
@@ -31,6 +32,7 @@ refused = Counter("longwire_keeper_refused_total", "Documents that did not parse
 POLICY: Final = "policy"
 MAX_QUEUE_RATE: Final = 10_000_000
 """Messages per second of a product's own queue, at most."""
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 D = TypeVar("D", bound="Document")
 
 
@@ -64,9 +66,25 @@ class Queue(Document):
     paused: bool = False
 
 
+def _webhook(value: str) -> str:
+    """An https URL, or http to this very machine; no user, password or fragment."""
+    url = urlsplit(value)
+    if not value.isascii() or not value.isprintable() or " " in value or not url.hostname or url.port == 0:
+        raise ValueError("is not a URL")
+    if url.username is not None or url.fragment:
+        raise ValueError("a webhook's URL has no user, password or fragment")
+    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOOPBACK):
+        raise ValueError("a webhook is https, or http on a loopback address")
+    return value
+
+
+Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_webhook)]
+
+
 class Product(Document):
     """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
-    service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own."""
+    service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own; `fallback_webhook`: where
+    what is in `push.fallback` is posted."""
 
     name: Annotated[str, AfterValidator(names.product)]
     ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
@@ -78,6 +96,7 @@ class Product(Document):
     health: Health | None = None
     frequency_cap: FrequencyCap | None = None
     queue: Queue | None = None
+    fallback_webhook: Webhook | None = None
 
 
 class SigningKey(Document):

@@ -143,6 +143,7 @@ AUDIT: Final = "push.audit"
 DELIVERY_GROUP: Final = "longwire-delivery"
 BROADCAST_GROUP: Final = "longwire-broadcast"
 COORDINATOR_GROUP: Final = "longwire-coordinator"
+FALLBACK_GROUP: Final = "longwire-fallback"
 
 
 def queue_topic(product_name: str) -> str:
@@ -275,6 +276,29 @@ def settled_key(key: str, product_name: str) -> str:
 def collapse_index_key(key: str, product_name: str) -> str:
     """HASH: collapse key → the pending id that holds it."""
     return f"k:{{{key}}}:{product_name}"
+
+
+def due_key(tag: str) -> str:
+    """ZSET: the due-index of one hash slot, `<pending key> <id>` by when its fallback is due, ms. `tag` is a text that hashes to
+    the slot: a client's scripts may name it beside the client's own keys (docs/adr/0011)."""
+    return f"d:{{{tag}}}"
+
+
+def due_member(key: str, product_name: str, message_id: str) -> str:
+    """A message in the due-index."""
+    return f"{pending_key(key, product_name)} {message_id}"
+
+
+def parse_due_member(member: str) -> tuple[str, str, str]:
+    """A member of the due-index → (key, product, id)."""
+    pending, _, message_id = member.rpartition(" ")
+    key, _, product_name = pending[3:].rpartition("}:")
+    return key, product_name, message_id
+
+
+def due_slots_key(marker: str) -> str:
+    """ZSET of one Redis server: hash slots by the first due time in them, ms. A hint; `marker` is the server's own key."""
+    return f"{marker}:due"
 
 
 def first_bind_key(key: str, product_name: str) -> str:

@@ -156,10 +156,10 @@ class Delivery:
             if not self._keeper.current:
                 raise Retryable(f"product {message.product} is not known, and the keeper was not read lately")
             reason = f"unknown product {message.product}"
-        elif len(message.payload) > product.max_payload:
-            reason = f"payload has {len(message.payload)} bytes, the product allows {product.max_payload}"
         elif self._queue and message.product != self._queue:
             reason = f"it is for product {message.product}, in the own queue of {self._queue}"
+        else:
+            reason = _beyond(message, product)
         if product is None or reason:
             outcomes.labels("refused").inc()
             return Dead(record, reason, message.id, message.client, message.product, message.realm)
@@ -198,7 +198,12 @@ class Delivery:
         for item in items:
             groups.setdefault((item.key, item.message.product), []).append(item)
         requests = [
-            StoreItem(key, product, group[0].product.max_pending, [to_store(item.message, item.expires_ms) for item in group])
+            StoreItem(
+                key,
+                product,
+                group[0].product.max_pending,
+                [to_store(item.message, item.accepted_ms, item.expires_ms) for item in group],
+            )
             for (key, product), group in groups.items()
         ]
         results = await self._register.store(requests)
@@ -271,6 +276,17 @@ def _on_its_way(item: Accepted, state: State, count: int, detail: str) -> Entry:
         detail=detail,
     )
     return Entry(names.RECEIPTS, key, receipt)
+
+
+def _beyond(message: PushMessage, product: Product) -> str:
+    """Why a message does not keep to its product's bounds; "" if it does."""
+    if len(message.payload) > product.max_payload:
+        return f"payload has {len(message.payload)} bytes, the product allows {product.max_payload}"
+    try:
+        message.check_fallback(product.ttl_s)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _nobody(item: Accepted) -> Dead:

@@ -81,6 +81,7 @@ async def delivery(settings: Settings) -> int:
     """Run a delivery worker: `push.messages` and own queues into the register, hints to rooms; returns the exit status."""
     from infra.queues import OwnQueues
     from workers.delivery import Delivery
+    from workers.handover import HandOver
     from workers.hints import HintSender
     from workers.paced import PacedRunner
     from workers.queues import Queues
@@ -117,15 +118,22 @@ async def delivery(settings: Settings) -> int:
         name=process.instance,
         fail=process.life.fail,
     )
+    handover = HandOver(process.journal, register, runner, fail=process.life.fail)
 
     def ready() -> str:
         if not runner.joined:
             return NOT_JOINED
         return "" if recovery.open else "Redis is not ready: what it lost is folded again from Kafka"
 
-    return await process.run(
-        ("register", register), ("hints", hints), ("queues", queues), ("runner", runner), ("recovery", recovery), ready=ready
+    parts = (
+        ("register", register),
+        ("hints", hints),
+        ("queues", queues),
+        ("runner", runner),
+        ("recovery", recovery),
+        ("hand-over", handover),
     )
+    return await process.run(*parts, ready=ready)
 
 
 async def broadcast(settings: Settings) -> int:
@@ -146,11 +154,16 @@ async def broadcast(settings: Settings) -> int:
 
 
 async def coordinator(settings: Settings) -> int:
-    """Run a coordinator: uplinks into Kafka, and from Kafka to the products' services; returns the exit status."""
+    """Run a coordinator: uplinks into Kafka, from there to the products' services, and fallbacks to their webhooks; returns the
+    exit status."""
     from workers.coordinator import Ingress, Services
+    from workers.fallback import Webhooks
 
     process = _Process("coordinator", settings)
     bus, journal, keeper = process.bus, process.journal, process.keeper
     runner = process.runner(names.UPLINK, names.COORDINATOR_GROUP, Services(bus, journal, keeper))
     ingress = Ingress(bus, journal, keeper, fail=process.life.fail)
-    return await process.run(("ingress", ingress), ("runner", runner), ready=lambda: "" if runner.joined else NOT_JOINED)
+    webhooks = Webhooks(keeper)
+    fallbacks = process.runner(names.FALLBACK, names.FALLBACK_GROUP, webhooks)
+    parts = ("ingress", ingress), ("runner", runner), ("webhooks", webhooks), ("fallbacks", fallbacks)
+    return await process.run(*parts, ready=lambda: "" if runner.joined and fallbacks.joined else NOT_JOINED)

@@ -38,6 +38,8 @@ STEP: Final = 2_000
 """Records read and applied at a time."""
 STALL: Final = 15.0
 """Seconds without a record before the read counts as failed."""
+LAST_CALL_MS: Final = 2_500
+"""What is due when it expires is handed over so long before: what is due is looked at each second."""
 SETTLING: Final = frozenset(
     {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
 )
@@ -73,6 +75,7 @@ class Refold:
         self._fold = fold
         self._partition = partition
         self._settled: set[bytes] = set()
+        self._handed: set[bytes] = set()
         self._next = 0
         self._partitions = 0
         self._read = 0
@@ -213,17 +216,23 @@ class Refold:
 
     async def _receipts(self, batch: Batch) -> None:
         groups: dict[tuple[str, str], list[Settled]] = {}
+        handed: dict[tuple[str, str], list[str]] = {}
         for source in batch:
             for receipt in _decoded([source], Receipt):
                 key = names.client_key(receipt.realm, receipt.client)
                 if self._queue not in ("", receipt.product) or not receipt.client or not self._here(key):
                     continue
+                digest = _digest(key, receipt.product, receipt.id)
                 if receipt.state in SETTLING:
-                    self._settled.add(_digest(key, receipt.product, receipt.id))
+                    self._settled.add(digest)
                     groups.setdefault((key, receipt.product), []).append((receipt.id, source.timestamp))
                 elif receipt.state == State.MOVED and not self._queue:
-                    self._settled.add(_digest(key, receipt.product, receipt.id))  # here: its product's own queue has it
+                    self._settled.add(digest)  # here: its product's own queue has it
+                elif receipt.state == State.FALLBACK:  # it stays pending, and another channel has it
+                    self._handed.add(digest)
+                    handed.setdefault((key, receipt.product), []).append(receipt.id)
         await self._fold.settle([(key, product, settled) for (key, product), settled in groups.items()])
+        await self._fold.handed([(key, product, ids) for (key, product), ids in handed.items()])
 
     async def _messages(self, consumer: AIOKafkaConsumer, until: Callable[[], Awaitable[int]]) -> int:
         while (end := await until()) > self._next:
@@ -242,10 +251,13 @@ class Refold:
                 if partition_of(client, self._partitions) != self._partition:
                     continue  # delivery produced it again, under its client's key
                 key = names.client_key(message.realm, client)
-                expires = (message.accepted_ms or source.timestamp) + 1000 * (message.ttl_s or product.ttl_s)
-                if not self._here(key) or _digest(key, message.product, message.id) in self._settled:
+                accepted = message.accepted_ms or source.timestamp
+                expires = accepted + 1000 * (message.ttl_s or product.ttl_s)
+                digest = _digest(key, message.product, message.id)
+                if not self._here(key) or digest in self._settled:
                     continue
-                groups.setdefault((key, message.product), []).append(to_store(message, expires))
+                stored = to_store(message, accepted, expires, handed=digest in self._handed)
+                groups.setdefault((key, message.product), []).append(stored)
         owed = await self._fold.store(
             [
                 StoreItem(key, product, self._keeper.products[product].max_pending, group)
@@ -257,8 +269,8 @@ class Refold:
             await self._fold.paid(owed)
 
 
-def to_store(message: PushMessage, expires_ms: int) -> StoreMessage:
-    """A record as the register stores it."""
+def to_store(message: PushMessage, accepted_ms: int, expires_ms: int, *, handed: bool = False) -> StoreMessage:
+    """A record as the register stores it; `handed`: another channel has it already."""
     apart = message.mode == Mode.PULL
     body = Stored(
         b"" if apart else message.payload,
@@ -269,9 +281,18 @@ def to_store(message: PushMessage, expires_ms: int) -> StoreMessage:
         message.mode,
         len(message.payload),
         message.pull_after_ms,
+        accepted_ms if message.fallback_after_s else 0,
     )
-    collapse = message.collapse_key or ""
-    return StoreMessage(message.id, message.priority, expires_ms, collapse, body, message.payload if apart else b"")
+    collapse, payload = message.collapse_key or "", message.payload if apart else b""
+    due = _due(message.fallback_after_s, accepted_ms, expires_ms)
+    return StoreMessage(message.id, message.priority, expires_ms, collapse, body, payload, 0 if handed and due else due)
+
+
+def _due(after_s: int | None, accepted_ms: int, expires_ms: int) -> int | None:
+    """When a message's fallback is due, ms: at the latest a moment before it expires, or it would never be."""
+    if after_s is None:
+        return None
+    return min(accepted_ms + 1000 * after_s, max(accepted_ms, expires_ms - LAST_CALL_MS))
 
 
 def fold_session(before: LastSession | None, key: str, event: StatusEvent) -> LastSession:

@@ -176,7 +176,8 @@ class Saver:
         good = [item for item, each in zip(items, found, strict=True) if each.status == OK]
         await self._receipt_acks((item.key, [item.ack]) for item in good)
         now = _now_ms()
-        await self._register.settle([(item.key, item.ack.product, [(item.ack.id, now)]) for item in good])
+        settled = [(item.key, item.ack.product, [(item.ack.id, now)]) for item in good]
+        await pay(self._journal, self._register, await self._register.settle(settled, State.ACKED))
         return [DoneResult(each.status) for each in found]
 
     # --- parts ---------------------------------------------------------------------------------------------------------

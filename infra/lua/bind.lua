@@ -1,4 +1,4 @@
--- KEYS: session, counter, owed, first bind, then the product's six. ARGV: msgpack {me, product, window, limit, bytes}, bind.
+-- KEYS: session, counter, owed, first bind, then the product's seven. ARGV: msgpack {me, product, window, limit, bytes}, bind.
 -- The user and the document are written by the caller, once Kafka has them: a repeat still sees what was before.
 -- Returns {status, now, first bind, known document, user before, page, settled jobs, owed}.
 local a = cmsgpack.unpack(ARGV[1])

@@ -1,4 +1,4 @@
--- KEYS: session, counter, owed, guard, then six a product. ARGV: msgpack {me, products, acks, jobs, unacked, fruitless, acked, parking}.
+-- KEYS: session, counter, owed, guard, then seven a product. ARGV: msgpack {me, products, acks, jobs, unacked, fruitless, acked, parking}.
 -- Acks and settled jobs count whoever has the session now; it is removed only if it is still this one.
 -- `unacked`: {product place, id}; `parking`: {connections, ms}. Returns {status, owed, what is to be parked: place, id, body, payload apart, …}.
 local a = cmsgpack.unpack(ARGV[1])

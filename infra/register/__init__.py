@@ -4,13 +4,15 @@ Each method takes a batch and runs one Lua script a client, pipelined; every scr
 outcome unknown and the caller repeats it. A script touches the keys of one client only, which share a slot.
 
 `calls` builds what a script is given, `answers` reads what it returns, `views` are the values, `shards` knows which server has
-a key and whether it may be used, `client` is the class, `fold` what puts Kafka's records into a server that lost something.
+a key and whether it may be used, `client` is the class, `fold` what puts Kafka's records into a server that lost something,
+`slots` and `due` the index of what is to be handed to another channel.
 """
 
 from infra.register.client import Register
 from infra.register.shards import Marker, RegisterDown, RegisterNotReady, Shard
 from infra.register.views import (
     Bound,
+    Claimed,
     ClientView,
     Connected,
     Gone,
@@ -27,10 +29,12 @@ from infra.register.views import (
     StoreMessage,
     StoreOutcome,
     Synced,
+    Unsettled,
 )
 
 __all__ = [
     "Bound",
+    "Claimed",
     "ClientView",
     "Connected",
     "Gone",
@@ -52,4 +56,5 @@ __all__ = [
     "StoreOutcome",
     "Stored",
     "Synced",
+    "Unsettled",
 ]

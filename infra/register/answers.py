@@ -10,6 +10,7 @@ import msgspec
 from infra.register.calls import pack
 from infra.register.views import (
     Bound,
+    Claimed,
     Connected,
     Gone,
     Owed,
@@ -22,6 +23,7 @@ from infra.register.views import (
     StoreItem,
     StoreOutcome,
     Synced,
+    Unsettled,
 )
 from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem
 
@@ -49,11 +51,12 @@ def bind(value: bytes | None) -> Bind | None:
 
 
 def owed(key: str, flat: Sequence[Any]) -> list[Owed]:
-    """What a script owes: `<product> <id>`, state, …"""
+    """What a script owes: `<product> <id>`, `<state>[ <detail>]`, …"""
     found = []
-    for name, state in zip(flat[::2], flat[1::2], strict=True):
+    for name, value in zip(flat[::2], flat[1::2], strict=True):
         product, _, message_id = text(name).partition(" ")
-        found.append(Owed(key, product, message_id, text(state)))
+        state, _, detail = text(value).partition(" ")
+        found.append(Owed(key, product, message_id, state, detail))
     return found
 
 
@@ -67,9 +70,9 @@ def page(product: str, raw: Sequence[Any], now_ms: int) -> PendingPage:
 
 
 def _item(number: Any, message_id: Any, packed: bytes, now_ms: int, apart: bytes | None = None) -> PendingItem:
-    """A pending message: `<n if it may be a notice><expires>|<collapse key>|<Stored>`, its payload perhaps apart."""
+    """A pending message: `<flags n, f><expires>|<collapse key>|<Stored>`, its payload perhaps apart."""
     expires, _, body = packed.split(b"|", 2)
-    remaining = -((now_ms - int(expires.lstrip(b"n"))) // 1000)
+    remaining = -((now_ms - int(expires.lstrip(b"nf"))) // 1000)
     return PendingItem(int(number), text(message_id), _stored(body, apart), max(1, remaining))
 
 
@@ -140,3 +143,13 @@ def gone(item: DisconnectItem, answer: Sequence[Any]) -> Gone:
         for place, message_id, packed, apart in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
     ]
     return Gone(text(status), owed(item.key, due), parked)
+
+
+def claimed(key: str, product: str, answer: Sequence[Any]) -> Claimed:
+    """Of `hand.lua`."""
+    now, user, flat, due = answer
+    messages = [
+        Unsettled(text(message_id), _stored(packed.split(b"|", 2)[2], apart))
+        for message_id, packed, apart in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    ]
+    return Claimed(key, product, int(now), text(user), messages, owed(key, due))

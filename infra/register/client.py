@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
-from infra.register import answers
+from infra.register import answers, due
 from infra.register.answers import SESSION, text
 from infra.register.calls import (
     Call,
@@ -14,10 +14,13 @@ from infra.register.calls import (
     connect_call,
     disconnect_call,
     expire_call,
+    hand_call,
+    handed_call,
     pack,
     peek_call,
     pull_call,
     settle_call,
+    settled_job_call,
     store_call,
     sweep_call,
     sync_call,
@@ -26,6 +29,7 @@ from infra.register.calls import (
 from infra.register.shards import Command, RegisterDown, RegisterNotReady, Shard, Shards
 from infra.register.views import (
     Bound,
+    Claimed,
     ClientView,
     Connected,
     Gone,
@@ -39,7 +43,7 @@ from infra.register.views import (
     Synced,
 )
 from infra.settings import RedisSettings
-from infra.wire import RETRY, Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem, UnbindItem
+from infra.wire import RETRY, Bind, BindItem, ConnectItem, DisconnectItem, JobNumber, PullItem, SyncItem, UnbindItem
 from schemas import names
 
 I = TypeVar("I")  # noqa: E741
@@ -98,9 +102,13 @@ class Register:
         """The pending messages of these ids, each with its payload. Nothing is changed."""
         return await self._each(items, pull_call, answers.pulled, lambda: Pulled(RETRY))
 
-    async def settle(self, items: Sequence[tuple[str, str, list[tuple[str, int]]]]) -> None:
-        """Receipts are in Kafka: (key, product, [(id, at ms)]) are no longer pending."""
-        await self._run([settle_call(*item) for item in items])
+    async def settle(self, items: Sequence[tuple[str, str, list[tuple[str, int]]]], state: str | None = None) -> list[Owed]:
+        """Receipts are in Kafka: (key, product, [(id, at ms)]) are no longer pending; `state` where they are acks.
+
+        Returns what is owed.
+        """
+        found = await self._run([settle_call(*item, state) for item in items])
+        return [each for (key, *_), answer in zip(items, found, strict=True) for each in answers.owed(key, answer)]
 
     async def registered(self, items: Sequence[tuple[str, Bind, str]]) -> None:
         """After the ClientRecord is in Kafka: (key, bind, user before) → keep the users' sets, then remember the bind.
@@ -155,6 +163,7 @@ class Register:
     async def store(self, items: Sequence[StoreItem]) -> list[StoreOutcome]:
         """Store messages and locate their clients, in one step each."""
         found = await self._run([store_call(item) for item in items])
+        await self._remind(items)
         return [answers.stored(item, answer) for item, answer in zip(items, found, strict=True)]
 
     async def locate(self, items: Sequence[tuple[str, str]]) -> tuple[int, list[tuple[SessionView | None, Bind | None]]]:
@@ -172,6 +181,27 @@ class Register:
             [("members", [names.user_key(realm, product, user)], [])]
         )  # behind the fence: whole, or not at all
         return sorted(text(item) for item in found)
+
+    # --- for the fallback ----------------------------------------------------------------------------------------------
+
+    async def _remind(self, items: Sequence[StoreItem]) -> None:
+        """Note the slots in which something is due. After the store: where this fails the batch is stored, and noted, again."""
+        times = due.times_of(items)
+        for shard, places in self.shards.grouped(names.session_key(item.key) for item in items) if times else ():
+            await due.remind(shard, due.times_of([items[place] for place in places]))
+
+    async def hand(self, items: Sequence[tuple[str, str, list[str]]], claim_ms: int) -> list[Claimed]:
+        """(key, product, ids): claim what of it is due and unsettled; unless `handed` it is due again after `claim_ms`."""
+        found = await self._run([hand_call(*item, claim_ms) for item in items])
+        return [answers.claimed(key, product, answer) for (key, product, _), answer in zip(items, found, strict=True)]
+
+    async def handed(self, items: Sequence[tuple[str, str, list[str]]]) -> None:
+        """(key, product, ids) are in `push.fallback`, with their receipts."""
+        await self._run([handed_call(*item) for item in items])
+
+    async def settled_job(self, keys: Sequence[str], product: str, number: JobNumber) -> list[bool]:
+        """Which of these clients have settled a broadcast, as far as their rooms have saved it."""
+        return [bool(found) for found in await self._run([settled_job_call(key, product, number) for key in keys])]
 
     # --- for readers ---------------------------------------------------------------------------------------------------
 
@@ -219,7 +249,7 @@ class Register:
     async def expire(self, items: Sequence[tuple[str, str]]) -> list[Owed]:
         """(key, product): end what has expired and nobody touched; returns what is owed for it."""
         found = await self._run([expire_call(key, product) for key, product in items])
-        return [due for (key, _), answer in zip(items, found, strict=True) for due in answers.owed(key, answer)]
+        return [each for (key, _), answer in zip(items, found, strict=True) for each in answers.owed(key, answer)]
 
     # --- calls ---------------------------------------------------------------------------------------------------------
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from infra.register import answers
+from infra.register import answers, due
 from infra.register.answers import text
-from infra.register.calls import pack, restore_call, settle_call, store_call
+from infra.register.calls import handed_call, pack, restore_call, settle_call, store_call
 from infra.register.shards import FOLDING, OPEN, Marker, RegisterNotReady, Shard, shard_script
 from infra.register.views import LastSession, Owed, StoreItem
 from infra.wire import Bind
@@ -51,7 +51,12 @@ class Fold:
     async def store(self, items: Sequence[StoreItem]) -> list[Owed]:
         """Messages, in the order of their partition; returns what caps, collapse keys and expiry ended."""
         found = await self.shard.evaluate_fold(self._scripts, [store_call(item) for item in items])
-        return [due for item, answer in zip(items, found, strict=True) for due in answers.stored(item, answer).owed]
+        await due.remind(self.shard, due.times_of(items))
+        return [each for item, answer in zip(items, found, strict=True) for each in answers.stored(item, answer).owed]
+
+    async def handed(self, items: Sequence[tuple[str, str, list[str]]]) -> None:
+        """Receipts say that (key, product, ids) were handed to another channel; what of it is not stored here is left out."""
+        await self.shard.evaluate_fold(self._scripts, [handed_call(*item) for item in items])
 
     async def paid(self, owed: Sequence[Owed]) -> None:
         """These receipts are in Kafka."""

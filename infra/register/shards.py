@@ -23,16 +23,17 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, RedisError
 
+from infra.register.slots import SLOTS
 from infra.register.together import Calls, Together
 from infra.settings import RedisSettings
 
-SLOTS: Final = 16384
 PIPELINE: Final = 100
 """Commands in one pipeline, at most."""
 LOOK_EVERY: Final = 0.2
 """A shard that is not open is looked at again after this many seconds, whoever asks."""
 SCRIPTS: Final = (
     "connect", "bind", "sync", "unbind", "disconnect", "pull", "peek", "store", "sweep", "expire", "settle", "restore", "members",
+    "hand", "handed", "settledjob",
 )  # fmt: skip
 
 OPEN, FOLDING = "open", "folding"

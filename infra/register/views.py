@@ -13,7 +13,8 @@ from schemas.codes import Mode
 class Stored(msgspec.Struct, array_like=True, frozen=True):
     """What is kept of a pending message besides its id, number and expiry.
 
-    In mode `pull` the payload lies apart, so that pages stay small; `size` is how many bytes it has.
+    In mode `pull` the payload lies apart, so that pages stay small; `size` is how many bytes it has. `accepted_ms` is kept of
+    what has a fallback.
     """
 
     payload: bytes
@@ -24,6 +25,7 @@ class Stored(msgspec.Struct, array_like=True, frozen=True):
     mode: str = Mode.PUSH.value
     size: int = 0
     pull_after_ms: int = 0
+    accepted_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,13 @@ class ClientView:
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """A receipt that a script owes to Kafka."""
+    """A receipt that a script owes to Kafka. `detail` is HANDED_OVER of what another channel had been given before."""
 
     key: str
     product: str
     id: str
     state: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,8 @@ class LastSession:
 
 @dataclass(frozen=True, slots=True)
 class StoreMessage:
-    """One message to store. `expires_ms` by Kafka's append time plus the TTL; `apart`: the payload, in mode `pull`."""
+    """One message to store. `expires_ms` by Kafka's append time plus the TTL; `apart`: the payload, in mode `pull`; `due_ms`:
+    when its fallback is due, 0 where it was handed over already, None for none."""
 
     id: str
     priority: int
@@ -168,6 +172,7 @@ class StoreMessage:
     collapse_key: str
     body: Stored
     apart: bytes = b""
+    due_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,4 +193,27 @@ class StoreOutcome:
     bind: Bind | None
     now_ms: int
     numbers: list[int]
+    owed: list[Owed]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A message that is to be handed to another channel."""
+
+    id: str
+    body: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What of one (client, product) is due and unsettled, claimed by the caller, at `now_ms` by Redis TIME; and what is owed.
+
+    `user`: whose device it is, "" if the registry does not know.
+    """
+
+    key: str
+    product: str
+    now_ms: int
+    user: str
+    messages: list[Unsettled]
     owed: list[Owed]

@@ -73,7 +73,7 @@ class Records:
                 self.settled.add((record.id, record.client))
             clock = round(record.at_ms / 1000 - time.time())
             note("receipt", id=record.id, client=record.client, state=str(record.state), clock=clock)
-        elif isinstance(record, DeadLetter):
+        elif isinstance(record, DeadLetter) and record.topic != names.FALLBACK:  # there the message itself is not dead
             if record.id is not None and record.client is not None:
                 self.settled.add((record.id, record.client))
             note("dead", id=record.id, client=record.client, reason=record.reason)

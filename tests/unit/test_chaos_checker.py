@@ -114,6 +114,14 @@ def test_given_a_moved_message_that_comes_after_one_of_the_shared_topic_then_no_
     assert judge(events).disordered == []
 
 
+def test_given_a_fallback_then_it_settles_nothing_and_the_later_ack_counts() -> None:
+    handed = {"e": "receipt", "id": "m1", "client": "a", "state": "fallback"}
+    unsettled = [handed, *without(whole(), e="receipt", id="m1")]
+    assert judge(unsettled).lost == [("m1", "a")]
+    assert judge([*unsettled, {"e": "pending", "id": "m1", "client": "a"}]).states["pending"] == 1
+    assert judge([handed, *whole()]).states["acked"] == 2
+
+
 def test_given_a_message_on_a_client_it_was_not_for_then_misdelivered() -> None:
     assert judge([*whole(), {"e": "got", "token": "m1", "id": "m1", "client": "b"}]).misdelivered == [("m1", "b")]
 
