@@ -94,7 +94,7 @@ class Saver:
         await self._journal.produce([_by_client(names.STATUS, event) for event in events])
         for item, result in zip(items, results, strict=True):
             await self._tell_old_room(item.key, result)
-        return [ConnectResult(result.status, result.generation, result.number) for result in results]
+        return [ConnectResult(result.status, result.generation, result.number, result.now_ms) for result in results]
 
     async def bind(self, items: Sequence[BindItem]) -> list[BindResult]:
         """Register binds; the durable registry gets what it does not have yet."""

@@ -80,11 +80,11 @@ def _stored(packed: bytes, apart: bytes | None) -> Stored:
 
 def connected(item: ConnectItem, answer: Sequence[Any]) -> Connected:
     """Of `connect.lua`."""
-    status, generation, number, room, epoch, old_generation, old_number = answer
+    status, generation, number, room, epoch, old_generation, old_number, now = answer
     old = None
     if room and (text(room), int(epoch)) != (item.room, item.epoch):
         old = SessionView(int(old_generation), int(old_number), text(room), int(epoch), 0)
-    return Connected(text(status), int(generation), int(number), old)
+    return Connected(text(status), int(generation), int(number), old, int(now))
 
 
 def bound(item: BindItem, answer: Sequence[Any]) -> Bound:

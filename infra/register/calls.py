@@ -36,7 +36,8 @@ pack: Final = msgspec.msgpack.Encoder().encode
 
 def connect_call(i: ConnectItem) -> Call:
     """`connect.lua`."""
-    return "connect", [names.session_key(i.key), names.counter_key(i.key)], [i.room, i.epoch, i.connection]
+    arguments = [i.room, i.epoch, i.connection, *i.seen, i.until_ms]
+    return "connect", [names.session_key(i.key), names.counter_key(i.key)], arguments
 
 
 def bind_call(i: BindItem) -> Call:

@@ -78,12 +78,16 @@ class PendingPage:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The answer to connect; `old` is the session that it took over, if that was in another (room, epoch)."""
+    """The answer to connect; `old` is the session that it took over, if that was in another (room, epoch).
+
+    `elsewhere`: nothing was done; (generation, number) is the session that another room has. `now_ms`: Redis TIME.
+    """
 
     status: str
     generation: int = 0
     number: int = 0
     old: SessionView | None = None
+    now_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from infra.wire.broadcasts import Counts, JobContent, JobRoom, JobView, Slice, S
 from infra.wire.messages import Downlink, Hint, HintResult, Page, size_of
 from infra.wire.rooms import Announce, Control, ControlReply, EndJob, Kick, Lease, RoomEntry
 from infra.wire.sessions import (
+    ELSEWHERE,
     GONE,
     NOTICED,
     OK,
@@ -49,6 +50,7 @@ from infra.wire.sessions import (
 from infra.wire.uplinks import UplinkItem, UplinkResult
 
 __all__ = [
+    "ELSEWHERE",
     "GONE",
     "ITEM_OVERHEAD",
     "MAX_BYTES",

@@ -18,7 +18,7 @@ from infra.journal import Entry, Journal
 from infra.keeper import Keeper, Product, product_key
 from infra.register import Register
 from infra.settings import Settings
-from infra.wire import Bind, BindItem, ConnectItem, Hint, HintResult, ProductWindow, Reply, Request, SyncItem
+from infra.wire import ELSEWHERE, OK, Bind, BindItem, ConnectItem, Hint, HintResult, ProductWindow, Reply, Request, SyncItem
 from schemas import codec, names
 from schemas.records import PushMessage, Record
 from workers.delivery import Delivery
@@ -91,6 +91,10 @@ class Room:
         self.connections += 1
         item = ConnectItem(names.client_key("main", client), self.id, self.epoch, self.connections)
         [result] = await self.core.saver.connect([item])
+        if result.status == ELSEWHERE:
+            item = msgspec.structs.replace(item, seen=(result.generation, result.number), until_ms=result.now_ms + 5000)
+            [result] = await self.core.saver.connect([item])
+        assert result.status == OK
         return Device(self, client, item.connection, result.generation, result.number)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -11,7 +12,19 @@ from core import Core, TopicReader, eventually, unique
 
 from infra.register import Stored, StoreItem, StoreMessage
 from infra.settings import Settings
-from infra.wire import MAX_BYTES, Ack, Bind, BindItem, Control, DisconnectItem, Kick, SettledJob, UnbindItem
+from infra.wire import (
+    ELSEWHERE,
+    MAX_BYTES,
+    Ack,
+    Bind,
+    BindItem,
+    ConnectItem,
+    Control,
+    DisconnectItem,
+    Kick,
+    SettledJob,
+    UnbindItem,
+)
 from schemas import codec, names
 from schemas.codes import State
 from schemas.partition import partition_of
@@ -47,6 +60,26 @@ async def test_given_an_offline_client_when_it_binds_then_it_gets_everything_in_
     assert [item.id for item in rest.pages[0].items] == [f"{client}-{i}" for i in range(32, 50)]
     assert not rest.pages[0].more
     assert await core.pending(client, product) == 18
+
+
+async def test_given_a_connect_that_was_delayed_when_the_client_is_elsewhere_by_then_then_it_takes_nothing(core: Core) -> None:
+    product, client = await core.product(), unique("c")
+    home, late, new = await core.room(), await core.room(), await core.room()
+    await home.connect(client)
+    key = names.client_key("main", client)
+    first = ConnectItem(key, late.id, late.epoch, 1)
+    [found] = await core.saver.connect([first])
+    assert found.status == ELSEWHERE
+    take_over = ConnectItem(key, late.id, late.epoch, 1, (found.generation, found.number), found.now_ms + 300)
+    await asyncio.sleep(0.5)  # a Redis that stalled, or a saver that was stopped; the room has given it up
+    assert (await core.saver.connect([take_over]))[0].status == ELSEWHERE
+
+    device = await new.connect(client)
+    for delayed in (first, take_over, msgspec.structs.replace(take_over, until_ms=found.now_ms + 60_000)):
+        [answer] = await core.saver.connect([delayed])
+        assert (answer.status, answer.number) == (ELSEWHERE, device.number)
+    assert (await device.bind(product)).status == "ok"
+    assert (await device.sync(product)).status == "ok"
 
 
 async def _has_pending(core: Core, client: str, product: str, count: int) -> bool:

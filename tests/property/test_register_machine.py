@@ -15,6 +15,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
 from infra.local.brokers import LocalBrokers
 from infra.register import Owed, Parking, Register, Stored, StoreItem, StoreMessage
@@ -28,6 +29,8 @@ CAP = 6
 FUTURE = 1 << 45
 LIMIT = 4
 PARK_AFTER = 3
+LONG = 3_600_000
+"""Longer than a run, ms."""
 
 T = TypeVar("T")
 
@@ -75,6 +78,7 @@ class Machine(RuleBasedStateMachine):
         self.newest: tuple[int, int] = (0, 0)
         self.session: Connection | None = None  # what the register has
         self.counter = 0
+        self.asked: list[ConnectItem] = []  # connects that took a session from another room
         self.guard: dict[str, int] = {}  # message → connections in a row that acknowledged nothing
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -122,6 +126,11 @@ class Machine(RuleBasedStateMachine):
         self.serial += 1
         item = ConnectItem(self.key, room, 1, self.serial)
         [found] = self.run(self.register.connect([item]))
+        if self.session is not None and self.session.room != room:  # [S10] nothing is taken from another room unseen
+            assert (found.status, found.generation, found.number) == ("elsewhere", self.session.generation, self.session.number)
+            item = replace(item, seen=(found.generation, found.number), until_ms=found.now_ms + LONG)
+            self.asked.append(item)
+            [found] = self.run(self.register.connect([item]))
         assert (found.generation, found.number) > self.newest
         self.newest = (found.generation, found.number)
         [again] = self.run(self.register.connect([item]))
@@ -129,6 +138,19 @@ class Machine(RuleBasedStateMachine):
         self.session = Connection(room, found.number, found.generation, self.serial)
         self.counter = found.number
         self.connections.append(self.session)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), late=st.booleans())
+    def connect_late(self, data: st.DataObject, late: bool) -> None:
+        """[S10] A connect that comes once more, after another or after its time, takes nothing from another room."""
+        item = data.draw(st.sampled_from(self.asked))
+        held = self.session
+        if held is None or held.room == item.room or item.seen == (held.generation, held.number):
+            return
+        if late:  # though it is still what was seen
+            item = replace(item, seen=(held.generation, held.number), until_ms=1)
+        [found] = self.run(self.register.connect([item]))
+        assert (found.status, found.generation, found.number) == ("elsewhere", held.generation, held.number)
 
     @rule(
         ids=st.lists(st.integers(0, 12), min_size=1, max_size=4),
