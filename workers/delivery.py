@@ -2,11 +2,13 @@
 
 One record's way: bytes → PushMessage (or a dead letter) → a user's message, or one that another partitioner put in the wrong
 partition, is produced again under its client's key → a stored message gets its number n and its client's place in one script →
-what the script ended is receipted → the offset may be committed → the room gets a hint. Delivery never waits for a room.
+what the script ended is receipted → the offset may be committed → the room gets a hint. Delivery never waits for a room, and a
+stored message never waits for one that is not (QoS 0).
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ from prometheus_client import Counter
 
 from infra.journal import Entry, Journal
 from infra.keeper import Keeper, Product
-from infra.register import Register, SessionView, StoreItem, StoreOutcome
+from infra.register import Register, RegisterDown, SessionView, StoreItem, StoreOutcome
 from infra.wire import Downlink, Hint
 from schemas import names
 from schemas.codec import Undecodable, decode_as
@@ -31,6 +33,11 @@ from workers.runner import Dead, Incoming, Retryable
 
 EXPANSION: Final = 500
 """Records produced in one go when a user's message is expanded."""
+
+PASSING: Final = 2_000
+"""Fire-and-forget messages whose clients are being looked up, at most."""
+LOOK_UP_WITHIN: Final = 0.25
+"""Seconds for the clients of a user, where the message is not stored."""
 
 log = structlog.get_logger("delivery")
 outcomes = Counter("longwire_delivery_messages_total", "Messages by what delivery did", ["outcome"])
@@ -68,6 +75,8 @@ class Delivery:
         self._register = register
         self._keeper = keeper
         self._hints = hints
+        self._passing = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def assigned(self, partitions: frozenset[int]) -> None:
         """Nothing is kept between batches."""
@@ -80,28 +89,26 @@ class Delivery:
         partitions = await self._journal.partitions(names.MESSAGES)
         letters: list[Dead] = []
         here: list[Accepted] = []
-        elsewhere: list[tuple[Accepted, list[str]]] = []
+        elsewhere: list[Accepted] = []
         for record in records:
             accepted = self._accept(record)
             if isinstance(accepted, Dead):
                 letters.append(accepted)
-            elif (user := accepted.message.user) is not None:
-                clients = await self._register.clients_of(accepted.message.realm, accepted.message.product, user)
-                if clients:
-                    elsewhere.append((accepted, clients))
-                else:
-                    letters.append(_nobody(accepted))
-            elif partition_of(accepted.message.client or "", partitions) != partition:
-                elsewhere.append((accepted, [accepted.message.client or ""]))
+            elif accepted.message.user is not None or partition_of(accepted.message.client or "", partitions) != partition:
+                elsewhere.append(accepted)
             else:
                 here.append(accepted)
         await self._store([item for item in here if item.message.qos == 1])
-        stored_in = self._register.incarnations()
-        await self._pass_on([item for item in here if item.message.qos == 0])
-        for accepted, clients in elsewhere:  # after all that Redis can fail: a retry would produce them once more
-            await self._produce_again(accepted, clients)
-        await self._receipt_dead(letters)
         self._hints.flush()
+        stored_in = self._register.incarnations()
+        self._let_go([item for item in here if item.message.qos == 0])
+        found = [await self._clients_of(accepted) for accepted in elsewhere]
+        for accepted, clients in zip(elsewhere, found, strict=True):  # after all that Redis can fail: a retry would repeat them
+            if clients:
+                await self._produce_again(accepted, clients)
+            elif clients is not None:
+                letters.append(_nobody(accepted))
+        await self._receipt_dead(letters)
         if self._register.incarnations() != stored_in:
             raise Retryable("Redis lost something while the batch was handled")  # perhaps what was just stored
         return letters
@@ -128,6 +135,21 @@ class Delivery:
             outcomes.labels("refused").inc()
             return Dead(record, reason, message.id, message.client, message.product, message.realm)
         return Accepted(record, message, product)
+
+    async def _clients_of(self, item: Accepted) -> list[str] | None:
+        """Whose it is; raises RegisterDown where that can't be told now. None: it is not stored anyway, and dropped."""
+        message = item.message
+        if message.user is None:
+            return [message.client or ""]
+        within = LOOK_UP_WITHIN if message.qos == 0 else None
+        try:
+            async with asyncio.timeout(within):
+                return await self._register.clients_of(message.realm, message.product, message.user)
+        except (RegisterDown, TimeoutError):
+            if within is None:
+                raise
+            outcomes.labels("dropped: register").inc()
+            return None
 
     async def _produce_again(self, item: Accepted, clients: list[str]) -> None:
         """Under each client's own key, acknowledged before the source is committed. Source and copies share id and time."""
@@ -180,16 +202,39 @@ class Delivery:
 
     # --- fire and forget -----------------------------------------------------------------------------------------------
 
+    def _let_go(self, items: list[Accepted]) -> None:
+        """QoS 0 is never stored, and delays nothing that is: it goes its own way, and the batch does not wait for it."""
+        taken = items[: PASSING - self._passing]
+        if left := len(items) - len(taken):
+            outcomes.labels("dropped: too many").inc(left)
+        if taken:
+            self._passing += len(taken)
+            task = asyncio.ensure_future(self._pass_on(taken))
+            self._tasks.add(task)
+            task.add_done_callback(self._passed)
+
+    def _passed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("fire-and-forget messages not passed on", exc_info=error)
+
     async def _pass_on(self, items: list[Accepted]) -> None:
-        """QoS 0 is never stored: written if the client is there now, else counted as dropped."""
-        now, found = await self._register.locate([(item.key, item.message.product) for item in items])
-        for item, (session, bind) in zip(items, found, strict=True):
-            remaining = -((now - item.expires_ms) // 1000)
-            if session is None or bind is None or remaining <= 0:
+        """Written if the client is there now, else counted as dropped."""
+        try:
+            found = await self._register.locate([(item.key, item.message.product) for item in items])
+        finally:
+            self._passing -= len(items)
+        for item, where in zip(items, found, strict=True):
+            if where is None:
+                outcomes.labels("dropped: register").inc()
+                continue
+            remaining = -((where.now_ms - item.expires_ms) // 1000)
+            if where.session is None or where.bind is None or remaining <= 0:
                 outcomes.labels("dropped").inc()
                 continue
             outcomes.labels("passed on").inc()
-            self._hints.add(session.room, _hint(item, session, 0, remaining))
+            self._hints.add(where.session.room, _hint(item, where.session, 0, remaining))
+        self._hints.flush()
 
     # --- dead ----------------------------------------------------------------------------------------------------------
 

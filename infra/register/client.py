@@ -29,6 +29,7 @@ from infra.register.views import (
     ClientView,
     Connected,
     Gone,
+    Located,
     Owed,
     Parking,
     PendingPage,
@@ -157,14 +158,19 @@ class Register:
         found = await self._run([store_call(item) for item in items])
         return [answers.stored(item, answer) for item, answer in zip(items, found, strict=True)]
 
-    async def locate(self, items: Sequence[tuple[str, str]]) -> tuple[int, list[tuple[SessionView | None, Bind | None]]]:
-        """(key, product) → Redis's time, ms, and each one's session and bind, without storing anything."""
+    async def locate(self, items: Sequence[tuple[str, str]]) -> list[Located | None]:
+        """(key, product) → where each one is, without storing anything; None for those whose shard does not answer."""
+        calls: list[Command] = [("HMGET", names.session_key(key), *SESSION, f"b:{product}") for key, product in items]
+        groups = self.shards.grouped(names.session_key(key) for key, _ in items)
 
-        if not items:
-            return 0, []
-        [(seconds, micros)] = await self.shards.of(items[0][0]).pipe([("TIME",)])
-        found = await self._pipe([("HMGET", names.session_key(key), *SESSION, f"b:{product}") for key, product in items])
-        return int(seconds) * 1000 + int(micros) // 1000, [(answers.session(each), answers.bind(each[5])) for each in found]
+        async def ask(shard: Shard, places: list[int]) -> list[Located]:
+            (seconds, micros), *found = await shard.pipe([("TIME",), *(calls[place] for place in places)])
+            now = int(seconds) * 1000 + int(micros) // 1000
+            return [Located(now, answers.session(each), answers.bind(each[5])) for each in found]
+
+        found = await asyncio.gather(*(ask(shard, places) for shard, places in groups), return_exceptions=True)
+        replies = await self._merged(len(items), groups, found)
+        return [None if isinstance(reply, RegisterDown) else reply for reply in replies]
 
     async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
         """The client ids of a user in a product, sorted. Behind the fence, so whole: RegisterNotReady while it is folded."""

@@ -38,6 +38,15 @@ class SessionView:
 
 
 @dataclass(frozen=True, slots=True)
+class Located:
+    """Where a client is, and its bind to a product; `now_ms`: Redis TIME."""
+
+    now_ms: int
+    session: SessionView | None
+    bind: Bind | None
+
+
+@dataclass(frozen=True, slots=True)
 class ClientView:
     """A client as the register knows it. `pending`: product → count, for the products bound or asked for."""
 
