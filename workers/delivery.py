@@ -198,7 +198,7 @@ class Delivery:
         for item, n in zip(group, result.numbers, strict=True):
             if n:
                 remaining = max(1, -((result.now_ms - item.expires_ms) // 1000))
-                self._hints.add(session.room, _hint(item, session, n, remaining))
+                self._hints.add(session, _hint(item, session, n, remaining))
 
     # --- fire and forget -----------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class Delivery:
                 outcomes.labels("dropped").inc()
                 continue
             outcomes.labels("passed on").inc()
-            self._hints.add(where.session.room, _hint(item, where.session, 0, remaining))
+            self._hints.add(where.session, _hint(item, where.session, 0, remaining))
         self._hints.flush()
 
     # --- dead ----------------------------------------------------------------------------------------------------------

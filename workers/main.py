@@ -85,14 +85,16 @@ async def delivery(settings: Settings) -> int:
 
     process = _Process("delivery", settings)
     register = Register(settings.redis)
-    hints = HintSender(process.bus, instance=process.instance)
-    handler = Delivery(process.journal, register, process.keeper, hints)
+    keeper = process.keeper
+    rooms = Rooms(process.bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=process.life.fail)
+    hints = HintSender(process.bus, instance=process.instance, dead=rooms.dead)
+    handler = Delivery(process.journal, register, keeper, hints)
     runner = process.runner(names.MESSAGES, names.DELIVERY_GROUP, handler)
     recovery = Recovery(
         settings.kafka,
         bus=process.bus,
         journal=process.journal,
-        keeper=process.keeper,
+        keeper=keeper,
         register=register,
         runner=runner,
         name=process.instance,
@@ -104,7 +106,8 @@ async def delivery(settings: Settings) -> int:
             return NOT_JOINED
         return "" if recovery.open else "Redis is not ready: what it lost is folded again from Kafka"
 
-    return await process.run(("register", register), ("hints", hints), ("runner", runner), ("recovery", recovery), ready=ready)
+    parts = (("register", register), ("rooms", rooms), ("hints", hints), ("runner", runner), ("recovery", recovery))
+    return await process.run(*parts, ready=ready)
 
 
 async def broadcast(settings: Settings) -> int:

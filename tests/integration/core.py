@@ -134,7 +134,8 @@ class Core:
         self.journal = Journal(settings.kafka, name="core")
         self.register = Register(settings.redis)
         self.keeper = Keeper(self.bus, disk=settings.data / unique("keeper"))
-        self.hints = HintSender(self.bus, instance=unique("delivery"))
+        self.dead_rooms: set[str] = set()
+        self.hints = HintSender(self.bus, instance=unique("delivery"), dead=lambda room, epoch: room in self.dead_rooms)
         self.saver = Saver(self.bus, self.journal, self.register, self.keeper)
         self.failures: list[str] = []
         self._produced: dict[int, int] = {}

@@ -62,6 +62,20 @@ async def test_given_an_offline_client_when_it_binds_then_it_gets_everything_in_
     assert await core.pending(client, product) == 18
 
 
+async def test_given_a_dead_room_when_a_message_comes_then_it_is_stored_all_the_same_and_no_hint_is_sent(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    device = await room.connect(client)
+    await device.bind(product)
+    core.dead_rooms.add(room.id)
+    await core.push(message(product, client, 1))
+    await core.handled()
+    assert await core.pending(client, product) == 1
+    core.dead_rooms.clear()
+    await core.push(message(product, client, 2))
+    await eventually(lambda: room.hints, what="a hint")
+    assert [each.message.id for each in room.hints] == [f"{client}-2"]
+
+
 async def test_given_a_connect_that_was_delayed_when_the_client_is_elsewhere_by_then_then_it_takes_nothing(core: Core) -> None:
     product, client = await core.product(), unique("c")
     home, late, new = await core.room(), await core.room(), await core.room()
