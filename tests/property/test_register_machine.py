@@ -266,8 +266,8 @@ class Machine(RuleBasedStateMachine):
         c.window |= {item.id for item in page.items}
 
     @precondition(lambda self: self.connections)
-    @rule(data=st.data(), fruitless=st.integers(0, 3), acked=st.sampled_from([False, False, True]))
-    def disconnect(self, data: st.DataObject, fruitless: int, acked: bool) -> None:
+    @rule(data=st.data(), fruitless=st.integers(0, 3), acked=st.sampled_from([False, False, True]), repeated=st.booleans())
+    def disconnect(self, data: st.DataObject, fruitless: int, acked: bool, repeated: bool) -> None:
         """[S4] An end counts its acks whoever has the session, and removes it only if it is still this one."""
         c = data.draw(st.sampled_from([c for c in self.connections if c.window] or self.connections))
         acks = sorted(c.window)[:1] if acked else []
@@ -281,6 +281,9 @@ class Machine(RuleBasedStateMachine):
         )  # fmt: skip
         [found] = self.run(self.register.disconnect([item], Parking(PARK_AFTER, 0)))
         assert found.status == ("ok" if self.session is c else "superseded")
+        if repeated:  # its answer was lost: what is to be parked is named again, and nothing counts twice [U12]
+            [again] = self.run(self.register.disconnect([item], Parking(PARK_AFTER, 0)))
+            assert (again.status, again.parked) == ("superseded", found.parked)
         if self.session is c:
             self.session, self.counter = None, self.counter + 1
         self._settle(acks)
