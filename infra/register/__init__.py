@@ -22,12 +22,14 @@ from infra.register.views import (
     PendingItem,
     PendingPage,
     Pulled,
+    Rebound,
     SessionView,
     Stored,
     StoreItem,
     StoreMessage,
     StoreOutcome,
     Synced,
+    Unbound,
 )
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "PendingItem",
     "PendingPage",
     "Pulled",
+    "Rebound",
     "Register",
     "RegisterDown",
     "RegisterNotReady",
@@ -54,4 +57,5 @@ __all__ = [
     "StoreOutcome",
     "Stored",
     "Synced",
+    "Unbound",
 ]

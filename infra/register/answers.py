@@ -17,13 +17,15 @@ from infra.register.views import (
     PendingItem,
     PendingPage,
     Pulled,
+    Rebound,
     SessionView,
     Stored,
     StoreItem,
     StoreOutcome,
     Synced,
+    Unbound,
 )
-from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem
+from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem, UnbindItem
 
 SESSION: Final = ("generation", "number", "room", "epoch", "connection")
 
@@ -102,6 +104,18 @@ def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
         [(number[0], number[1]) for number in numbers],
         owed(item.key, due),
     )
+
+
+def unbound(item: UnbindItem, answer: Sequence[Any]) -> Unbound:
+    """Of `unbind.lua`."""
+    status, user, mark = answer
+    return Unbound(text(status), text(user), text(mark))
+
+
+def rebound(key: str, answer: Sequence[Any]) -> Rebound:
+    """Of `leave.lua`, where something has bound since."""
+    first, document = answer
+    return Rebound(key, _unpack_bind.decode(document), int(first))
 
 
 def synced(item: SyncItem, answer: Sequence[Any]) -> Synced:

@@ -88,6 +88,11 @@ def unbind_call(i: UnbindItem) -> Call:
     return "unbind", keys, [pack([_me(i), i.product])]
 
 
+def leave_call(key: str, product: str, mark: str) -> Call:
+    """`leave.lua`."""
+    return "leave", [names.session_key(key), names.first_bind_key(key, product)], [product, mark]
+
+
 def store_call(i: StoreItem) -> Call:
     """`store.lua`."""
     keys = [names.session_key(i.key), names.owed_key(i.key), *_product_keys(i.key, i.product)]

@@ -113,6 +113,24 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
+class Unbound:
+    """The answer to unbind: the user that the client had in the product, and which bind it was that is over."""
+
+    status: str
+    user: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebound:
+    """A bind that came while an older one of the same product was being ended; `first_bind_ms`: since when."""
+
+    key: str
+    bind: Bind
+    first_bind_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Synced:
     """The answer to sync. `registered`: the session was missing, and is there again; `missing`: it is (where only acks came)."""
 

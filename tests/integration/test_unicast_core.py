@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest_asyncio
 from aiokafka import AIOKafkaProducer
-from core import Core, TopicReader, eventually, unique
+from core import Core, Device, TopicReader, eventually, unique
 
+from infra.journal import Entry
 from infra.register import Stored, StoreItem, StoreMessage
 from infra.settings import Settings
 from infra.wire import (
@@ -348,10 +349,47 @@ async def test_given_a_device_that_changed_its_user_when_the_bind_is_repeated_th
     assert await core.register.clients_of("main", product, old) == []
     assert await core.register.clients_of("main", product, new) == [client]
 
-    leave = UnbindItem(device.key, room.id, room.epoch, device.generation, device.number, product)
-    await core.register.unbind([leave])
-    assert (await core.saver.unbind([leave]))[0].status == "ok"
+    await core.register.unbind([_leave(device, product)])
+    assert (await core.saver.unbind([_leave(device, product)]))[0].status == "ok"
     assert await core.register.clients_of("main", product, new) == []
+
+
+def _leave(device: Device, product: str) -> UnbindItem:
+    return UnbindItem(device.key, device.room.id, device.room.epoch, device.generation, device.number, product)
+
+
+async def test_given_a_late_unbind_when_a_newer_session_was_here_then_it_changes_nothing(core: Core) -> None:
+    product, client, user, room = await core.product(), unique("c"), unique("u"), await core.room()
+    old = await room.connect(client)
+    await old.bind(product, user=user)
+    new = await room.connect(client)
+    await new.bind(product, user=user)
+    key, where, epoch, _, generation, number = new.where()
+    await core.saver.disconnect([DisconnectItem(key, where, epoch, generation, number, "test", [], [])])
+    assert (await core.saver.unbind([_leave(old, product)]))[0].status == "superseded"
+    assert await core.register.clients_of("main", product, user) == [client]
+
+
+async def test_given_a_bind_between_the_steps_of_an_unbind_then_it_stays_with_its_user_in_redis_and_kafka(core: Core) -> None:
+    product, client, user, room = await core.product(), unique("c"), unique("u"), await core.room()
+    old = await room.connect(client)
+    await old.bind(product, user=user)
+    saver, produce, clients = core.saver, core.journal.produce, TopicReader(core.settings, names.CLIENTS)
+
+    async def bind_first(entries: list[Entry]) -> object:
+        core.journal.produce = produce  # type: ignore[method-assign]
+        await (await room.connect(client)).bind(product, user=user)
+        return await produce(entries)
+
+    async with clients.open():
+        core.journal.produce = bind_first  # type: ignore[method-assign,assignment]
+        assert (await saver.unbind([_leave(old, product)]))[0].status == "ok"
+        assert await core.register.clients_of("main", product, user) == [client]
+
+        def told() -> list[bool]:
+            return [item.value is not None for item in clients.raw if item.key == f"main:{client} {product}".encode()]
+
+        await eventually(lambda: told()[-2:] == [False, True], what="the bind's record after the tombstone")
 
 
 async def test_given_a_takeover_then_the_old_room_gets_a_kick_that_it_can_read(core: Core) -> None:
