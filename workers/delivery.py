@@ -2,12 +2,14 @@
 
 One record's way: bytes → PushMessage (or a dead letter) → one in the shared topic whose product has an own queue is produced
 there again → a user's message, or one that another partitioner put in the wrong partition, is produced again under its client's
-key → a stored message gets its number n and its client's place in one script →
-what the script ended is receipted → the offset may be committed → the room gets a hint. Delivery never waits for a room.
+key → a stored message gets its number n and its client's place in one script → what the script ended is receipted → the offset
+may be committed → the room gets a hint. Delivery never waits for a room, and a stored message never waits for one that is not
+(QoS 0).
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +20,7 @@ from prometheus_client import Counter
 
 from infra.journal import Entry, Journal
 from infra.keeper import Keeper, Product
-from infra.register import Register, SessionView, StoreItem, StoreOutcome
+from infra.register import Register, RegisterDown, SessionView, StoreItem, StoreOutcome
 from infra.wire import Downlink, Hint
 from schemas import names
 from schemas.codec import Undecodable, decode_as
@@ -32,6 +34,11 @@ from workers.runner import Dead, Incoming, Retryable
 
 EXPANSION: Final = 500
 """Records produced in one go when a user's message is expanded."""
+
+PASSING: Final = 2_000
+"""Fire-and-forget messages whose clients are being looked up, at most."""
+LOOK_UP_WITHIN: Final = 0.25
+"""Seconds for the clients of a user, where the message is not stored."""
 
 log = structlog.get_logger("delivery")
 outcomes = Counter("longwire_delivery_messages_total", "Messages by what delivery did", ["outcome"])
@@ -66,7 +73,7 @@ class _Sorted:
     """One batch by what is to be done: stored or passed on here, produced again, moved to the product's own queue, given up."""
 
     here: list[Accepted] = field(default_factory=list)
-    elsewhere: list[tuple[Accepted, list[str]]] = field(default_factory=list)
+    elsewhere: list[Accepted] = field(default_factory=list)
     moved: list[Accepted] = field(default_factory=list)
     letters: list[Dead] = field(default_factory=list)
 
@@ -93,6 +100,8 @@ class Delivery:
         self._register = register
         self._keeper = keeper
         self._hints = hints
+        self._passing = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def assigned(self, partitions: frozenset[int]) -> None:
         """Nothing is kept between batches."""
@@ -104,13 +113,19 @@ class Delivery:
         """Store one partition's records in order; on return everything of them is in Redis or in Kafka again."""
         batch = await self._sort(partition, records)
         await self._store([item for item in batch.here if item.message.qos == 1])
+        self._hints.flush()
         stored_in = self._register.incarnations()
-        await self._pass_on([item for item in batch.here if item.message.qos == 0])
-        for accepted, clients in batch.elsewhere:  # after all that Redis can fail: a retry would produce them once more
-            await self._produce_again(accepted, clients)
+        self._let_go([item for item in batch.here if item.message.qos == 0])
+        found = [await self._clients_of(accepted) for accepted in batch.elsewhere]
+        for accepted, clients in zip(
+            batch.elsewhere, found, strict=True
+        ):  # after what Redis can fail: a retry would repeat it
+            if clients:
+                await self._produce_again(accepted, clients)
+            elif clients is not None:
+                batch.letters.append(_nobody(accepted))
         await self._move(batch.moved)
         await self._receipt_dead(batch.letters)
-        self._hints.flush()
         if self._register.incarnations() != stored_in:
             raise Retryable("Redis lost something while the batch was handled")  # perhaps what was just stored
         return batch.letters
@@ -126,14 +141,8 @@ class Delivery:
                 batch.letters.append(accepted)
             elif self._belongs_elsewhere(accepted.product):
                 batch.moved.append(accepted)
-            elif (user := accepted.message.user) is not None:
-                clients = await self._register.clients_of(accepted.message.realm, accepted.message.product, user)
-                if clients:
-                    batch.elsewhere.append((accepted, clients))
-                else:
-                    batch.letters.append(_nobody(accepted))
-            elif partition_of(accepted.message.client or "", partitions) != partition:
-                batch.elsewhere.append((accepted, [accepted.message.client or ""]))
+            elif accepted.message.user is not None or partition_of(accepted.message.client or "", partitions) != partition:
+                batch.elsewhere.append(accepted)
             else:
                 batch.here.append(accepted)
         return batch
@@ -164,6 +173,21 @@ class Delivery:
             outcomes.labels("refused").inc()
             return Dead(record, reason, message.id, message.client, message.product, message.realm)
         return Accepted(record, message, product)
+
+    async def _clients_of(self, item: Accepted) -> list[str] | None:
+        """Whose it is; raises RegisterDown where that can't be told now. None: it is not stored anyway, and dropped."""
+        message = item.message
+        if message.user is None:
+            return [message.client or ""]
+        within = LOOK_UP_WITHIN if message.qos == 0 else None
+        try:
+            async with asyncio.timeout(within):
+                return await self._register.clients_of(message.realm, message.product, message.user)
+        except (RegisterDown, TimeoutError):
+            if within is None:
+                raise
+            outcomes.labels("dropped: register").inc()
+            return None
 
     async def _produce_again(self, item: Accepted, clients: list[str]) -> None:
         """Under each client's own key, acknowledged before the source is committed. Source and copies share id and time."""
@@ -219,20 +243,43 @@ class Delivery:
         for item, n in zip(group, result.numbers, strict=True):
             if n:
                 remaining = max(1, -((result.now_ms - item.expires_ms) // 1000))
-                self._hints.add(session.room, _hint(item, session, n, remaining))
+                self._hints.add(session, _hint(item, session, n, remaining))
 
     # --- fire and forget -----------------------------------------------------------------------------------------------
 
+    def _let_go(self, items: list[Accepted]) -> None:
+        """QoS 0 is never stored, and delays nothing that is: it goes its own way, and the batch does not wait for it."""
+        taken = items[: PASSING - self._passing]
+        if left := len(items) - len(taken):
+            outcomes.labels("dropped: too many").inc(left)
+        if taken:
+            self._passing += len(taken)
+            task = asyncio.ensure_future(self._pass_on(taken))
+            self._tasks.add(task)
+            task.add_done_callback(self._passed)
+
+    def _passed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("fire-and-forget messages not passed on", exc_info=error)
+
     async def _pass_on(self, items: list[Accepted]) -> None:
-        """QoS 0 is never stored: written if the client is there now, else counted as dropped."""
-        now, found = await self._register.locate([(item.key, item.message.product) for item in items])
-        for item, (session, bind) in zip(items, found, strict=True):
-            remaining = -((now - item.expires_ms) // 1000)
-            if session is None or bind is None or remaining <= 0:
+        """Written if the client is there now, else counted as dropped."""
+        try:
+            found = await self._register.locate([(item.key, item.message.product) for item in items])
+        finally:
+            self._passing -= len(items)
+        for item, where in zip(items, found, strict=True):
+            if where is None:
+                outcomes.labels("dropped: register").inc()
+                continue
+            remaining = -((where.now_ms - item.expires_ms) // 1000)
+            if where.session is None or where.bind is None or remaining <= 0:
                 outcomes.labels("dropped").inc()
                 continue
             outcomes.labels("passed on").inc()
-            self._hints.add(session.room, _hint(item, session, 0, remaining))
+            self._hints.add(where.session, _hint(item, where.session, 0, remaining))
+        self._hints.flush()
 
     # --- dead ----------------------------------------------------------------------------------------------------------
 

@@ -89,9 +89,11 @@ async def delivery(settings: Settings) -> int:
 
     process = _Process("delivery", settings)
     register = Register(settings.redis)
-    hints = HintSender(process.bus, instance=process.instance)
+    keeper = process.keeper
+    rooms = Rooms(process.bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=process.life.fail)
+    hints = HintSender(process.bus, instance=process.instance, dead=rooms.dead)
     own = OwnQueues(process.journal)
-    handler = Delivery(process.journal, register, process.keeper, hints, queues=own)
+    handler = Delivery(process.journal, register, keeper, hints, queues=own)
     runner = process.runner(names.MESSAGES, names.DELIVERY_GROUP, handler)
 
     def consumer(product: str) -> PacedRunner:
@@ -111,7 +113,7 @@ async def delivery(settings: Settings) -> int:
         settings.kafka,
         bus=process.bus,
         journal=process.journal,
-        keeper=process.keeper,
+        keeper=keeper,
         register=register,
         runner=runner,
         queues=queues.runners,
@@ -127,6 +129,7 @@ async def delivery(settings: Settings) -> int:
 
     parts = (
         ("register", register),
+        ("rooms", rooms),
         ("hints", hints),
         ("queues", queues),
         ("runner", runner),

@@ -16,6 +16,12 @@ local function clock()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- Of one bind: no two scripts of a client run in the same microsecond.
+local function bind_mark()
+  local t = redis.call('TIME')
+  return t[1] .. '.' .. t[2]
+end
+
 local function product_keys(first)
   return {
     q = KEYS[first], m = KEYS[first + 1], n = KEYS[first + 2], t = KEYS[first + 3], k = KEYS[first + 4], j = KEYS[first + 5],

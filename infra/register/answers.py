@@ -18,14 +18,16 @@ from infra.register.views import (
     PendingItem,
     PendingPage,
     Pulled,
+    Rebound,
     SessionView,
     Stored,
     StoreItem,
     StoreOutcome,
     Synced,
+    Unbound,
     Unsettled,
 )
-from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem
+from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem, UnbindItem
 
 SESSION: Final = ("generation", "number", "room", "epoch", "connection")
 
@@ -83,11 +85,11 @@ def _stored(packed: bytes, apart: bytes | None) -> Stored:
 
 def connected(item: ConnectItem, answer: Sequence[Any]) -> Connected:
     """Of `connect.lua`."""
-    status, generation, number, room, epoch, old_generation, old_number = answer
+    status, generation, number, room, epoch, old_generation, old_number, now = answer
     old = None
     if room and (text(room), int(epoch)) != (item.room, item.epoch):
         old = SessionView(int(old_generation), int(old_number), text(room), int(epoch), 0)
-    return Connected(text(status), int(generation), int(number), old)
+    return Connected(text(status), int(generation), int(number), old, int(now))
 
 
 def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
@@ -105,6 +107,18 @@ def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
         [(number[0], number[1]) for number in numbers],
         owed(item.key, due),
     )
+
+
+def unbound(item: UnbindItem, answer: Sequence[Any]) -> Unbound:
+    """Of `unbind.lua`."""
+    status, user, mark = answer
+    return Unbound(text(status), text(user), text(mark))
+
+
+def rebound(key: str, answer: Sequence[Any]) -> Rebound:
+    """Of `leave.lua`, where something has bound since."""
+    first, document = answer
+    return Rebound(key, _unpack_bind.decode(document), int(first))
 
 
 def synced(item: SyncItem, answer: Sequence[Any]) -> Synced:

@@ -39,7 +39,8 @@ pack: Final = msgspec.msgpack.Encoder().encode
 
 def connect_call(i: ConnectItem) -> Call:
     """`connect.lua`."""
-    return "connect", [names.session_key(i.key), names.counter_key(i.key)], [i.room, i.epoch, i.connection]
+    arguments = [i.room, i.epoch, i.connection, *i.seen, i.until_ms]
+    return "connect", [names.session_key(i.key), names.counter_key(i.key)], arguments
 
 
 def bind_call(i: BindItem) -> Call:
@@ -88,6 +89,11 @@ def unbind_call(i: UnbindItem) -> Call:
     """`unbind.lua`."""
     keys = [names.session_key(i.key), names.counter_key(i.key), names.first_bind_key(i.key, i.product)]
     return "unbind", keys, [pack([_me(i), i.product])]
+
+
+def leave_call(key: str, product: str, mark: str) -> Call:
+    """`leave.lua`."""
+    return "leave", [names.session_key(key), names.first_bind_key(key, product)], [product, mark]
 
 
 def store_call(i: StoreItem) -> Call:

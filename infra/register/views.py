@@ -40,6 +40,15 @@ class SessionView:
 
 
 @dataclass(frozen=True, slots=True)
+class Located:
+    """Where a client is, and its bind to a product; `now_ms`: Redis TIME."""
+
+    now_ms: int
+    session: SessionView | None
+    bind: Bind | None
+
+
+@dataclass(frozen=True, slots=True)
 class ClientView:
     """A client as the register knows it. `pending`: product → count, for the products bound or asked for."""
 
@@ -81,12 +90,16 @@ class PendingPage:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The answer to connect; `old` is the session that it took over, if that was in another (room, epoch)."""
+    """The answer to connect; `old` is the session that it took over, if that was in another (room, epoch).
+
+    `elsewhere`: nothing was done; (generation, number) is the session that another room has. `now_ms`: Redis TIME.
+    """
 
     status: str
     generation: int = 0
     number: int = 0
     old: SessionView | None = None
+    now_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,24 @@ class Bound:
     page: PendingPage | None = None
     settled_jobs: list[JobNumber] = field(default_factory=list)
     owed: list[Owed] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Unbound:
+    """The answer to unbind: the user that the client had in the product, and which bind it was that is over."""
+
+    status: str
+    user: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebound:
+    """A bind that came while an older one of the same product was being ended; `first_bind_ms`: since when."""
+
+    key: str
+    bind: Bind
+    first_bind_ms: int
 
 
 @dataclass(frozen=True, slots=True)

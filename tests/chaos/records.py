@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from schemas import codec, names
 from schemas.partition import partition_of
 from schemas.records import DeadLetter, PushMessage, Receipt, StatusEvent, Uplink
-from tests.chaos.checker import SETTLING
-from tests.chaos.fleet import PRODUCT, token_of
+from tests.chaos.checker import SETTLING, Key
+from tests.chaos.fleet import PRODUCT, PRODUCTS, token_of
 from tests.chaos.history import History
 
 TOPICS = (names.MESSAGES, names.RECEIPTS, names.DEAD, names.UPLINK, names.STATUS)
@@ -22,7 +22,7 @@ QUEUE = names.queue_topic(PRODUCT)
 
 
 class Records:
-    """Notes the topics' records from when the row began. `settled`: (id, client) of receipts, for who waits."""
+    """Notes the topics' records from when the row began. `settled`: those of receipts and dead letters, for who waits."""
 
     def __init__(self, bootstrap: str, partitions: int, history: History) -> None:
         self._bootstrap = bootstrap
@@ -30,7 +30,7 @@ class Records:
         self._history = history
         self._task: asyncio.Task[None] | None = None
         self._queued = False
-        self.settled: set[tuple[str, str]] = set()
+        self.settled: set[Key] = set()
 
     async def start(self) -> None:
         """Begin at the topics' present ends."""
@@ -66,17 +66,19 @@ class Records:
         note = self._history.note
         if isinstance(record, PushMessage):
             if record.client is not None and partition_of(record.client, self._partitions) == source.partition:
-                token, where = token_of(record.payload), {"partition": source.partition, "offset": source.offset}
-                note("record", token=token, id=record.id, client=record.client, topic=source.topic, **where)
+                token = token_of(record.payload)
+                where = {"topic": source.topic, "partition": source.partition, "offset": source.offset}
+                note("record", token=token, product=record.product, id=record.id, client=record.client, **where)
         elif isinstance(record, Receipt):
             if record.state in SETTLING:
-                self.settled.add((record.id, record.client))
+                self.settled.add((record.product, record.id, record.client))
             clock = round(record.at_ms / 1000 - time.time())
-            note("receipt", id=record.id, client=record.client, state=str(record.state), clock=clock)
+            state = str(record.state)
+            note("receipt", product=record.product, id=record.id, client=record.client, state=state, clock=clock)
         elif isinstance(record, DeadLetter) and record.topic != names.FALLBACK:  # there the message itself is not dead
-            if record.id is not None and record.client is not None:
-                self.settled.add((record.id, record.client))
-            note("dead", id=record.id, client=record.client, reason=record.reason)
+            if record.product is not None and record.id is not None and record.client is not None:
+                self.settled.add((record.product, record.id, record.client))
+            note("dead", product=record.product, id=record.id, client=record.client, reason=record.reason)
         elif isinstance(record, Uplink):
             note("uplinked", id=record.id, client=record.client)
         elif isinstance(record, StatusEvent):
@@ -110,14 +112,14 @@ class Index:
         """Close the connections."""
         await self._redis.aclose()
 
-    async def pending(self, clients: Iterable[str]) -> list[tuple[str, str]]:
-        """(id, client) of everything that is stored for these clients."""
-        wanted = list(clients)
+    async def pending(self, clients: Iterable[str]) -> list[Key]:
+        """Everything that is stored for these clients."""
+        wanted = [(product, client) for client in clients for product in PRODUCTS]
         pipe = self._redis.pipeline(transaction=False)
-        for client in wanted:
-            pipe.hkeys(names.bodies_key(names.client_key("main", client), PRODUCT))
+        for product, client in wanted:
+            pipe.hkeys(names.bodies_key(names.client_key("main", client), product))
         found = await pipe.execute()
-        return [(message, client) for client, ids in zip(wanted, found, strict=True) for message in ids]
+        return [(product, message, client) for (product, client), ids in zip(wanted, found, strict=True) for message in ids]
 
     async def rooms(self, clients: Iterable[str]) -> dict[str, str]:
         """The room of each client's session, "" for none."""

@@ -19,7 +19,7 @@ from infra.keeper import Keeper, Product, Queue, product_key
 from infra.queues import OwnQueues
 from infra.register import Register
 from infra.settings import Settings
-from infra.wire import Bind, BindItem, ConnectItem, Hint, HintResult, ProductWindow, Reply, Request, SyncItem
+from infra.wire import ELSEWHERE, OK, Bind, BindItem, ConnectItem, Hint, HintResult, ProductWindow, Reply, Request, SyncItem
 from schemas import codec, names
 from schemas.records import PushMessage, Record
 from workers.delivery import Delivery
@@ -94,6 +94,10 @@ class Room:
         self.connections += 1
         item = ConnectItem(names.client_key("main", client), self.id, self.epoch, self.connections)
         [result] = await self.core.saver.connect([item])
+        if result.status == ELSEWHERE:
+            item = msgspec.structs.replace(item, seen=(result.generation, result.number), until_ms=result.now_ms + 5000)
+            [result] = await self.core.saver.connect([item])
+        assert result.status == OK
         return Device(self, client, item.connection, result.generation, result.number)
 
 
@@ -133,7 +137,8 @@ class Core:
         self.journal = Journal(settings.kafka, name="core")
         self.register = Register(settings.redis)
         self.keeper = Keeper(self.bus, disk=settings.data / unique("keeper"))
-        self.hints = HintSender(self.bus, instance=unique("delivery"))
+        self.dead_rooms: set[str] = set()
+        self.hints = HintSender(self.bus, instance=unique("delivery"), dead=lambda room, epoch: room in self.dead_rooms)
         self.saver = Saver(self.bus, self.journal, self.register, self.keeper)
         self.failures: list[str] = []
         self._produced: dict[int, int] = {}

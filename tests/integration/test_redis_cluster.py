@@ -17,6 +17,7 @@ from infra.settings import RedisSettings, Settings
 from infra.wire import RETRY, Ack, ConnectItem
 from schemas import names
 from schemas.codes import State
+from schemas.partition import partition_of
 from schemas.records import Fallback, PushMessage
 from workers.handover import HandOver
 
@@ -35,6 +36,34 @@ async def core(cluster: RedisCluster, settings: Settings) -> AsyncIterator[Core]
     await running.start()
     yield running
     await running.stop()
+
+
+async def test_given_a_node_that_is_away_when_qos_0_comes_for_its_client_then_what_is_stored_for_others_does_not_wait(
+    core: Core, cluster: RedisCluster
+) -> None:
+    product, room = await core.product(), await core.room()
+    victim = core.register.shards.all[1]
+    node = next(node for node in cluster.nodes if victim.address.endswith(f":{node.port}"))
+    partitions = core.settings.kafka.partitions
+    lost, other = next(
+        (lost, other)
+        for lost, other in ((unique("c"), unique("c")) for _ in range(1000))
+        if core.register.shards.of(names.session_key(names.client_key("main", lost))) is victim
+        and core.register.shards.of(names.session_key(names.client_key("main", other))) is not victim
+        and partition_of(lost, partitions) == partition_of(other, partitions)
+    )
+    assert (await (await room.connect(other)).bind(product)).status == "ok"
+    await node.kill()
+    try:
+        for number in range(3):
+            await core.push(PushMessage(id=f"{lost}-{number}", product=product, client=lost, qos=0))
+            await core.push(PushMessage(id=f"{other}-{number}", product=product, client=other))
+        await eventually(lambda: len(room.hints) == 3, within=10, what="the hints of what was stored")
+        await core.handled()
+        assert await core.pending(other, product) == 3
+    finally:
+        await node.start()
+    await eventually(lambda: core.recovery.open, within=40, what="the register")
 
 
 @pytest.mark.parametrize("emptied", [False, True], ids=["data kept", "data lost"])

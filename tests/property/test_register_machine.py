@@ -15,6 +15,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
 from infra.local.brokers import LocalBrokers
 from infra.register import Owed, Parking, Register, Stored, StoreItem, StoreMessage
@@ -31,6 +32,8 @@ CAP = 6
 FUTURE = 1 << 45
 LIMIT = 4
 PARK_AFTER = 3
+LONG = 3_600_000
+"""Longer than a run, ms."""
 
 T = TypeVar("T")
 
@@ -84,6 +87,7 @@ class Machine(RuleBasedStateMachine):
         self.newest: tuple[int, int] = (0, 0)
         self.session: Connection | None = None  # what the register has
         self.counter = 0
+        self.asked: list[ConnectItem] = []  # connects that took a session from another room
         self.guard: dict[str, int] = {}  # message → connections in a row that acknowledged nothing
         self.owing: list[tuple[str, str, str]] = []
 
@@ -139,6 +143,11 @@ class Machine(RuleBasedStateMachine):
         self.serial += 1
         item = ConnectItem(self.key, room, 1, self.serial)
         [found] = self.run(self.register.connect([item]))
+        if self.session is not None and self.session.room != room:  # [S10] nothing is taken from another room unseen
+            assert (found.status, found.generation, found.number) == ("elsewhere", self.session.generation, self.session.number)
+            item = replace(item, seen=(found.generation, found.number), until_ms=found.now_ms + LONG)
+            self.asked.append(item)
+            [found] = self.run(self.register.connect([item]))
         assert (found.generation, found.number) > self.newest
         self.newest = (found.generation, found.number)
         [again] = self.run(self.register.connect([item]))
@@ -146,6 +155,19 @@ class Machine(RuleBasedStateMachine):
         self.session = Connection(room, found.number, found.generation, self.serial)
         self.counter = found.number
         self.connections.append(self.session)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), late=st.booleans())
+    def connect_late(self, data: st.DataObject, late: bool) -> None:
+        """[S10] A connect that comes once more, after another or after its time, takes nothing from another room."""
+        item = data.draw(st.sampled_from(self.asked))
+        held = self.session
+        if held is None or held.room == item.room or item.seen == (held.generation, held.number):
+            return
+        if late:  # though it is still what was seen
+            item = replace(item, seen=(held.generation, held.number), until_ms=1)
+        [found] = self.run(self.register.connect([item]))
+        assert (found.status, found.generation, found.number) == ("elsewhere", held.generation, held.number)
 
     @rule(
         ids=st.lists(st.integers(0, 12), min_size=1, max_size=4),
@@ -263,8 +285,8 @@ class Machine(RuleBasedStateMachine):
         c.window |= {item.id for item in page.items}
 
     @precondition(lambda self: self.connections)
-    @rule(data=st.data(), fruitless=st.integers(0, 3), acked=st.sampled_from([False, False, True]))
-    def disconnect(self, data: st.DataObject, fruitless: int, acked: bool) -> None:
+    @rule(data=st.data(), fruitless=st.integers(0, 3), acked=st.sampled_from([False, False, True]), repeated=st.booleans())
+    def disconnect(self, data: st.DataObject, fruitless: int, acked: bool, repeated: bool) -> None:
         """[S4] An end counts its acks whoever has the session, and removes it only if it is still this one."""
         c = data.draw(st.sampled_from([c for c in self.connections if c.window] or self.connections))
         acks = sorted(c.window)[:1] if acked else []
@@ -278,6 +300,9 @@ class Machine(RuleBasedStateMachine):
         )  # fmt: skip
         [found] = self.run(self.register.disconnect([item], Parking(PARK_AFTER, 0)))
         assert found.status == ("ok" if self.session is c else "superseded")
+        if repeated:  # its answer was lost: what is to be parked is named again, and nothing counts twice [U12]
+            [again] = self.run(self.register.disconnect([item], Parking(PARK_AFTER, 0)))
+            assert (again.status, again.parked) == ("superseded", found.parked)
         if self.session is c:
             self.session, self.counter = None, self.counter + 1
         self._settle(acks)
