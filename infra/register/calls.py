@@ -138,7 +138,12 @@ def _client_keys(key: str, products: dict[str, int]) -> list[str]:
 
 
 def _jobs(products: dict[str, int], jobs: Sequence[SettledJob]) -> list[list[Any]]:
-    return [[products[job.product], f"{job.partition}:{job.offset}", job.remember_s * 1000] for job in jobs]
+    """One set holds both, by how many parts a name has: settled (partition:offset) and written lately (…:second)."""
+    return [[products[job.product], _job_name(job), max(job.remember_s, job.counts_s) * 1000] for job in jobs]
+
+
+def _job_name(job: SettledJob) -> str:
+    return f"{job.partition}:{job.offset}:{job.sent_s}" if job.sent_s else f"{job.partition}:{job.offset}"
 
 
 # --- folding Kafka into it again ---------------------------------------------------------------------------------------
