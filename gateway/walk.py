@@ -53,11 +53,13 @@ class Walk:
     async def go(self) -> int:
         """Write all that is due as time passes; returns to how many persons."""
         job, order = self._job, self._order
+        job.wake()
         begun, spread = self._clock(), min(order.spread_ms, MAX_SPREAD_MS) / 1000
         await self._sweep()
         first, last = job.cursor, max(job.cursor, order.hi)
         share = 0.0
         while share < 1 and not self._stopped() and self._anything_left(last):
+            job.wake()
             passed = self._clock() - begun
             share = min(1.0, passed / spread) if spread > 0 else 1.0
             await self._walk(first + int((last - first) * share))
