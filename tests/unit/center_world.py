@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from infra.register import ClientView, PendingItem, PendingPage, Pulled, Registe
 from infra.rooms import RoomView
 from infra.tokens import Verifier
 from infra.wire import Lease, PullItem, RoomEntry
+from schemas import names
 from workers.center import app
+from workers.center.jobs import JobIndex
 from workers.center.ports import Parts
 from workers.center.problems import Problem
 
@@ -102,11 +105,22 @@ class KicksTwin:
 class JobsTwin:
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    index: JobIndex = field(default_factory=JobIndex)
+
+    def put(self, **document: Any) -> None:
+        """As an owner writes it."""
+        self.documents[document["job"]] = document
+        self.index.take(names.kv_job_key(document["job"]), json.dumps(document).encode())
+
     async def get(self, job: str) -> dict[str, Any] | None:
         return self.documents.get(job)
 
+    def known(self, key: str) -> dict[str, Any] | None:
+        return next((each for job, each in self.documents.items() if names.kv_job_key(job) == key), None)
+
     async def announce(self, document: dict[str, Any]) -> None:
-        self.documents.setdefault(document["job"], document)
+        if document["job"] not in self.documents:
+            self.put(**document)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from schemas import names
 from workers.center import app
 from workers.center.auth import NoKey
 from workers.center.confirm import Confirmations
-from workers.center.jobs import JobMirror
+from workers.center.jobs import JobIndex, JobMirror
 from workers.center.kick import Kicks
 from workers.center.ports import Parts
 from workers.center.readiness import Readiness
@@ -42,7 +42,8 @@ async def main(settings: Settings) -> int:
     rooms = Rooms(bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=life.fail)
     journal = Journal(settings.kafka, name=NAME)
     register = Register(settings.redis)
-    jobs = Mirror(bus, names.KV_JOBS, fail=life.fail)
+    index = JobIndex()
+    jobs = Mirror(bus, names.KV_JOBS, on_change=index.take, fail=life.fail)
     readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
     tokens = Verifier()
     keeper.on_change.append(lambda: tokens.load(keeper.issuers))
@@ -56,7 +57,7 @@ async def main(settings: Settings) -> int:
         kicks=Kicks(bus),
         tokens=tokens,
         keys=IdempotencyKeys(register),
-        jobs=JobMirror(bus, jobs),
+        jobs=JobMirror(bus, jobs, index),
         health=readiness,
         api_key=settings.center.api_key.get_secret_value(),
     )

@@ -12,6 +12,7 @@ from infra.register import ClientView, PendingPage, Pulled, SessionView
 from infra.rooms import RoomView
 from infra.tokens import Grant
 from infra.wire import PullItem
+from workers.center.jobs import JobIndex
 
 
 class Producer(Protocol):
@@ -93,6 +94,13 @@ class JobBoard(Protocol):
 
     async def get(self, job: str) -> dict[str, Any] | None:
         """A job's document, or None; raises problems.Problem if that can't be told now."""
+
+    @property
+    def index(self) -> JobIndex:
+        """What lists, counts and waits for changes."""
+
+    def known(self, key: str) -> dict[str, Any] | None:
+        """The document under a key of the bucket, if it is mirrored."""
 
     async def announce(self, document: dict[str, Any]) -> None:
         """Show an accepted job before its owner does. Only a hint: never raises, never replaces what is there."""
