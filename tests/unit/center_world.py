@@ -17,10 +17,13 @@ from infra.rooms import RoomView
 from infra.tokens import Verifier
 from infra.wire import Lease, PullItem, RoomEntry
 from schemas import names
+from schemas.broadcasts import Audit
 from workers.center import app
 from workers.center.jobs import JobIndex
 from workers.center.ports import Parts
 from workers.center.problems import Problem
+from workers.center.streams import Streams
+from workers.center.trail import AuditPage
 
 KEY = "a-secret-key"
 
@@ -135,6 +138,14 @@ class KeysTwin:
 
 
 @dataclass
+class TrailTwin:
+    records: list[Audit] = field(default_factory=list)
+
+    async def of(self, product: str, job: str) -> AuditPage:
+        return AuditPage([each for each in self.records if (each.product, each.subject) == (product, job)], whole=True)
+
+
+@dataclass
 class HealthTwin:
     found: dict[str, str] = field(default_factory=dict)
 
@@ -156,6 +167,8 @@ class World:
         self.tokens = Verifier()
         self.jobs = JobsTwin()
         self.health = HealthTwin()
+        self.trail = TrailTwin()
+        self.streams = Streams(most=2, keep_alive=0.02)
 
     @property
     def parts(self) -> Parts:
@@ -171,6 +184,8 @@ class World:
             keys=self.keys,
             jobs=self.jobs,
             health=self.health,
+            trail=self.trail,
+            streams=self.streams,
             api_key=KEY,
         )
 

@@ -27,6 +27,8 @@ from workers.center.kick import Kicks
 from workers.center.ports import Parts
 from workers.center.readiness import Readiness
 from workers.center.server import HttpServer
+from workers.center.streams import Streams
+from workers.center.trail import Trail
 
 NAME: Final = "center"
 
@@ -45,7 +47,7 @@ async def main(settings: Settings) -> int:
     index = JobIndex()
     jobs = Mirror(bus, names.KV_JOBS, on_change=index.take, fail=life.fail)
     readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
-    tokens = Verifier()
+    tokens, streams = Verifier(), Streams()
     keeper.on_change.append(lambda: tokens.load(keeper.issuers))
     parts = Parts(
         journal=journal,
@@ -59,6 +61,8 @@ async def main(settings: Settings) -> int:
         keys=IdempotencyKeys(register),
         jobs=JobMirror(bus, jobs, index),
         health=readiness,
+        trail=Trail(settings.kafka, journal.partitions),
+        streams=streams,
         api_key=settings.center.api_key.get_secret_value(),
     )
     try:
@@ -78,6 +82,7 @@ async def main(settings: Settings) -> int:
     life.add("register", register)
     life.add("readiness", readiness)
     life.add("http", server)
+    life.add("streams", streams)
     return await life.run(ready=lambda: internal.report(url=server.url))
 
 

@@ -13,6 +13,8 @@ from infra.rooms import RoomView
 from infra.tokens import Grant
 from infra.wire import PullItem
 from workers.center.jobs import JobIndex
+from workers.center.streams import Streams
+from workers.center.trail import AuditPage
 
 
 class Producer(Protocol):
@@ -106,6 +108,13 @@ class JobBoard(Protocol):
         """Show an accepted job before its owner does. Only a hint: never raises, never replaces what is there."""
 
 
+class AuditTrail(Protocol):
+    """What was done to jobs (workers.center.trail.Trail)."""
+
+    async def of(self, product: str, job: str) -> AuditPage:
+        """The audit of one job, newest last; raises JournalDown."""
+
+
 class Health(Protocol):
     """Whether the center can do its work (workers.center.readiness.Readiness)."""
 
@@ -128,4 +137,6 @@ class Parts:
     keys: KeyTable
     jobs: JobBoard
     health: Health
+    trail: AuditTrail
+    streams: Streams
     api_key: str
