@@ -69,6 +69,6 @@ async def _left(receive: Receive) -> None:
 async def _ended(task: asyncio.Future[Any]) -> None:
     """Cancel what has not ended, and wait for it. A stream that failed ends there: its reader asks again."""
     task.cancel()
-    [outcome] = await asyncio.gather(task, return_exceptions=True)
+    outcome: object = (await asyncio.gather(task, return_exceptions=True))[0]
     if isinstance(outcome, Exception):
         log.warning("stream ended", error=type(outcome).__name__, text=str(outcome)[:200])
