@@ -23,7 +23,7 @@ timeout_option = click.option("--timeout", type=click.FloatRange(0), default=0, 
 @click.option("--product", required=True)
 @click.option("--group", "groups", multiple=True, help="Only members of this group (repeat: of any of them).")
 @click.option("--match", type=click.Choice(["any", "all"]), help="In any of the groups, or in all of them.")
-@click.option("--segment", help="""Only who meets this, as 'platform == "ios" && app_version >= "3.2"'.""")
+@click.option("--segment", help="""Only who meets this, as 'platform == "ios" && app >= version("3.2")'.""")
 @click.option("--sample", help="Only a stable share of the clients, as 5%.")
 @click.option("--sample-seed", help="The same seed takes the same clients (default: the broadcast's id).")
 @click.option("--audience", help="Only the clients of an uploaded list, by its id.")

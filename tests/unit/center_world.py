@@ -11,14 +11,16 @@ from typing import Any
 import httpx
 from journal_twin import JournalTwin
 
+from infra.journal import JournalDown
 from infra.keeper import Policy, Product
 from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown, SessionView
 from infra.rooms import RoomView
 from infra.tokens import Verifier
-from infra.wire import Lease, PullItem, RoomEntry
+from infra.wire import JobContent, Lease, PullItem, RoomEntry
 from schemas import names
 from schemas.broadcasts import Audit
 from workers.center import app
+from workers.center.census import Known, RoomAnswer
 from workers.center.jobs import JobIndex
 from workers.center.ports import Parts
 from workers.center.problems import Problem
@@ -138,6 +140,24 @@ class KeysTwin:
 
 
 @dataclass
+class CensusTwin:
+    """`persons`: what a room answers; None: it does not. `found` None: Kafka is down."""
+
+    persons: dict[str, int | None] = field(default_factory=dict)
+    found: Known | None = None
+    asked: list[JobContent] = field(default_factory=list)
+
+    async def online(self, rooms: list[str], content: JobContent) -> list[RoomAnswer]:
+        self.asked.append(content)
+        return [RoomAnswer(room, self.persons.get(room), None if room in self.persons else "no answer") for room in rooms]
+
+    async def known(self, content: JobContent) -> Known:
+        if self.found is None:
+            raise JournalDown("the twin is down")
+        return self.found
+
+
+@dataclass
 class TrailTwin:
     records: list[Audit] = field(default_factory=list)
 
@@ -167,6 +187,7 @@ class World:
         self.tokens = Verifier()
         self.jobs = JobsTwin()
         self.health = HealthTwin()
+        self.census = CensusTwin()
         self.trail = TrailTwin()
         self.streams = Streams(most=2, keep_alive=0.02)
 
@@ -184,6 +205,7 @@ class World:
             keys=self.keys,
             jobs=self.jobs,
             health=self.health,
+            census=self.census,
             trail=self.trail,
             streams=self.streams,
             api_key=KEY,

@@ -58,6 +58,7 @@ async def test_given_every_field_then_every_field_is_in_the_record() -> None:
         priority="low",
         groups=["news", "vip"],
         match="all",
+        segment='platform == "ios"',
         sample="12.5%",
         sample_seed="week-48",
         audience="list-7",
@@ -80,6 +81,7 @@ async def test_given_every_field_then_every_field_is_in_the_record() -> None:
         ttl_s=1800,
         include_new=True,
         every_group=True,
+        segment='platform == "ios"',
         sample_bp=1250,
         sample_seed="week-48",
         priority=Priority.LOW,
@@ -180,6 +182,15 @@ async def test_given_an_end_that_kafka_does_not_reach_then_400() -> None:
 
 async def test_given_a_content_over_the_limit_then_413_names_the_limit() -> None:
     await refused(413, "1001 bytes", "allows 1000", payload="x" * 1001)
+
+
+@pytest.mark.parametrize(
+    ("segment", "words"),
+    [('platform == "ios" &&', "character"), ("1 == 1", "character"), ("", "at least 1"), ("x" * 5000, "at most 4096")],
+)
+async def test_given_a_segment_that_means_nothing_then_400_says_where(segment: str, words: str) -> None:
+    problem = await refused(400, "segment", words, segment=segment)
+    assert problem["errors"][0]["field"] == "segment"
 
 
 async def test_given_an_unknown_zone_then_400() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -210,7 +211,7 @@ def test_given_a_terminal_then_a_job_is_drawn_with_its_rate_and_what_slows_it_do
         "eta_s": 65,
         "totals": {"sent": 50},
     }
-    console = Console(width=120, record=True, quiet=True, markup=False)
+    console = Console(file=StringIO(), width=120, record=True, markup=False)
     console.print(watch_view(job, 97.4))
     head, bar, funnel, pressure = console.export_text().splitlines()
     assert head.split() == ["j", "demo", "running"]

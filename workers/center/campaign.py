@@ -15,9 +15,10 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from infra import segments
 from infra.keeper import Product
 from infra.settings import Seconds
-from schemas.broadcasts import MAX_BY, MAX_GROUPS, MAX_RAMP_S, MAX_RATE, WHOLE, Broadcast, Canary, Quiet
+from schemas.broadcasts import MAX_BY, MAX_GROUPS, MAX_RAMP_S, MAX_RATE, MAX_SEGMENT, WHOLE, Broadcast, Canary, Quiet
 from schemas.checks import MAX_TTL_S
 from schemas.jobs import JobState
 from workers.center.content import PRIORITIES, Content, GroupName, PriorityName, RecordId, Text, Ttl, no_bool
@@ -77,11 +78,17 @@ def _printable(text: str) -> str:
     return text
 
 
+def _a_segment(text: str) -> str:
+    segments.compile(text)  # a BadSegment says where, and why
+    return text
+
+
 Share = Annotated[int, BeforeValidator(basis_points, json_schema_input_type=float | str)]
 Part = Annotated[Share, AfterValidator(_not_zero)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_a_text, json_schema_input_type=str)]
 Words = Annotated[Text, Field(max_length=MAX_BY), AfterValidator(_printable)]
 """Who, and why: for the audit."""
+SegmentText = Annotated[Text, Field(min_length=1, max_length=MAX_SEGMENT), AfterValidator(_a_segment)]
 Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)]
 """A time of the day, `22:00`."""
 
@@ -140,6 +147,7 @@ class BroadcastRequest(Content):
                     "payload": "the sale begins",
                     "groups": ["news", "vip"],
                     "match": "all",
+                    "segment": 'platform == "ios" && app >= version("3.2")',
                     "sample": "25%",
                     "rate": 500,
                     "ramp": "30s",
@@ -166,6 +174,11 @@ class BroadcastRequest(Content):
     priority: PriorityName = Field(default="normal", description="`high` is transactional and overtakes; `low` is bulk.")
     groups: tuple[GroupName, ...] = Field(default=(), max_length=MAX_GROUPS, description="Only who is in these groups.")
     match: Literal["any", "all"] = Field(default="any", description="In any of the groups, or in all of them.")
+    segment: SegmentText | None = Field(
+        default=None,
+        description="Only who meets this expression over a client's attributes.",
+        examples=['platform == "ios" && app >= version("3.2")'],
+    )
     sample: Part = Field(default=WHOLE, description="A stable share by hash of the client, as `5%`.")
     sample_seed: RecordId | None = Field(
         default=None, description="The same seed takes the same clients; default: the broadcast's id."
@@ -214,6 +227,7 @@ def record_of(product: Product, request: BroadcastRequest, idempotency_key: str 
         ttl_s=_ttl_s(product, request, start_ms, now_ms),
         include_new=request.include_new,
         every_group=request.match == "all",
+        segment=request.segment,
         sample_bp=request.sample,
         sample_seed=request.sample_seed,
         priority=PRIORITIES[request.priority],

@@ -21,6 +21,7 @@ from infra.tokens import Verifier
 from schemas import names
 from workers.center import app
 from workers.center.auth import NoKey
+from workers.center.census import Census
 from workers.center.confirm import Confirmations
 from workers.center.jobs import JobIndex, JobMirror
 from workers.center.kick import Kicks
@@ -61,6 +62,7 @@ async def main(settings: Settings) -> int:
         keys=IdempotencyKeys(register),
         jobs=JobMirror(bus, jobs, index),
         health=readiness,
+        census=Census(bus, settings.kafka, journal.partitions),
         trail=Trail(settings.kafka, journal.partitions),
         streams=streams,
         api_key=settings.center.api_key.get_secret_value(),

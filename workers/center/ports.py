@@ -11,7 +11,8 @@ from infra.keeper import Policy, Product
 from infra.register import ClientView, PendingPage, Pulled, SessionView
 from infra.rooms import RoomView
 from infra.tokens import Grant
-from infra.wire import PullItem
+from infra.wire import JobContent, PullItem
+from workers.center.census import Known, RoomAnswer
 from workers.center.jobs import JobIndex
 from workers.center.streams import Streams
 from workers.center.trail import AuditPage
@@ -108,6 +109,16 @@ class JobBoard(Protocol):
         """Show an accepted job before its owner does. Only a hint: never raises, never replaces what is there."""
 
 
+class Counter(Protocol):
+    """How many clients a content means (workers.center.census.Census)."""
+
+    async def online(self, rooms: list[str], content: JobContent) -> list[RoomAnswer]:
+        """What each room says of its clients, in the same order; a room that does not answer in time has its reason."""
+
+    async def known(self, content: JobContent) -> Known:
+        """By the durable registry, connected or not; raises JournalDown, or problems.Problem while others count."""
+
+
 class AuditTrail(Protocol):
     """What was done to jobs (workers.center.trail.Trail)."""
 
@@ -137,6 +148,7 @@ class Parts:
     keys: KeyTable
     jobs: JobBoard
     health: Health
+    census: Counter
     trail: AuditTrail
     streams: Streams
     api_key: str
