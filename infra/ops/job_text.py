@@ -199,8 +199,10 @@ def span(seconds: float) -> str:
     return f"{whole} s"
 
 
-def milliseconds(value: float) -> str:
-    """`42 ms`, `1.2 s`."""
+def milliseconds(value: float | None) -> str:
+    """`42 ms`, `1.2 s`; None is longer than the owner tells apart."""
+    if value is None:
+        return "over an hour"
     return f"{value:.0f} ms" if value < 1000 else f"{value / 1000:.1f} s"
 
 

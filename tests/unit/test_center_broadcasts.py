@@ -180,6 +180,11 @@ async def test_given_an_end_that_kafka_does_not_reach_then_400() -> None:
     await refused(400, "expires_at", "28 days", expires_at=in_future(29 * DAY_S))
 
 
+async def test_given_a_fallback_after_its_end_then_400() -> None:
+    await refused(400, "fallback_after 61", "time to live of 60 s", fallback_after="61s")
+    await refused(400, "fallback_after 31", "time to live of 30 s", fallback_after=31, ttl=30)
+
+
 async def test_given_a_content_over_the_limit_then_413_names_the_limit() -> None:
     await refused(413, "1001 bytes", "allows 1000", payload="x" * 1001)
 

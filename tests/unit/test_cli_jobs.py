@@ -183,7 +183,7 @@ def test_given_a_job_then_its_text_has_the_state_the_funnel_and_each_room() -> N
         "rate": 500,
         "uncertain": 7,
         "started_ms": 1_790_000_000_000,
-        "ack_ms": {"p50": 42, "p90": 1234},
+        "ack_ms": {"p50": 42, "p90": 1234, "p99": None},
         "canary": {"share_bp": 25, "wait_s": 60, "state": "failed"},
         "pressure": 0.5,
         "totals": counts,
@@ -193,7 +193,7 @@ def test_given_a_job_then_its_text_has_the_state_the_funnel_and_each_room() -> N
     assert text.splitlines()[0] == "j: halted: canary [red]12%[/red] acknowledged, 50% of 2,008"
     assert text.splitlines()[-1].split() == ["all", "1,004", "0", "3", "0", "0", "0", "0"]
     assert "targeted 2,008 → sent 1,004  acked 3  rejected 0  waiting 0  too large 2  uncertain 7" in text
-    for part in ("p50 42 ms", "p90 1.2 s", "canary 0.25%: failed", "2026-09-21"):
+    for part in ("p50 42 ms", "p90 1.2 s", "p99 over an hour", "canary 0.25%: failed", "2026-09-21"):
         assert part in text
     assert "slowed down" not in text, "nothing is written to in this state"
 

@@ -215,6 +215,9 @@ def record_of(product: Product, request: BroadcastRequest, idempotency_key: str 
     """The record of a broadcast; raises a Problem for what does not fit the product or the time, which is `now_ms`."""
     check_rate(product, request.rate)
     start_ms = _future_ms("start_at", request.start_at, now_ms)
+    ttl_s, fallback_s = _ttl_s(product, request, start_ms, now_ms), _whole(request.fallback_after)
+    if fallback_s is not None and fallback_s > (ttl_s or product.ttl_s):
+        raise bad_input("fallback_after", fallback_s, f"is after its time to live of {ttl_s or product.ttl_s} s: it is over then")
     record = Broadcast(
         id=choose_id(request.id, idempotency_key, product.name),
         product=product.name,
@@ -224,7 +227,7 @@ def record_of(product: Product, request: BroadcastRequest, idempotency_key: str 
         content_type=request.content_type,
         properties=request.properties,
         rate=request.rate or 0,
-        ttl_s=_ttl_s(product, request, start_ms, now_ms),
+        ttl_s=ttl_s,
         include_new=request.include_new,
         every_group=request.match == "all",
         segment=request.segment,
@@ -237,7 +240,7 @@ def record_of(product: Product, request: BroadcastRequest, idempotency_key: str 
         canary=request.canary.record() if request.canary else None,
         quiet=request.quiet.record() if request.quiet else None,
         audience=request.audience,
-        fallback_after_s=None if request.fallback_after is None else math.ceil(request.fallback_after),
+        fallback_after_s=fallback_s,
         by=request.by or None,
     )
     try:
@@ -282,6 +285,10 @@ def _ttl_s(product: Product, request: BroadcastRequest, start_ms: int | None, no
         field, value = ("start_at", request.start_at) if request.expires_at is None else ("expires_at", request.expires_at)
         raise bad_input(field, value and value.isoformat(), f"it would be over more than {MAX_AHEAD_S // 86400} days from now")
     return ttl_s
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else math.ceil(seconds)
 
 
 def _shown(ms: int) -> str:

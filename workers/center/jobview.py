@@ -69,8 +69,10 @@ class JobSummary(BaseModel):
     pressure: float = Field(default=1.0, description="1: as fast as it may; less: the product's own servers are slow.")
     eta_s: float | None = Field(default=None, description="Seconds until every slot is walked, at this pace.")
     canary: CanaryProgress | None = None
-    ack_ms: dict[str, float] | None = Field(
-        default=None, description="From a write to its acknowledgement.", examples=[{"p50": 40, "p90": 180, "p99": 900}]
+    ack_ms: dict[str, float | None] | None = Field(
+        default=None,
+        description="From a write to its acknowledgement; null: longer than is told apart.",
+        examples=[{"p50": 40, "p90": 180, "p99": 900}],
     )
     uncertain: int = Field(default=0, description="Persons sent to by rooms that died before they had counted their answers.")
     term: int = 0
