@@ -18,6 +18,7 @@ import click
 from infra import VERSION
 from infra.ops.job_commands import broadcast, job
 from infra.ops.log_commands import dlq, register, replay, tail
+from infra.ops.queue_commands import queue
 from infra.ops.shell import (
     FAILED,
     LATE,
@@ -25,6 +26,8 @@ from infra.ops.shell import (
     ask_center,
     data_option,
     json_option,
+    kafka_of,
+    nats_of,
     note,
     run_main,
     settings_of,
@@ -257,17 +260,19 @@ def topics() -> None:
 @data_option
 @json_option
 def topics_apply(data: Path | None, as_json: bool) -> None:
-    """Create the topics that are missing; what is there is left as it is."""
+    """Create the topics that are missing, those of own queues too; what is there is left as it is."""
     from infra.journal import apply_topics
+    from infra.ops.queues import switched_on
 
-    settings = settings_of(data)
-    if not settings.kafka.bootstrap:
-        settings = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"bootstrap": system_of(data).kafka})})
-    outcome = [{"topic": topic, "outcome": word} for topic, word in run_main(apply_topics(settings.kafka))]
+    kafka, nats = kafka_of(data), nats_of(data)
+    queues = run_main(switched_on(nats)) if nats else None
+    if queues is None:
+        note("NATS is not there to ask which products have own queues: delivery workers create those topics")
+    outcome = [{"topic": topic, "outcome": word} for topic, word in run_main(apply_topics(kafka, queues or ()))]
     show(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
 
 
-for command in (broadcast, job, tail, dlq, replay, register):
+for command in (broadcast, job, tail, dlq, replay, register, queue):
     cli.add_command(command)
 
 

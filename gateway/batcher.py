@@ -19,6 +19,7 @@ import structlog
 from gateway import metrics
 from gateway.ports import Done
 from infra.bus import BusError
+from infra.lifecycle import end
 from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, RETRY, VERSION, Reply, Request, encoder
 
 BACKOFF_BASE: Final = 0.1
@@ -125,9 +126,7 @@ class Batcher(Generic[I, O]):
         """Stop asking; whatever waits is given up."""
         for handle in self._later:
             handle.cancel()
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await end(self._running)
 
     # --- batches -------------------------------------------------------------------------------------------------------
 

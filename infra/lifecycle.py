@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
 import structlog
@@ -15,6 +15,8 @@ import uvloop
 
 STOP_DEADLINE: Final = 15.0
 EXIT_FAILED: Final = 1
+CANCEL_AGAIN: Final = 3.0
+"""Seconds that a cancelled task may take to end before it is cancelled once more."""
 
 log = structlog.get_logger("lifecycle")
 
@@ -146,6 +148,21 @@ class Awake:
             await asyncio.sleep(self.within / 5)
 
 
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait until all have ended; what they raise is theirs to tell.
+
+    A cancellation can get lost: `asyncio.wait_for`, which nats-py uses, swallows one that comes with its result (cpython#86296).
+    Who goes on all the same is cancelled again.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN)
+        if left:
+            log.warning("cancelled again", tasks=len(left))
+
+
 class Loops:
     """The long-running tasks of one part: strong references, and none ends unseen.
 
@@ -178,7 +195,4 @@ class Loops:
     async def stop(self) -> None:
         """Cancel all loops and wait until they have ended."""
         self._stopping = True
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._tasks)

@@ -118,9 +118,9 @@ class Broadcast:
         check_range("priority", self.priority, 0, 2)
         if self.segment is not None and not 0 < len(self.segment) <= MAX_SEGMENT:
             raise ValueError(f"segment is empty or has more than {MAX_SEGMENT} characters")
-        for name in (self.audience, self.sample_seed):
-            if name is not None:
-                names.message_id(name)
+        for text in (self.audience, self.sample_seed):
+            if text is not None:
+                names.message_id(text)
         for part in (self.canary, self.quiet):
             if part is not None:
                 part.check()

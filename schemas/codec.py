@@ -97,6 +97,12 @@ def decode(data: bytes) -> Record:
     return _build(form.record, datum)
 
 
+def holds(record: type[Record], data: bytes) -> bool:
+    """Does the header name this class (in any version)? Nothing else is looked at."""
+    form = _BY_HEADER.get(data[:10])
+    return form is not None and form.record is record
+
+
 def decode_as(record: type[R], data: bytes) -> R:
     """Decode a record of one class; raises Undecodable if it is of another, or if `check()` refuses it."""
     found = decode(data)

@@ -35,7 +35,10 @@ class Mode(StrEnum):
 
 
 class State(StrEnum):
-    """The states that settle an accepted (id, client), as receipts name them (docs/guarantees.md)."""
+    """The states that settle an accepted (id, client), as receipts name them (docs/guarantees.md).
+
+    `expanded` and `moved` settle nothing: the message goes on under its clients' keys, or in its product's own queue.
+    """
 
     ACKED = "acked"
     WRITTEN = "written"
@@ -44,6 +47,7 @@ class State(StrEnum):
     REPLACED = "replaced"
     EVICTED = "evicted"
     EXPANDED = "expanded"
+    MOVED = "moved"
     DROPPED = "dropped"
     DEAD = "dead"
 

@@ -145,6 +145,24 @@ BROADCAST_GROUP: Final = "longwire-broadcast"
 COORDINATOR_GROUP: Final = "longwire-coordinator"
 
 
+def queue_topic(product_name: str) -> str:
+    """A large product's own queue: what is in `MESSAGES` for others, of this product alone."""
+    return f"{MESSAGES}.{product(product_name)}"
+
+
+def queue_product(topic: str) -> str:
+    """`push.messages.{product}` → product; raises BadName."""
+    head, _, name = topic.rpartition(".")
+    if head != MESSAGES:
+        raise BadName(f"topic {topic[:80]!a} is not {MESSAGES}.<product>")
+    return product(name)
+
+
+def queue_group(product_name: str) -> str:
+    """The consumer group of a product's own queue: its rebalances and its pace are nobody else's."""
+    return f"{DELIVERY_GROUP}.{product(product_name)}"
+
+
 def job_key(job: str, term: int) -> str:
     """The compaction key of a job's record: every owner writes under its own term (docs/design.md, broadcast)."""
     return f"{job}/{term}"

@@ -1,6 +1,7 @@
 """The broadcast worker: owns the jobs of its partitions of `push.broadcasts`.
 
-A command's offset is committed only after the job was claimed in `push.jobs`, so no job is forgotten and none is started twice.
+A broadcast's offset is committed only after the job was claimed in `push.jobs`, a transition's only after the job's record has
+it: so no job is forgotten, none is started twice, and whoever owns it next finds it in the same state.
 Whoever is given a partition reads `push.jobs` of it to the end, claims every job there that is not over under a new term, and
 goes on from its cursor; whoever loses it stops at once. All jobs of a product lie in one partition, so one owner paces them.
 """
@@ -19,25 +20,32 @@ from prometheus_client import Counter
 
 from infra.journal import Entry, Journal, Position
 from infra.keeper import Product
+from infra.lifecycle import end
 from infra.settings import KafkaSettings
 from schemas import codec, names
-from schemas.broadcasts import Broadcast, JobRecord
-from schemas.jobs import JobState
+from schemas.broadcasts import Broadcast, JobRecord, Transition
+from schemas.jobs import JobState, NotAllowed
 from schemas.partition import partition_of
+from workers import joblife
+from workers.jobcursor import first_cursors
 from workers.jobfold import UNNUMBERED, Folded, fold, number_of, read_broadcasts, read_jobs
-from workers.jobrun import Claim, JobRun, Tools, first_cursors
-from workers.pacing import Pace
+from workers.jobrun import Claim, JobRun, Shared, Tools
+from workers.pace import Pace, Pressure
 from workers.runner import Dead, Incoming
 
 MAX_ACTIVE: Final = 64
 """Broadcasts of one product that run side by side (a room has so many places); more wait for one to be over."""
+MAX_OPEN: Final = 1_000
+"""Broadcasts of one product that are not over, drafts and scheduled ones included; more are refused."""
+MAX_OVER: Final = 10_000
+"""Jobs that are over and whose last command is remembered, for each partition."""
 REMEMBERED_MS: Final = 31 * 24 * 3600 * 1000
 """How long after its end a job's id is kept, so that its command is not started again: longer than commands are."""
 
 log = structlog.get_logger("broadcast")
-waited = Counter("longwire_broadcast_waited_total", "Broadcasts that had to wait: so many of their product had not expired")
 claimed = Counter("longwire_broadcast_claims_total", "Jobs claimed", ["kind"])
 repeated = Counter("longwire_broadcast_repeats_total", "Commands of a job that is known already")
+commands = Counter("longwire_broadcast_commands_total", "Transitions obeyed", ["action"])
 
 
 class Refused(ValueError):
@@ -45,20 +53,18 @@ class Refused(ValueError):
 
 
 @dataclass(slots=True)
-class _Product:
-    """What the jobs of one product share."""
-
-    pace: Pace
-    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_ACTIVE))
-
-
-@dataclass(slots=True)
 class _Owned:
-    """One partition while it is ours."""
+    """One partition while it is ours. `over`: jobs that ended here → the offset of the last command that they obeyed."""
 
     known: set[str] = field(default_factory=set)
-    products: dict[str, _Product] = field(default_factory=dict)
+    products: dict[str, Shared] = field(default_factory=dict)
+    runs: dict[str, JobRun] = field(default_factory=dict)
+    over: dict[str, int] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def open_of(self, product: str) -> int:
+        """How many jobs of a product are not over."""
+        return sum(run.record.product == product for run in self.runs.values())
 
 
 class Broadcasts:
@@ -75,42 +81,54 @@ class Broadcasts:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     async def handle(self, partition: int, records: Sequence[Incoming]) -> list[Dead]:
-        """Claim a job for every new command. Raises JournalDown: the batch comes again."""
+        """Claim a job for every new broadcast, and obey every transition. Raises JournalDown: the batch comes again."""
         owned = self._owned.setdefault(partition, _Owned())
         partitions = await self._journal.partitions(names.BROADCASTS)
         dead: list[Dead] = []
         fresh: dict[str, tuple[JobRecord, Broadcast]] = {}
         for record in records:
             try:
-                broadcast = codec.decode_as(Broadcast, record.value or b"")
-                if broadcast.id in owned.known or broadcast.id in fresh:
+                command = _decoded(record)
+                if isinstance(command, Transition):
+                    await self._start(partition, list(fresh.values()), frozenset(), kind="new")
+                    fresh = {}
+                    await self._obey(owned, command, record.offset)
+                elif command.id in owned.known or command.id in fresh:
                     repeated.inc()
-                    continue
-                fresh[broadcast.id] = self._first_record(record, broadcast, partitions), broadcast
-            except (codec.Undecodable, Refused) as error:
+                else:
+                    fresh[command.id] = self._first_record(owned, record, command, partitions, len(fresh)), command
+            except (codec.Undecodable, Refused, NotAllowed) as error:
                 dead.append(Dead(record, str(error)))
         await self._start(partition, list(fresh.values()), frozenset(), kind="new")
         return dead
 
-    def _first_record(self, record: Incoming, broadcast: Broadcast, partitions: int) -> JobRecord:
+    async def _obey(self, owned: _Owned, command: Transition, offset: int) -> None:
+        run = owned.runs.get(command.job)
+        if run is not None:
+            if run.record.product != command.product:
+                raise Refused(f"product {command.product} has no broadcast {command.job}")
+            await run.obey(command, offset)
+            commands.labels(command.action).inc()
+        elif offset <= owned.over.get(command.job, -1):
+            repeated.inc()
+        elif command.job in owned.known:
+            raise Refused(f"broadcast {command.job} is over: it can't {command.action}")
+        else:
+            raise Refused(f"product {command.product} has no broadcast {command.job}")
+
+    def _first_record(self, owned: _Owned, record: Incoming, broadcast: Broadcast, partitions: int, more: int) -> JobRecord:
         product = self._product_of(broadcast)
         belongs = partition_of(product.name, partitions)
         if belongs != record.partition:
             text = f"broadcasts of {product.name} belong to partition {belongs}, not {record.partition}: key them by the product"
             raise Refused(text)
-        return JobRecord(
-            job=broadcast.id,
-            product=product.name,
-            state=JobState.RUNNING,
-            number_partition=UNNUMBERED[0],
-            number_offset=UNNUMBERED[1],
-            source_partition=record.partition,
-            source_offset=record.offset,
-            rate=min(broadcast.rate or product.rate, product.rate),
-            started_ms=record.timestamp_ms,
-            expires_ms=record.timestamp_ms + (broadcast.ttl_s or product.ttl_s) * 1000,
-            rooms=first_cursors(self._tools.rooms, product.name),
-        )
+        if owned.open_of(product.name) + more >= MAX_OPEN:
+            raise Refused(f"product {product.name} has {MAX_OPEN} broadcasts that are not over: cancel some")
+        source = (record.partition, record.offset)
+        first = joblife.first(broadcast, product, source=source, accepted_ms=record.timestamp_ms)
+        if first.state == JobState.SCHEDULED and first.started_ms <= record.timestamp_ms:
+            return replace(first, state=JobState.RUNNING, rooms=first_cursors(self._tools.rooms, product.name))
+        return first
 
     def _product_of(self, broadcast: Broadcast) -> Product:
         product = self._tools.keeper.products.get(broadcast.product)
@@ -118,6 +136,8 @@ class Broadcasts:
             raise Refused(f"product {broadcast.product} is not known: put products.{broadcast.product} into the keeper")
         if len(broadcast.payload) > product.max_payload:
             raise Refused(f"payload has {len(broadcast.payload)} bytes, more than the product's {product.max_payload}")
+        if broadcast.rate > product.rate:
+            raise Refused(f"rate {broadcast.rate} is more than the product's {product.rate}")
         return product
 
     # --- ownership ----------------------------------------------------------------------------------------------------
@@ -127,16 +147,18 @@ class Broadcasts:
         await self._check_partitions()
         await self._see_leases()
         jobs = fold(await read_jobs(self._settings, partitions))
-        contents = await read_broadcasts(self._settings, [_source(item.record) for item in jobs.values() if not _over(item)])
+        going = [item.record for item in jobs.values() if not joblife.over(item.record)]
+        contents = await read_broadcasts(self._settings, [_source(record) for record in going])
         for partition in partitions:
             await self._stop(self._owned.pop(partition, None))
             self._owned[partition] = _Owned()
         await self._forget([item for item in jobs.values() if _forgettable(item)])
         for job, item in jobs.items():
             self._owned[item.partition].known.add(job)
-            content = contents.get(_source(item.record))
-            if _over(item):
+            if joblife.over(item.record):
+                self._owned[item.partition].over[job] = item.record.applied
                 continue
+            content = contents.get(_source(item.record))
             if content is None:
                 log.error("broadcast has lost its content, it ends", job=job, product=item.record.product)
                 await self._give_up(item)
@@ -166,27 +188,41 @@ class Broadcasts:
 
     def _run(self, owned: _Owned, claim: Claim) -> None:
         now = time.monotonic()
-        product = owned.products.get(claim.record.product)
-        if product is None:
+        shared = owned.products.get(claim.record.product)
+        if shared is None:
             document = self._tools.keeper.products.get(claim.record.product)
             pace = Pace(document.rate if document is not None else claim.record.rate, now)
-            product = owned.products[claim.record.product] = _Product(pace)
-        run = JobRun(claim, self._tools, product.pace, wall_ms=int(time.time() * 1000), now=now)
-        task = asyncio.ensure_future(_in_place(run, product.places))
+            shared = owned.products[claim.record.product] = Shared(pace, asyncio.Semaphore(MAX_ACTIVE), Pressure())
+            self._watch_health(owned, claim.record.product, shared.pressure)
+        run = owned.runs[claim.record.job] = JobRun(claim, self._tools, shared, wall_ms=int(time.time() * 1000), now=now)
+        task = asyncio.ensure_future(run.run())
         owned.tasks.add(task)
         task.add_done_callback(lambda done: self._ended(owned, claim.record.job, done))
 
+    def _watch_health(self, owned: _Owned, product: str, pressure: Pressure) -> None:
+        def moving() -> bool:
+            return any(run.moving() for run in owned.runs.values() if run.record.product == product)
+
+        task = asyncio.ensure_future(self._tools.probes.watch(product, pressure, moving))
+        owned.tasks.add(task)
+        task.add_done_callback(lambda done: self._check(owned, f"health of {product}", done))
+
     def _ended(self, owned: _Owned, job: str, task: asyncio.Task[None]) -> None:
+        run = owned.runs.pop(job, None)
+        if run is not None:
+            owned.over[job] = run.record.applied
+            while len(owned.over) > MAX_OVER:
+                del owned.over[next(iter(owned.over))]
+        self._check(owned, f"broadcast {job}", task)
+
+    def _check(self, owned: _Owned, what: str, task: asyncio.Task[None]) -> None:
         owned.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("broadcast failed", job=job, exc_info=error)
-            self._fail(f"broadcast {job}: {type(error).__name__}: {error}")
+            log.error("task failed", what=what, exc_info=error)
+            self._fail(f"{what}: {type(error).__name__}: {error}")
 
     async def _stop(self, owned: _Owned | None) -> None:
-        tasks = list(owned.tasks) if owned is not None else []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(owned.tasks if owned is not None else ())
 
     async def _give_up(self, item: Folded) -> None:
         """The last word on a job that can't go on."""
@@ -214,24 +250,20 @@ class Broadcasts:
         await asyncio.sleep(max(0.0, self._born + interval + 1.0 - time.monotonic()))
 
 
-async def _in_place(run: JobRun, places: asyncio.Semaphore) -> None:
-    if places.locked():
-        waited.inc()
-        log.warning("broadcast waits for a place", job=run.job, of=MAX_ACTIVE)
-    async with places:
-        await run.run()
+def _decoded(record: Incoming) -> Broadcast | Transition:
+    """A record of the topic; raises Undecodable."""
+    data = record.value or b""
+    if codec.holds(Transition, data):
+        return codec.decode_as(Transition, data)
+    return codec.decode_as(Broadcast, data)
 
 
 def _source(record: JobRecord) -> tuple[int, int]:
     return record.source_partition, record.source_offset
 
 
-def _over(item: Folded) -> bool:
-    return item.record.state == JobState.EXPIRED
-
-
 def _forgettable(item: Folded) -> bool:
-    return _over(item) and item.record.expires_ms + REMEMBERED_MS < time.time() * 1000
+    return joblife.over(item.record) and item.record.expires_ms + REMEMBERED_MS < time.time() * 1000
 
 
 def _numbered(record: JobRecord, position: Position) -> JobRecord:

@@ -1,15 +1,16 @@
-"""Delivery consumes `push.messages`: decode, expand, store, commit, hint.
+"""Delivery consumes `push.messages` and the large products' own queues: decode, move, expand, store, commit, hint.
 
-One record's way: bytes → PushMessage (or a dead letter) → a user's message, or one that another partitioner put in the wrong
-partition, is produced again under its client's key → a stored message gets its number n and its client's place in one script →
+One record's way: bytes → PushMessage (or a dead letter) → one in the shared topic whose product has an own queue is produced
+there again → a user's message, or one that another partitioner put in the wrong partition, is produced again under its client's
+key → a stored message gets its number n and its client's place in one script →
 what the script ended is receipted → the offset may be committed → the room gets a hint. Delivery never waits for a room.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -60,10 +61,34 @@ class Accepted:
         return self.accepted_ms + 1000 * (self.message.ttl_s or self.product.ttl_s)
 
 
-class Delivery:
-    """The handler of `push.messages` (workers.runner.Handler)."""
+@dataclass(slots=True)
+class _Sorted:
+    """One batch by what is to be done: stored or passed on here, produced again, moved to the product's own queue, given up."""
 
-    def __init__(self, journal: Journal, register: Register, keeper: Keeper, hints: HintSender) -> None:
+    here: list[Accepted] = field(default_factory=list)
+    elsewhere: list[tuple[Accepted, list[str]]] = field(default_factory=list)
+    moved: list[Accepted] = field(default_factory=list)
+    letters: list[Dead] = field(default_factory=list)
+
+
+class Delivery:
+    """The handler of `push.messages`, or of one product's own queue (workers.runner.Handler)."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        register: Register,
+        keeper: Keeper,
+        hints: HintSender,
+        *,
+        queues: Container[str] = frozenset(),
+        queue: str = "",
+    ) -> None:
+        """`queues`: products whose own queue is there, so that what comes for them by the shared topic can be moved; `queue`:
+        the product whose own queue this is the handler of."""
+        self._queues = queues
+        self._queue = queue
+        self._topic = names.queue_topic(queue) if queue else names.MESSAGES
         self._journal = journal
         self._register = register
         self._keeper = keeper
@@ -77,36 +102,45 @@ class Delivery:
 
     async def handle(self, partition: int, records: Sequence[Incoming]) -> list[Dead]:
         """Store one partition's records in order; on return everything of them is in Redis or in Kafka again."""
-        partitions = await self._journal.partitions(names.MESSAGES)
-        letters: list[Dead] = []
-        here: list[Accepted] = []
-        elsewhere: list[tuple[Accepted, list[str]]] = []
-        for record in records:
-            accepted = self._accept(record)
-            if isinstance(accepted, Dead):
-                letters.append(accepted)
-            elif (user := accepted.message.user) is not None:
-                clients = await self._register.clients_of(accepted.message.realm, accepted.message.product, user)
-                if clients:
-                    elsewhere.append((accepted, clients))
-                else:
-                    letters.append(_nobody(accepted))
-            elif partition_of(accepted.message.client or "", partitions) != partition:
-                elsewhere.append((accepted, [accepted.message.client or ""]))
-            else:
-                here.append(accepted)
-        await self._store([item for item in here if item.message.qos == 1])
+        batch = await self._sort(partition, records)
+        await self._store([item for item in batch.here if item.message.qos == 1])
         stored_in = self._register.incarnations()
-        await self._pass_on([item for item in here if item.message.qos == 0])
-        for accepted, clients in elsewhere:  # after all that Redis can fail: a retry would produce them once more
+        await self._pass_on([item for item in batch.here if item.message.qos == 0])
+        for accepted, clients in batch.elsewhere:  # after all that Redis can fail: a retry would produce them once more
             await self._produce_again(accepted, clients)
-        await self._receipt_dead(letters)
+        await self._move(batch.moved)
+        await self._receipt_dead(batch.letters)
         self._hints.flush()
         if self._register.incarnations() != stored_in:
             raise Retryable("Redis lost something while the batch was handled")  # perhaps what was just stored
-        return letters
+        return batch.letters
 
     # --- in ------------------------------------------------------------------------------------------------------------
+
+    async def _sort(self, partition: int, records: Sequence[Incoming]) -> _Sorted:
+        partitions = await self._journal.partitions(self._topic)
+        batch = _Sorted()
+        for record in records:
+            accepted = self._accept(record)
+            if isinstance(accepted, Dead):
+                batch.letters.append(accepted)
+            elif self._belongs_elsewhere(accepted.product):
+                batch.moved.append(accepted)
+            elif (user := accepted.message.user) is not None:
+                clients = await self._register.clients_of(accepted.message.realm, accepted.message.product, user)
+                if clients:
+                    batch.elsewhere.append((accepted, clients))
+                else:
+                    batch.letters.append(_nobody(accepted))
+            elif partition_of(accepted.message.client or "", partitions) != partition:
+                batch.elsewhere.append((accepted, [accepted.message.client or ""]))
+            else:
+                batch.here.append(accepted)
+        return batch
+
+    def _belongs_elsewhere(self, product: Product) -> bool:
+        """In the shared topic, and the product has an own queue. While its topic is missing nobody waits for it."""
+        return not self._queue and product.queue is not None and product.name in self._queues
 
     def _accept(self, record: Incoming) -> Accepted | Dead:
         if record.value is None:
@@ -124,6 +158,8 @@ class Delivery:
             reason = f"unknown product {message.product}"
         elif len(message.payload) > product.max_payload:
             reason = f"payload has {len(message.payload)} bytes, the product allows {product.max_payload}"
+        elif self._queue and message.product != self._queue:
+            reason = f"it is for product {message.product}, in the own queue of {self._queue}"
         if product is None or reason:
             outcomes.labels("refused").inc()
             return Dead(record, reason, message.id, message.client, message.product, message.realm)
@@ -135,23 +171,25 @@ class Delivery:
         for start in range(0, len(clients), EXPANSION):
             await self._journal.produce(
                 [
-                    Entry(names.MESSAGES, client, replace(message, client=client, user=None, accepted_ms=item.accepted_ms))
+                    Entry(self._topic, client, replace(message, client=client, user=None, accepted_ms=item.accepted_ms))
                     for client in clients[start : start + EXPANSION]
                 ]
             )
-        source = message.client or message.user or ""
-        receipt = Receipt(
-            id=message.id,
-            product=message.product,
-            realm=message.realm,
-            client=source,
-            state=State.EXPANDED,
-            at_ms=_now_ms(),
-            count=len(clients),
-            detail="user" if message.user else f"partition {item.record.partition}",
-        )
-        await self._journal.produce([Entry(names.RECEIPTS, source, receipt)])
+        detail = "user" if message.user else f"partition {item.record.partition}"
+        await self._journal.produce([_on_its_way(item, State.EXPANDED, len(clients), detail)])
         outcomes.labels("expanded").inc()
+
+    async def _move(self, items: list[Accepted]) -> None:
+        """To their products' own queues, under the same keys, acknowledged before the source is committed. A fold of the shared
+        topic knows by the receipts that they are there, and leaves them to the own queues' pace."""
+        await self._journal.produce(
+            [
+                Entry(names.queue_topic(item.product.name), _addressee(item), replace(item.message, accepted_ms=item.accepted_ms))
+                for item in items
+            ]
+        )
+        await self._journal.produce([_on_its_way(item, State.MOVED, 1, names.queue_topic(item.product.name)) for item in items])
+        outcomes.labels("moved").inc(len(items))
 
     # --- stored --------------------------------------------------------------------------------------------------------
 
@@ -213,6 +251,26 @@ class Delivery:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
+
+
+def _addressee(item: Accepted) -> str:
+    return item.message.client or item.message.user or ""
+
+
+def _on_its_way(item: Accepted, state: State, count: int, detail: str) -> Entry:
+    """A receipt that settles nothing: where the message goes on."""
+    message, key = item.message, _addressee(item)
+    receipt = Receipt(
+        id=message.id,
+        product=message.product,
+        realm=message.realm,
+        client=key,
+        state=state,
+        at_ms=_now_ms(),
+        count=count,
+        detail=detail,
+    )
+    return Entry(names.RECEIPTS, key, receipt)
 
 
 def _nobody(item: Accepted) -> Dead:

@@ -78,16 +78,34 @@ async def saver(settings: Settings) -> int:
 
 
 async def delivery(settings: Settings) -> int:
-    """Run a delivery worker: `push.messages` into the register, and hints to rooms; returns the exit status."""
+    """Run a delivery worker: `push.messages` and own queues into the register, hints to rooms; returns the exit status."""
+    from infra.queues import OwnQueues
     from workers.delivery import Delivery
     from workers.hints import HintSender
+    from workers.paced import PacedRunner
+    from workers.queues import Queues
     from workers.recovery import Recovery
 
     process = _Process("delivery", settings)
     register = Register(settings.redis)
     hints = HintSender(process.bus, instance=process.instance)
-    handler = Delivery(process.journal, register, process.keeper, hints)
+    own = OwnQueues(process.journal)
+    handler = Delivery(process.journal, register, process.keeper, hints, queues=own)
     runner = process.runner(names.MESSAGES, names.DELIVERY_GROUP, handler)
+
+    def consumer(product: str) -> PacedRunner:
+        return PacedRunner(
+            settings.kafka,
+            process.journal,
+            topic=names.queue_topic(product),
+            group=names.queue_group(product),
+            handler=Delivery(process.journal, register, process.keeper, hints, queue=product),
+            name=f"{process.name}-{product}",
+            fail=process.life.fail,
+            queue=lambda: process.keeper.queue_of(product),
+        )
+
+    queues = Queues(settings.kafka, process.keeper, own, consumer, fail=process.life.fail)
     recovery = Recovery(
         settings.kafka,
         bus=process.bus,
@@ -95,6 +113,7 @@ async def delivery(settings: Settings) -> int:
         keeper=process.keeper,
         register=register,
         runner=runner,
+        queues=queues.runners,
         name=process.instance,
         fail=process.life.fail,
     )
@@ -104,21 +123,26 @@ async def delivery(settings: Settings) -> int:
             return NOT_JOINED
         return "" if recovery.open else "Redis is not ready: what it lost is folded again from Kafka"
 
-    return await process.run(("register", register), ("hints", hints), ("runner", runner), ("recovery", recovery), ready=ready)
+    return await process.run(
+        ("register", register), ("hints", hints), ("queues", queues), ("runner", runner), ("recovery", recovery), ready=ready
+    )
 
 
 async def broadcast(settings: Settings) -> int:
     """Run a broadcast worker: jobs from `push.broadcasts`, slice by slice to rooms; returns the exit status."""
     from workers.broadcast import Broadcasts
+    from workers.health import HealthProbes
     from workers.jobrun import Tools
 
     process = _Process("broadcast", settings)
     keeper = process.keeper
     rooms = Rooms(process.bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=process.life.fail)
-    tools = Tools(process.bus, process.journal, keeper, rooms)
+    probes = HealthProbes(keeper)
+    tools = Tools(process.bus, process.journal, keeper, rooms, probes)
     handler = Broadcasts(settings.kafka, tools, fail=process.life.fail)
     runner = process.runner(names.BROADCASTS, names.BROADCAST_GROUP, handler)
-    return await process.run(("rooms", rooms), ("runner", runner), ready=lambda: "" if runner.joined else NOT_JOINED)
+    parts = (("rooms", rooms), ("probes", probes), ("runner", runner))
+    return await process.run(*parts, ready=lambda: "" if runner.joined else NOT_JOINED)
 
 
 async def coordinator(settings: Settings) -> int:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from prometheus_client import Counter
 
 from infra.journal import Entry, JournalDown, Position
+from infra.lifecycle import end
 
 REMEMBERED: Final = 50_000
 WITHIN: Final = 2.5
@@ -84,10 +85,7 @@ class Once:
 
     async def stop(self) -> None:
         """Wait no longer: whoever asked has no answer, and asks another."""
-        tasks = set(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._under_way.values())
 
     async def _run(self, entries: Mapping[bytes, Entry]) -> None:
         try:

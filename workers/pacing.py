@@ -1,8 +1,8 @@
-"""How fast, to whom and when a broadcast goes on: token buckets and the plan of one job. No I/O, no clock: `now` is passed in.
+"""Where and when a broadcast goes on: the plan of one job over its rooms. No I/O, no clock: `now` is passed in.
 
-A product's jobs share one bucket of persons per second; each job has a bucket of its own, whose rate is its fair share. An
-order to a room *reserves* the persons that it may write to at most, and what the room did not use comes back with its reply.
-So the persons in any time never exceed the rate × the time + one burst, however unevenly clients fall into slots.
+An order to a room *reserves* the persons that it may write to at most (`workers/pace.py`), and what the room did not use comes
+back with its reply; so the pace holds however unevenly clients fall into slots. A plan may end early (`stop`: a canary's share)
+or hold (a paused job: only counts are asked for).
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final
 
 import msgspec
 
 from infra.wire import Counts, SliceReply
 from schemas.codes import SLOTS
+from workers.pace import PERIOD, Pace
 
-PERIOD: Final = 1.0
-"""A room gets a slice so often, s."""
 SPREAD: Final = 0.9
 """The part of the period in which a slice is written: the rest is for its way."""
 WORTHWHILE: Final = 0.5
 """A slice is not ordered for less than so many seconds of a room's rate, unless it needs no more: slices are not free."""
-BURST: Final = 1.25
-"""A bucket holds so many seconds of its rate: what a late reply delays is made up for."""
 SLOW: Final = 2 * PERIOD
 """A room that has not answered for so long has no share until it does."""
 GONE: Final = 5.0
@@ -41,106 +39,6 @@ RoomKey = tuple[str, int]
 """(room, epoch): one boot of a room."""
 FOLDED: Final[RoomKey] = ("*", 0)
 """What stands for dead rooms that are no longer remembered by name; no room can have this id."""
-
-
-class Bucket:
-    """Tokens are persons. It starts with one second's worth: what is taken is spread over the second that comes."""
-
-    def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate
-        self._tokens = rate * PERIOD
-        self._at = now
-
-    def available(self, now: float) -> float:
-        """How many may be taken."""
-        if now > self._at:
-            self.give(self.rate * (now - self._at))
-            self._at = now
-        return self._tokens
-
-    def take(self, persons: float) -> None:
-        """Reserve them."""
-        self._tokens -= persons
-
-    def give(self, persons: float) -> None:
-        """Take back what was not used (or, negative, what was used beyond); the burst stays the bound."""
-        self._tokens = min(self.rate * BURST, self._tokens + persons)
-
-    def set_rate(self, rate: float, now: float) -> None:
-        """Go on at another rate; what is there above its burst is forfeited."""
-        self.available(now)
-        self.rate = rate
-        self._tokens = min(self._tokens, rate * BURST)
-
-
-def fair_shares(rate: float, asks: Mapping[str, float]) -> dict[str, float]:
-    """Divide `rate` so that nobody gets more than it asks and nobody could get more without taking from one with less."""
-    shares: dict[str, float] = {}
-    left, count = rate, len(asks)
-    for name, ask in sorted(asks.items(), key=lambda item: item[1]):
-        shares[name] = min(ask, left / count)
-        left -= shares[name]
-        count -= 1
-    return shares
-
-
-class Pace:
-    """The pace of one product: its bucket, and the buckets of its jobs."""
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate = rate
-        self._bucket = Bucket(rate, now)
-        self._asks: dict[str, float] = {}
-        self._jobs: dict[str, Bucket] = {}
-
-    def ask(self, job: str, rate: float, now: float) -> None:
-        """The job wants `rate` persons a second from now on; 0: nothing for now, so that others have its share."""
-        if self._asks.get(job, 0.0) != rate:
-            self._asks[job] = rate
-            self._divide(now)
-
-    def leave(self, job: str, now: float) -> None:
-        """The job is over."""
-        self._asks.pop(job, None)
-        self._jobs.pop(job, None)
-        self._divide(now)
-
-    def set_rate(self, rate: float, now: float) -> None:
-        """The product's limit is another one."""
-        if rate != self._rate:
-            self._rate = rate
-            self._bucket.set_rate(rate, now)
-            self._divide(now)
-
-    def share(self, job: str) -> float:
-        """Persons a second that the job has now; where it asks for none, what it had last."""
-        bucket = self._jobs.get(job)
-        return bucket.rate if bucket is not None else 0.0
-
-    def available(self, job: str, now: float) -> float:
-        """Persons that the job may reserve now."""
-        bucket = self._jobs.get(job)
-        return 0.0 if bucket is None else min(bucket.available(now), self._bucket.available(now))
-
-    def take(self, job: str, persons: float) -> None:
-        """Reserve persons for the job: no more than are available, so none for one that has not asked for a rate yet."""
-        if job in self._jobs:
-            self._bucket.take(persons)
-            self._jobs[job].take(persons)
-
-    def give(self, job: str, persons: float) -> None:
-        """Take back what the job did not use (or, negative, what it used beyond)."""
-        if job in self._jobs:
-            self._bucket.give(persons)
-            self._jobs[job].give(persons)
-
-    def _divide(self, now: float) -> None:
-        shares = fair_shares(self._rate, {job: ask for job, ask in self._asks.items() if ask > 0})
-        for job, share in shares.items():
-            if job in self._jobs:
-                self._jobs[job].set_rate(share, now)
-            else:
-                self._jobs[job] = Bucket(share, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +62,8 @@ class Order:
 
 @dataclass(slots=True)
 class RoomPlan:
-    """One boot of a room in a job. `bound`: clients of the product there; `start`: that number when the job began."""
+    """One boot of a room in a job. `bound`: clients of the product there; `start`: that number when the job began; `stop`: the
+    walk goes no farther for now; `expired`: who still waited when the job was over."""
 
     room: str
     epoch: int
@@ -177,6 +76,8 @@ class RoomPlan:
     seq: int = 0
     order: Order | None = None
     ordered_at: float = 0.0
+    stop: int = SLOTS
+    expired: int = 0
     poll: float = POLL[0]
     gone_since: float | None = None
     _walked_bound: float = 0.0
@@ -203,15 +104,15 @@ class RoomPlan:
 
     def wants(self) -> tuple[int, int]:
         """Persons that it could take at most: (ahead of the cursor, waiting). Generous: what is not used comes back."""
-        ahead = 0 if self.walked else _generous(self.density() * (SLOTS - self.slot))
-        return ahead, self.counts.waiting
+        ahead = _generous(self.density() * (self.stop - self.slot)) if self.slot < self.stop else 0
+        return ahead, self.counts.waiting if self.stop == SLOTS else 0
 
     def reach(self, most: int) -> int:
         """The slot up to which about `most` persons are, on the generous side."""
         if not most:
             return self.slot
         density = max(self.density(), 1 / SLOTS)
-        return min(SLOTS, self.slot + math.ceil(_generous(most) / density))
+        return min(self.stop, self.slot + math.ceil(_generous(most) / density))
 
     def learn(self, reply: SliceReply, order: Order) -> None:
         """Take the reply's cursor and counts; the room's cursor is the truth."""
@@ -220,7 +121,7 @@ class RoomPlan:
             self._walked_bound += self.bound * slots / SLOTS
             self._walked_persons += min(reply.persons, order.most)
         changed = reply.slot != self.slot or reply.counts != self.counts
-        self.poll = POLL[0] if changed else min(POLL[1], self.poll * 1.5)
+        self.poll = POLL[0] if changed or self.stop < SLOTS else min(POLL[1], self.poll * 1.5)
         self.slot, self.counts, self.order = reply.slot, reply.counts, None
 
 
@@ -234,6 +135,7 @@ class JobPlan:
 
     job: str
     rooms: dict[RoomKey, RoomPlan] = field(default_factory=dict)
+    stop: int = SLOTS
 
     def see(self, live: Mapping[RoomKey, int], now: float) -> bool:
         """Take note of the live rooms and their clients; True if one is new. Whoever is in a new one is late."""
@@ -242,6 +144,7 @@ class JobPlan:
             plan = self.rooms.get((room, epoch))
             if plan is None:
                 plan = self.rooms[room, epoch] = RoomPlan(room, epoch, slot=SLOTS, bound=bound, start=0, next_at=now)
+                plan.stop = self.stop
                 found = True
             plan.bound, plan.gone_since = bound, None
         for key, plan in self.rooms.items():
@@ -254,12 +157,27 @@ class JobPlan:
         return [plan for plan in self.rooms.values() if plan.gone_since is None]
 
     def walked(self, now: float) -> bool:
+        """Is every slot of every room done as far as the plan goes for now, but for rooms that are dead?"""
+        return all(plan.slot >= plan.stop or plan.dead(now) for plan in self.rooms.values())
+
+    def done(self, now: float) -> bool:
         """Is every slot of every room done, but for rooms that are dead?"""
         return all(plan.walked or plan.dead(now) for plan in self.rooms.values())
 
+    def hurry(self, now: float) -> None:
+        """Look at every room at once: it may be written to again."""
+        for plan in self.rooms.values():
+            plan.next_at, plan.poll = min(plan.next_at, now), POLL[0]
+
+    def stop_at(self, slot: int) -> None:
+        """Go no farther than this slot in any room, and leave who waits alone, until told another one; SLOTS: to the end."""
+        self.stop = slot
+        for plan in self.rooms.values():
+            plan.stop = slot
+
     def busy(self) -> bool:
         """Is there anything to write to now?"""
-        return any(not plan.walked or plan.counts.waiting for plan in self.live())
+        return any(sum(plan.wants()) for plan in self.live())
 
     def progress(self) -> float:
         """0…1 of the slots, weighted by the clients that were there."""
@@ -279,12 +197,14 @@ class JobPlan:
         start = sum(plan.start for plan in dead)
         merged = RoomPlan(*FOLDED, slot=SLOTS, bound=0, start=start, next_at=now, gone_since=now - GONE)
         merged.counts = totals(plan.counts for plan in dead)
+        merged.expired = sum(plan.expired for plan in dead)
         self.rooms[merged.key] = merged
 
     def totals(self, now: float) -> Counts:
         """The counts of all rooms; nobody waits in a dead one."""
         return totals(
-            msgspec.structs.replace(plan.counts, waiting=0) if plan.dead(now) else plan.counts for plan in self.rooms.values()
+            msgspec.structs.replace(plan.counts, waiting=0, deferred=0) if plan.dead(now) else plan.counts
+            for plan in self.rooms.values()
         )
 
     def uncertain(self, now: float) -> int:
@@ -297,8 +217,11 @@ class JobPlan:
                 lost += plan.order.reserved if plan.order is not None else 0
         return lost
 
-    def due(self, pace: Pace, now: float) -> list[Order]:
-        """The next orders, one at most for each room that has answered its last; their persons are reserved."""
+    def due(self, pace: Pace, now: float, *, hold: bool = False) -> list[Order]:
+        """The next orders, one at most for each room that has answered its last; their persons are reserved.
+
+        With `hold` nobody is written to: the rooms are only asked how far they are.
+        """
         ready = [plan for plan in self.live() if plan.order is None and plan.next_at <= now]
         if not ready:
             return []
@@ -311,7 +234,7 @@ class JobPlan:
             part = wants[plan.key] / total if total else 1 / len(ready)
             fair = part * max(base, rate * PERIOD)
             tokens = int(min(pace.available(self.job, now), math.ceil(fair)))
-            order = self._order(plan, tokens, part * rate, now)
+            order = self._poll(plan, 0, now) if hold else self._order(plan, tokens, part * rate, now)
             if order is not None:
                 pace.take(self.job, order.reserved)
                 orders.append(order)
@@ -319,19 +242,24 @@ class JobPlan:
 
     def _order(self, plan: RoomPlan, tokens: int, rate: float, now: float) -> Order | None:
         ahead, waiting = plan.wants()
+        if not ahead and not waiting:  # only a poll, with a small grant for who came meanwhile
+            return self._poll(plan, min(max(tokens, 0), max(1, int(rate / 10))) if self.stop == SLOTS else 0, now)
         if tokens < min(ahead + waiting, max(1, int(rate * WORTHWHILE))):
             return None  # it waits for tokens
         late = min(waiting, _part(tokens, waiting, ahead + waiting))
         most = min(ahead, tokens - late)
-        if not ahead and not waiting:
-            late = min(max(tokens, 0), max(1, int(rate / 10)))  # only a poll, with a small grant for who came meanwhile
-        seconds = min(PERIOD, (late + most) / rate) if rate > 0 and (ahead or waiting) else 0.0
+        seconds = min(PERIOD, (late + most) / rate) if rate > 0 else 0.0
+        plan.next_at = now + max(0.05, seconds)
+        return self._ordered(plan, hi=plan.reach(most), spread_ms=int(seconds * SPREAD * 1000), late=late, most=most, now=now)
+
+    def _poll(self, plan: RoomPlan, late: int, now: float) -> Order:
+        plan.next_at = now + plan.poll
+        return self._ordered(plan, hi=plan.slot, spread_ms=0, late=late, most=0, now=now)
+
+    def _ordered(self, plan: RoomPlan, *, hi: int, spread_ms: int, late: int, most: int, now: float) -> Order:
         plan.seq += 1
-        plan.order = Order(
-            plan.room, plan.epoch, plan.seq, plan.slot, plan.reach(most), int(seconds * SPREAD * 1000), late, most
-        )  # fmt: skip
         plan.ordered_at = now
-        plan.next_at = now + (max(0.05, seconds) if ahead or waiting else plan.poll)
+        plan.order = Order(plan.room, plan.epoch, plan.seq, plan.slot, hi, spread_ms, late, most)
         return plan.order
 
     def confirmed(self, order: Order, reply: SliceReply, pace: Pace) -> RoomPlan | None:
@@ -357,12 +285,10 @@ def _part(tokens: int, waiting: int, total: int) -> int:
 def totals(counts: Iterable[Counts]) -> Counts:
     """The sum of all rooms' counts."""
     found = list(counts)
-    return Counts(
-        sent=sum(item.sent for item in found),
-        written=sum(item.written for item in found),
-        acked=sum(item.acked for item in found),
-        rejected=sum(item.rejected for item in found),
-        repeated=sum(item.repeated for item in found),
-        skipped=sum(item.skipped for item in found),
-        waiting=sum(item.waiting for item in found),
-    )
+    numbers = {name: sum(getattr(item, name) for item in found) for name in Counts.__struct_fields__ if name != "ack_times"}
+    return Counts(**numbers, ack_times=added(item.ack_times for item in found))
+
+
+def added(histograms: Iterable[list[int]]) -> list[int]:
+    """Histograms of one form, bucket by bucket; an empty one adds nothing."""
+    return [sum(column) for column in zip_longest(*histograms, fillvalue=0)]

@@ -5,7 +5,7 @@ A `Fold` is one incarnation of one shard. Everything here may be repeated, and d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from infra.register import answers
@@ -57,15 +57,18 @@ class Fold:
         """These receipts are in Kafka."""
         await self.shard.pipe([("HDEL", names.owed_key(item.key), f"{item.product} {item.id}") for item in owed])
 
-    async def progress(self, partition: int, read: int, of: int) -> None:
-        """For `pushctl register status`: records read, and how many there are."""
-        await self.shard.pipe([("HSET", self.shard.marker_key, f"r:{partition}", f"{read}/{of}")])
+    async def progress(self, name: str, read: int, of: int) -> None:
+        """For `pushctl register status`: records read of a part of the log, and how many there are."""
+        await self.shard.pipe([("HSET", self.shard.marker_key, f"r:{name}", f"{read}/{of}")])
 
-    async def done(self, partition: int, partitions: int) -> bool:
-        """This partition is folded; True if with it the shard is open. Raises RegisterNotReady where it is folded anew."""
+    async def done(self, name: str, partitions: int, queues: Iterable[str]) -> bool:
+        """This part of the log is folded; True if with it the shard is open: all `partitions` are, of each own queue too.
+
+        `queues` must be those that Kafka had after the shard was closed. Raises RegisterNotReady where it is folded anew.
+        """
         incarnation = self.marker.incarnation
-        arguments = (incarnation.run_id, incarnation.generation, partition, partitions)
-        [state] = await self.shard.pipe([shard_script("folded", self.shard.marker_key, *arguments)])
+        words: list[str | int] = [incarnation.run_id, incarnation.generation, name, partitions, *sorted(queues)]
+        [state] = await self.shard.pipe([shard_script("folded", self.shard.marker_key, *words)])
         if text(state) == OTHER:
             raise RegisterNotReady(f"{self.shard.address} was restarted again")
         return text(state) == OPEN

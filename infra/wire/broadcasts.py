@@ -129,7 +129,9 @@ class JobView(msgspec.Struct, frozen=True):
     """KV bucket `jobs`, key `names.kv_job_key(job)` (JSON): a broadcast as readers see it, a fold of `push.jobs`.
 
     `targeted`: clients bound to the product when it started; `progress`: 0…1 of the slots walked, weighted by those clients;
-    `uncertain`: persons in rooms that died, whose acknowledgements may be lost; `rate`: persons per second. Times in ms.
+    `uncertain`: persons in rooms that died, whose acknowledgements may be lost; `rate`: persons per second as asked for, `pace`
+    what it may use now; `pressure`: the part of the product's rate that its health leaves (1: all); `eta_s`: None while nothing
+    moves; `ack_ms`: percentiles of the time from a write to its PUBACK. Times in ms.
     """
 
     job: str
@@ -145,3 +147,12 @@ class JobView(msgspec.Struct, frozen=True):
     progress: float
     term: int
     uncertain: int
+    reason: str | None = None
+    priority: int = 1
+    ramp_s: int = 0
+    start_ms: int | None = None
+    pace: float = 0.0
+    pressure: float = 1.0
+    eta_s: float | None = None
+    canary: dict[str, int | str] | None = None
+    ack_ms: dict[str, int] | None = None

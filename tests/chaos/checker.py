@@ -6,13 +6,13 @@ A message is known by its token, which its payload carries: so one whose accepta
 |---|---|
 | `offer` | token, clients, kind (unicast, broadcast), priority, ttl (s), mode; made before anything is sent |
 | `accepted` | token, id: answered 202, or acknowledged by Kafka. Without it the outcome is unknown, never failed |
-| `record` | token, id, client, offset, partition: read from `push.messages`, under the client's own key |
+| `record` | token, id, client, offset, partition: read from `push.messages`, under the client's own key; `topic`: an own queue |
 | `got` | token, id, client: a device's application got it |
 | `repeats` | client, count: arrivals that the device knew by their ids |
 | `receipt` | id, client, state; `clock`: s by which its sender's wall clock was ahead |
 | `dead` | id, client: in `push.dead` |
 | `pending` | id, client: in the register at the end |
-| `committed` | partition, offset: of the delivery group at the end |
+| `committed` | partition, offset: of the delivery group at the end; `topic`: of an own queue's group |
 | `allow` | client, count, why: repeats that a crash or a reconnect may cause |
 | `status` | client, event, generation, session: read from `push.status` |
 | `online` | client, returns: it is connected at the end, and came back so often since the begin |
@@ -31,6 +31,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from schemas.codes import Mode, State, Status
+from schemas.names import MESSAGES
 
 SETTLING: Final = frozenset(
     {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
@@ -107,7 +108,7 @@ class Checker:
         self._tokens: dict[str, str] = {}
         self._got: dict[Pair, int] = {}
         self._times: Counter[Pair] = Counter()
-        self._records: dict[Pair, tuple[int, int]] = {}
+        self._records: dict[Pair, dict[str, tuple[int, int]]] = defaultdict(dict)
         self._ids: dict[str, set[str]] = defaultdict(set)
         self._receipts: dict[tuple[str, str], str] = {}
         self._expired: dict[tuple[str, str], float] = {}
@@ -116,7 +117,7 @@ class Checker:
         self._online: dict[str, int] = {}
         self._dead: set[tuple[str, str]] = set()
         self._pending: set[tuple[str, str]] = set()
-        self._committed: dict[int, int] = {}
+        self._committed: dict[tuple[str, int], int] = {}
         self._repeats: Counter[str] = Counter()
         self._allowed: Counter[str] = Counter()
         self._uplinks: set[str] = set()
@@ -138,7 +139,7 @@ class Checker:
     def _take_record(self, e: dict[str, Any]) -> None:
         self._tokens.setdefault(e["id"], e["token"])
         self._ids[e["token"]].add(e["id"])
-        self._records.setdefault((e["token"], e["client"]), (e["partition"], e["offset"]))
+        self._records[e["token"], e["client"]].setdefault(e.get("topic", MESSAGES), (e["partition"], e["offset"]))
 
     def _take_got(self, e: dict[str, Any]) -> None:
         pair = (e["token"], e["client"])
@@ -161,7 +162,7 @@ class Checker:
         self._pending.add((e["id"], e["client"]))
 
     def _take_committed(self, e: dict[str, Any]) -> None:
-        self._committed[e["partition"]] = e["offset"]
+        self._committed[e.get("topic", MESSAGES), e["partition"]] = e["offset"]
 
     def _take_allow(self, e: dict[str, Any]) -> None:
         self._allowed[e["client"]] += e["count"]
@@ -240,10 +241,14 @@ class Checker:
             return DEAD_LETTER
         if key in self._pending:
             return PENDING
-        where = self._records.get((token, client))
-        if where is not None and where[1] >= self._committed.get(where[0], 1 << 62):
+        if self._queued((token, client)):
             return QUEUED
         return None
+
+    def _queued(self, pair: Pair) -> bool:
+        """Does a record of it wait: in the shared topic, or, where it was moved, in its product's own queue?"""
+        places = self._records.get(pair, {}).items()
+        return any(offset >= self._committed.get((topic, partition), 1 << 62) for topic, (partition, offset) in places)
 
     def _early(self) -> Iterable[Pair]:
         for (message, client), at in self._expired.items():
@@ -260,12 +265,13 @@ class Checker:
 
         A body that is pulled comes when it is asked for.
         """
-        queues: dict[tuple[str, int, int], list[tuple[int, int, str]]] = defaultdict(list)
-        for (token, client), (partition, offset) in self._records.items():
+        queues: dict[tuple[str, int, str, int], list[tuple[int, int, str]]] = defaultdict(list)
+        for (token, client), places in self._records.items():
             at = self._got.get((token, client))
             if at is not None and token in self._offers and self._offers[token].get("mode") != Mode.PULL:
-                queues[client, self._offers[token]["priority"], partition].append((at, offset, token))
-        for (client, _, _), arrivals in queues.items():
+                topic, (partition, offset) = max(places.items())  # of one that was moved, where it came from: its own queue
+                queues[client, self._offers[token]["priority"], topic, partition].append((at, offset, token))
+        for (client, *_), arrivals in queues.items():
             arrivals.sort()
             for (_, offset, token), (_, following, later) in pairwise(arrivals):
                 if following < offset:

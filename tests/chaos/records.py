@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from redis.asyncio import Redis
 
@@ -18,6 +18,7 @@ from tests.chaos.fleet import PRODUCT, token_of
 from tests.chaos.history import History
 
 TOPICS = (names.MESSAGES, names.RECEIPTS, names.DEAD, names.UPLINK, names.STATUS)
+QUEUE = names.queue_topic(PRODUCT)
 
 
 class Records:
@@ -28,13 +29,16 @@ class Records:
         self._partitions = partitions
         self._history = history
         self._task: asyncio.Task[None] | None = None
+        self._queued = False
         self.settled: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
         """Begin at the topics' present ends."""
         self._consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, enable_auto_commit=False)
         await self._consumer.start()
-        self._consumer.assign([TopicPartition(topic, p) for topic in TOPICS for p in range(self._partitions)])
+        self._queued = QUEUE in await self._consumer.topics()  # where the product has a queue of its own
+        topics = (*TOPICS, QUEUE) if self._queued else TOPICS
+        self._consumer.assign([TopicPartition(topic, p) for topic in topics for p in range(self._partitions)])
         await self._consumer.seek_to_end()
         for where in self._consumer.assignment():
             await self._consumer.position(where)
@@ -56,14 +60,14 @@ class Records:
                 continue
             for batch in found.values():
                 for source in batch:
-                    self._take(source.partition, source.offset, codec.decode(source.value))
+                    self._take(source, codec.decode(source.value))
 
-    def _take(self, partition: int, offset: int, record: object) -> None:
+    def _take(self, source: ConsumerRecord, record: object) -> None:
         note = self._history.note
         if isinstance(record, PushMessage):
-            if record.client is not None and partition_of(record.client, self._partitions) == partition:
-                token = token_of(record.payload)
-                note("record", token=token, id=record.id, client=record.client, partition=partition, offset=offset)
+            if record.client is not None and partition_of(record.client, self._partitions) == source.partition:
+                token, where = token_of(record.payload), {"partition": source.partition, "offset": source.offset}
+                note("record", token=token, id=record.id, client=record.client, topic=source.topic, **where)
         elif isinstance(record, Receipt):
             if record.state in SETTLING:
                 self.settled.add((record.id, record.client))
@@ -80,13 +84,18 @@ class Records:
             note("status", client=record.client, event=event, generation=record.generation, session=session)
 
     async def committed(self) -> None:
-        """Note what the delivery group has committed."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=names.DELIVERY_GROUP, enable_auto_commit=False)
+        """Note what the delivery groups have committed."""
+        await self._committed(names.MESSAGES, names.DELIVERY_GROUP)
+        if self._queued:
+            await self._committed(QUEUE, names.queue_group(PRODUCT))
+
+    async def _committed(self, topic: str, group: str) -> None:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=group, enable_auto_commit=False)
         await consumer.start()
         try:
             for partition in range(self._partitions):
-                offset = await consumer.committed(TopicPartition(names.MESSAGES, partition))
-                self._history.note("committed", partition=partition, offset=offset or 0)
+                offset = await consumer.committed(TopicPartition(topic, partition))
+                self._history.note("committed", topic=topic, partition=partition, offset=offset or 0)
         finally:
             await consumer.stop()
 

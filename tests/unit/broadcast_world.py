@@ -23,6 +23,7 @@ from schemas.broadcasts import JobRecord
 from schemas.partition import partition_of
 from workers.jobfold import Folded, Read, fold
 from workers.jobrun import Tools
+from workers.pace import Pressure
 
 PARTITIONS = 3
 
@@ -78,7 +79,7 @@ class MemoryBus:
             self.asked.append((name, message))
             answer: Any = await room.fanout.slice(message)
         else:
-            message = msgspec.msgpack.decode(payload, type=wire.Announce | wire.EndJob)
+            message = msgspec.msgpack.decode(payload, type=wire.Announce | wire.EndJob | wire.PauseJob)
             self.asked.append((name, message))
             answer = room.fanout.control(message)
         if self.lose(subject):
@@ -134,7 +135,10 @@ class Cluster:
         return [room.view() for room in self.bus.rooms.values()]
 
     def tools(self) -> Tools:
-        return Tools(self.bus, self.journal, self.keeper, self)  # type: ignore[arg-type]
+        return Tools(self.bus, self.journal, self.keeper, self, self)  # type: ignore[arg-type]
+
+    async def watch(self, product: str, pressure: Pressure, moving: Callable[[], bool]) -> None:
+        """The product is healthy; its tests have a world of their own (test_broadcast_health.py)."""
 
 
 def record(job: str = "j1", **fields: object) -> JobRecord:

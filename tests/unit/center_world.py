@@ -22,9 +22,10 @@ from schemas.broadcasts import Audit
 from workers.center import app
 from workers.center.census import Known, RoomAnswer
 from workers.center.jobs import JobIndex
-from workers.center.ports import Parts
+from workers.center.ports import Parts, QueueChange
 from workers.center.problems import Problem
 from workers.center.streams import Streams
+from workers.center.switch import changed
 from workers.center.trail import AuditPage
 
 KEY = "a-secret-key"
@@ -166,6 +167,24 @@ class TrailTwin:
 
 
 @dataclass
+class QueuesTwin:
+    """Own queues by document; a change is taken as it is, and kept."""
+
+    documents: DocumentsTwin
+    changes: list[QueueChange] = field(default_factory=list)
+
+    async def topic_of(self, product: Product) -> str:
+        return names.queue_topic(product.name) if product.queue else names.MESSAGES
+
+    async def change(self, product: str, change: QueueChange) -> Product:
+        self.changes.append(change)
+        before = self.documents.products[product]
+        after = before.model_copy(update={"queue": changed(before.name, before.queue, change)})
+        self.documents.products[product] = after
+        return after
+
+
+@dataclass
 class HealthTwin:
     found: dict[str, str] = field(default_factory=dict)
 
@@ -186,6 +205,7 @@ class World:
         self.kicks = KicksTwin()
         self.tokens = Verifier()
         self.jobs = JobsTwin()
+        self.queues = QueuesTwin(self.documents)
         self.health = HealthTwin()
         self.census = CensusTwin()
         self.trail = TrailTwin()
@@ -204,6 +224,8 @@ class World:
             tokens=self.tokens,
             keys=self.keys,
             jobs=self.jobs,
+            topics=self.queues,
+            switch=self.queues,
             health=self.health,
             census=self.census,
             trail=self.trail,

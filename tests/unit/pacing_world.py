@@ -7,8 +7,9 @@ import random
 from dataclasses import dataclass, field
 
 from infra.wire import Counts, SliceReply
-from schemas.codes import SLOTS
-from workers.pacing import JobPlan, Order, Pace, RoomPlan
+from schemas.codes import SLOTS, Priority
+from workers.pace import WEIGHTS, Pace
+from workers.pacing import JobPlan, Order, RoomPlan
 
 TICK = 0.02
 
@@ -54,17 +55,26 @@ class World:
 
     pace: Pace
     now: float = 0.0
-    jobs: dict[str, tuple[JobPlan, dict[str, SimRoom], float]] = field(default_factory=dict)
+    hold: bool = False
+    jobs: dict[str, tuple[JobPlan, dict[str, SimRoom], float, int]] = field(default_factory=dict)
     written: dict[str, list[float]] = field(default_factory=dict)
     orders: int = 0
     _replies: list[tuple[float, int, str, Order, SliceReply]] = field(default_factory=list)
 
-    def add(self, job: str, rate: float, rooms: dict[str, SimRoom], *, bound: dict[str, int] | None = None) -> JobPlan:
+    def add(
+        self,
+        job: str,
+        rate: float,
+        rooms: dict[str, SimRoom],
+        *,
+        bound: dict[str, int] | None = None,
+        priority: int = Priority.NORMAL,
+    ) -> JobPlan:
         plan = JobPlan(job)
         for name, room in rooms.items():
             count = (bound or {}).get(name, sum(room.slots))
             plan.rooms[name, 1] = RoomPlan(name, 1, slot=room.cursor, bound=count, start=count, next_at=self.now)
-        self.jobs[job] = plan, rooms, rate
+        self.jobs[job] = plan, rooms, rate, priority
         self.written[job] = []
         return plan
 
@@ -72,9 +82,9 @@ class World:
         while self._replies and self._replies[0][0] <= self.now:
             _, _, job, order, reply = heapq.heappop(self._replies)
             self.jobs[job][0].confirmed(order, reply, self.pace)
-        for job, (plan, rooms, rate) in self.jobs.items():
-            self.pace.ask(job, rate if plan.busy() else 0.0, self.now)
-            for order in plan.due(self.pace, self.now):
+        for job, (plan, rooms, rate, priority) in self.jobs.items():
+            self.pace.ask(job, rate if plan.busy() and not self.hold else 0.0, self.now, weight=WEIGHTS[priority])
+            for order in plan.due(self.pace, self.now, hold=self.hold):
                 times, at, reply = rooms[order.room].take(order, self.now)
                 self.written[job] += times
                 self.orders += 1
@@ -84,7 +94,7 @@ class World:
     def run(self, until: float, *, stop_when_walked: bool = True) -> None:
         while self.now < until:
             self.step()
-            if stop_when_walked and all(plan.walked(self.now) and not plan.busy() for plan, _, _ in self.jobs.values()):
+            if stop_when_walked and all(plan.walked(self.now) and not plan.busy() for plan, _, _, _ in self.jobs.values()):
                 return
 
 

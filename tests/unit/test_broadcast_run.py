@@ -12,8 +12,9 @@ from infra import wire
 from schemas.broadcasts import Broadcast
 from schemas.codes import SLOTS
 from tests.unit.broadcast_world import Cluster, MemoryRoom, record, until
-from workers.jobrun import Claim, JobRun, first_cursors
-from workers.pacing import Pace
+from workers.jobcursor import first_cursors
+from workers.jobrun import Claim, JobRun, Shared
+from workers.pace import Pace, Pressure
 
 CONTENT = Broadcast(id="j1", product="news", payload=b"hello", properties={"k": "v"})
 
@@ -22,8 +23,8 @@ def start(cluster: Cluster, **fields: object) -> asyncio.Task[None]:
     fields = {"rooms": first_cursors(cluster, "news"), **fields}
     term = int(fields.pop("term", 5))
     claim = Claim(record(**fields), term, CONTENT, frozenset({"j1/new-abc"}))
-    pace = Pace(cluster.keeper.products["news"].rate, time.monotonic())
-    run = JobRun(claim, cluster.tools(), pace, wall_ms=int(time.time() * 1000), now=time.monotonic())
+    shared = Shared(Pace(cluster.keeper.products["news"].rate, time.monotonic()), asyncio.Semaphore(64), Pressure())
+    run = JobRun(claim, cluster.tools(), shared, wall_ms=int(time.time() * 1000), now=time.monotonic())
     return asyncio.ensure_future(run.run())
 
 

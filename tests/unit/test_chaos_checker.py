@@ -88,6 +88,32 @@ def test_given_a_receipt_that_settles_nothing_then_lost_all_the_same() -> None:
     assert judge([*without(whole(), e="receipt", id="m1"), moved]).lost == [("m1", "a")]
 
 
+def moved() -> list[Event]:
+    """m1 came by the shared topic, was moved to its product's own queue, and is not acked."""
+    return [
+        *without(whole(), e="receipt", id="m1"),
+        {"e": "receipt", "id": "m1", "client": "a", "state": "moved"},
+        {"e": "record", "token": "m1", "id": "m1", "client": "a", "topic": "push.messages.p", "partition": 3, "offset": 2},
+    ]
+
+
+@pytest.mark.parametrize(("committed", "queued"), [(2, True), (3, False)])
+def test_given_a_moved_message_then_it_waits_in_the_own_queue_or_is_lost(committed: int, queued: bool) -> None:
+    verdict = judge([*moved(), {"e": "committed", "topic": "push.messages.p", "partition": 3, "offset": committed}])
+    assert (verdict.states["queued"], verdict.lost) == ((1, []) if queued else (0, [("m1", "a")]))
+
+
+def test_given_a_moved_message_that_never_came_to_the_own_queue_then_lost() -> None:
+    assert judge(without(moved(), topic="push.messages.p")).lost == [("m1", "a")]
+
+
+def test_given_a_moved_message_that_comes_after_one_of_the_shared_topic_then_no_order_is_broken() -> None:
+    events = [*moved(), {"e": "receipt", "id": "m1", "client": "a", "state": "acked"}]
+    first, second = (place for place, event in enumerate(events) if event["e"] == "got" and event["token"] in ("m1", "m2"))
+    events[first], events[second] = events[second], events[first]
+    assert judge(events).disordered == []
+
+
 def test_given_a_message_on_a_client_it_was_not_for_then_misdelivered() -> None:
     assert judge([*whole(), {"e": "got", "token": "m1", "id": "m1", "client": "b"}]).misdelivered == [("m1", "b")]
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.wire import Counts, SliceReply
-from schemas.codes import SLOTS
+from schemas.codes import SLOTS, Priority
 from tests.unit.pacing_world import World, most_in_window, room_of
-from workers.pacing import BURST, FOLDED, GONE, MAX_DEAD, PERIOD, Bucket, JobPlan, Pace, RoomPlan, fair_shares
+from workers.pace import BURST, PERIOD, SLOWEST, Ask, Bucket, Pace, Pressure, fair_shares, ramped
+from workers.pacing import FOLDED, GONE, MAX_DEAD, JobPlan, RoomPlan
 
 BURST_S = BURST + PERIOD
 """What may lie in a window beyond the rate: a full bucket, and a slice that was taken before the window and written in it."""
@@ -134,7 +135,93 @@ async def test_given_a_walked_room_when_nothing_changes_then_it_is_polled_ever_m
     ],
 )
 def test_given_asks_when_divided_then_shares_are_max_min_fair(rate, asks, shares):
-    assert fair_shares(rate, asks) == pytest.approx(shares)
+    assert fair_shares(rate, {name: Ask(ask) for name, ask in asks.items()}) == pytest.approx(shares)
+
+
+@given(
+    rate=st.floats(1, 1e6),
+    asks=st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.tuples(st.floats(0.1, 1e6), st.sampled_from([1, 4, 16]))),
+)
+def test_given_weights_when_divided_then_nothing_is_left_while_somebody_wants_it_and_nobody_envies(rate, asks):
+    wanted = {name: Ask(*ask) for name, ask in asks.items()}
+    shares = fair_shares(rate, wanted)
+    assert sum(shares.values()) == pytest.approx(min(rate, sum(ask.rate for ask in wanted.values())))
+    for name, ask in wanted.items():
+        assert shares[name] <= ask.rate * 1.000001
+        if shares[name] < ask.rate * 0.999999:  # who has less than it asks has as much for its weight as anybody
+            assert all(shares[name] / ask.weight >= shares[other] / wanted[other].weight * 0.999999 for other in wanted)
+
+
+async def test_given_a_transactional_job_beside_bulk_when_run_then_it_overtakes_and_bulk_does_not_stop():
+    rng = random.Random(8)
+    world = World(Pace(100, 0.0))
+    world.add("bulk", 100, {"a": room_of(2000, rng)}, priority=Priority.LOW)
+    world.run(5, stop_when_walked=False)
+    world.add("urgent", 100, {"a": room_of(300, rng)}, priority=Priority.HIGH)
+    before = len(world.written["bulk"])
+    world.run(9.5, stop_when_walked=False)
+    assert len(world.written["urgent"]) == 300
+    in_time = sum(when <= max(world.written["urgent"]) for when in world.written["bulk"][before:])
+    assert 10 <= in_time <= 120
+    assert_never_faster(world.written["bulk"] + world.written["urgent"], 100, 6)
+
+
+@given(rate=st.floats(1, 1e6), ramp=st.integers(0, 3600), steps=st.lists(st.floats(0, 100), max_size=30))
+def test_given_a_ramp_when_time_passes_then_the_rate_grows_evenly_to_the_whole(rate, ramp, steps):
+    elapsed, last = 0.0, 0.0
+    for step in steps:
+        elapsed += step
+        now = ramped(rate, ramp, elapsed)
+        assert last <= now <= max(1.0, rate)
+        last = now
+    assert ramped(rate, ramp, ramp) == pytest.approx(rate)
+    if ramp:
+        assert ramped(rate, ramp, ramp / 2) == pytest.approx(max(1.0, rate * (ramp / 2 + 1) / (ramp + 1)))
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_given_any_probes_when_taken_then_the_factor_halves_and_comes_back_and_never_leaves_its_bounds(probes):
+    pressure = Pressure()
+    for healthy in probes:
+        before = pressure.factor
+        pressure.probed(healthy=healthy)
+        assert SLOWEST <= pressure.factor <= 1.0
+        assert pressure.factor == (min(1.0, before * 2) if healthy else max(SLOWEST, before / 2))
+    for _ in range(4):
+        pressure.probed(healthy=True)
+    assert pressure.factor == 1.0
+
+
+async def test_given_a_plan_that_stops_early_when_run_then_only_that_share_is_reached_and_who_waits_is_left_alone():
+    rng = random.Random(9)
+    room = room_of(1000, rng)
+    room.waiting = 50
+    world = World(Pace(10_000, 0.0))
+    plan = world.add("j", 1_000, {"a": room})
+    plan.stop_at(SLOTS // 10)
+    world.run(10)
+    first = sum(room.slots[: SLOTS // 10])
+    assert len(world.written["j"]) == first
+    assert (room.waiting, plan.walked(world.now), plan.done(world.now)) == (50, True, False)
+    plan.stop_at(SLOTS)
+    world.run(20)
+    assert len(world.written["j"]) == 1050
+
+
+async def test_given_a_plan_on_hold_when_run_then_rooms_are_asked_and_nobody_is_written_to():
+    room = room_of(1000, random.Random(10))
+    room.waiting = 50
+    world = World(Pace(10_000, 0.0))
+    plan = world.add("j", 200, {"a": room})
+    world.run(1.5)
+    world.hold = True
+    world.run(3, stop_when_walked=False)
+    settled = len(world.written["j"])  # the order that was out is through
+    orders = world.orders
+    world.run(9, stop_when_walked=False)
+    assert len(world.written["j"]) == settled
+    assert world.orders > orders
+    assert not plan.walked(world.now)
 
 
 @given(

@@ -288,7 +288,7 @@ def model(tree: Tree, attrs: dict[str, str]) -> bool:
 
 
 @given(TREES, st.lists(ATTRS, min_size=1, max_size=5))
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_given_any_expression_when_compiled_then_it_says_what_the_model_says(tree, clients):
     segment = segments.compile(written(tree))
     for attrs in clients:
@@ -302,7 +302,7 @@ WORDS = st.one_of(
 
 
 @given(st.one_of(st.text(max_size=200), st.lists(WORDS, max_size=60).map(" ".join), st.lists(WORDS, max_size=60).map("".join)))
-@settings(max_examples=1_000)
+@settings(max_examples=400)
 def test_given_any_text_when_compiled_then_it_is_a_segment_or_says_where_it_is_bad(text):
     segment = None
     refused = None

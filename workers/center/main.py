@@ -12,6 +12,7 @@ from infra.journal import Journal
 from infra.keeper import Keeper
 from infra.lifecycle import EXIT_FAILED, Lifecycle
 from infra.mirror import Mirror
+from infra.queues import OwnQueues
 from infra.register import Register
 from infra.register.idempotency import IdempotencyKeys
 from infra.rooms import Rooms
@@ -29,6 +30,7 @@ from workers.center.ports import Parts
 from workers.center.readiness import Readiness
 from workers.center.server import HttpServer
 from workers.center.streams import Streams
+from workers.center.switch import Switch
 from workers.center.trail import Trail
 
 NAME: Final = "center"
@@ -61,6 +63,8 @@ async def main(settings: Settings) -> int:
         tokens=tokens,
         keys=IdempotencyKeys(register),
         jobs=JobMirror(bus, jobs, index),
+        topics=OwnQueues(journal),
+        switch=Switch(settings.kafka, keeper, journal),
         health=readiness,
         census=Census(bus, settings.kafka, journal.partitions),
         trail=Trail(settings.kafka, journal.partitions),

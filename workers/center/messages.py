@@ -85,7 +85,8 @@ def router(parts: Parts) -> APIRouter:
             response.status_code = 200
         else:
             await claim_key(parts, message, idempotency_key, record.id)
-            entry = Entry(names.MESSAGES, record.client or record.user or "", record)
+            topic = await parts.topics.topic_of(product_of(parts, record.product))
+            entry = Entry(topic, record.client or record.user or "", record)
             await accept(parts, entry, kind="message", record_id=record.id)
         return Accepted(id=record.id)
 
