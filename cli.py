@@ -1,7 +1,7 @@
 """One command for everything a person or a script does with Longwire.
 
-Exit status: 0 done · 1 bad configuration or input, or a process failed · 2 wrong usage · 3 not reachable or not running ·
-4 not found · 5 refused by the server · 6 not in time · 130 interrupted.
+Exit status: 0 done · 1 bad configuration or input, a process failed, or the job that was watched was halted or cancelled ·
+2 wrong usage · 3 not reachable or not running · 4 not found · 5 refused by the server · 6 not in time · 130 interrupted.
 """
 # Commands import what they run only when they are run, and define no defaults of their own: those are in `infra.settings`.
 
@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infra import VERSION
+from infra.ops.job_commands import broadcast, job
 from infra.ops.log_commands import dlq, register, replay, tail
 from infra.ops.queue_commands import queue
 from infra.ops.shell import (
     FAILED,
     LATE,
     Ending,
+    ask_center,
     data_option,
     json_option,
     kafka_of,
@@ -35,7 +37,6 @@ from infra.ops.shell import (
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-    from infra.system import System
 
 
 @click.group(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
@@ -183,22 +184,8 @@ def send(data: Path | None, as_json: bool, payload: str, **fields: Any) -> None:
     body = {name: value for name, value in fields.items() if value is not None}
     if ("client" in body) == ("user" in body):
         raise click.UsageError("name either --client or --user, and not both")
-    document = run_main(_post(system_of(data), "/v1/messages", {**body, "payload": payload}))
+    document = ask_center(data, "POST", "/v1/messages", {**body, "payload": payload})
     show(document, as_json, lambda shown: f"accepted {shown['id']}")
-
-
-async def _post(system: System, path: str, body: dict[str, Any]) -> Any:
-    from infra.ops.http import CenterClient
-
-    async with CenterClient(system) as center:
-        return await center.post(path, body)
-
-
-async def _get(system: System, path: str, **params: str) -> Any:
-    from infra.ops.http import CenterClient
-
-    async with CenterClient(system) as center:
-        return await center.get(path, **params)
 
 
 @cli.command()
@@ -221,54 +208,7 @@ def listen(data: Path | None, as_json: bool, count: int, **fields: Any) -> None:
         raise Ending(f"{seen} of {count} messages came in time", LATE)
 
 
-@cli.command()
-@data_option
-@json_option
-@click.argument("payload")
-@click.option("--product", required=True)
-@click.option("--group", "groups", multiple=True, help="Only to members of this group (repeat: any of them).")
-@click.option("--rate", type=click.IntRange(1), help="Persons per second (default: the product's).")
-@click.option("--ttl", type=click.IntRange(1), help="Seconds that late joiners still get it.")
-@click.option("--watch", is_flag=True, help="Show the progress until every room has sent it.")
-def broadcast(data: Path | None, as_json: bool, watch: bool, **fields: Any) -> None:
-    """Push one content to everyone bound to a product, or to groups, at a controlled rate."""
-    body = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items() if value}
-    document = run_main(_broadcast(system_of(data), body, watch))
-    from infra.ops.show import watched_text
-
-    show(document, as_json, lambda shown: f"job {shown['id']} " + (watched_text(shown) if watch else shown["state"]))
-
-
-async def _broadcast(system: System, body: dict[str, Any], watch: bool) -> Any:
-    from rich.console import Console
-
-    from infra.ops.http import CenterClient
-    from infra.ops.jobs import watch as watch_job
-
-    async with CenterClient(system) as center:
-        accepted = await center.post("/v1/broadcasts", body)
-        if not watch:
-            return accepted
-        return {"id": accepted["id"], **await watch_job(center, accepted["id"], Console(stderr=True))}
-
-
 # --- looking -----------------------------------------------------------------------------------------------------------
-
-
-@cli.group()
-def job() -> None:
-    """Broadcasts, as they run."""
-
-
-@job.command("show")
-@data_option
-@json_option
-@click.argument("job_id")
-def job_show(data: Path | None, as_json: bool, job_id: str) -> None:
-    """Show a job: state, progress, counts by room."""
-    from infra.ops.show import job_text
-
-    show(run_main(_get(system_of(data), f"/v1/broadcasts/{job_id}")), as_json, job_text)
 
 
 @cli.group()
@@ -284,7 +224,7 @@ def client_show(data: Path | None, as_json: bool, client_id: str) -> None:
     """Show a client: its session, binds and what is pending."""
     from infra.ops.show import client_text
 
-    show(run_main(_get(system_of(data), f"/v1/clients/{client_id}")), as_json, client_text)
+    show(ask_center(data, "GET", f"/v1/clients/{client_id}"), as_json, client_text)
 
 
 @client.command("kick")
@@ -293,7 +233,7 @@ def client_show(data: Path | None, as_json: bool, client_id: str) -> None:
 @click.option("--reason", default="", help="Told to the client.")
 def client_kick(data: Path | None, client_id: str, reason: str) -> None:
     """End a client's session: it is told not to come back by itself. What is pending stays."""
-    run_main(_post(system_of(data), f"/v1/clients/{client_id}/kick", {"reason": reason}))
+    ask_center(data, "POST", f"/v1/clients/{client_id}/kick", {"reason": reason})
     note(f"{client_id} was told to leave")
 
 
@@ -309,7 +249,7 @@ def room_list(data: Path | None, as_json: bool) -> None:
     """List the live rooms."""
     from infra.ops.show import rooms_text
 
-    show(run_main(_get(system_of(data), "/v1/rooms")), as_json, rooms_text)
+    show(ask_center(data, "GET", "/v1/rooms"), as_json, rooms_text)
 
 
 @cli.group()
@@ -333,7 +273,7 @@ def topics_apply(data: Path | None, as_json: bool) -> None:
     show(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
 
 
-for command in (tail, dlq, replay, register, queue):
+for command in (broadcast, job, tail, dlq, replay, register, queue):
     cli.add_command(command)
 
 

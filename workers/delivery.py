@@ -117,9 +117,7 @@ class Delivery:
         stored_in = self._register.incarnations()
         self._let_go([item for item in batch.here if item.message.qos == 0])
         found = [await self._clients_of(accepted) for accepted in batch.elsewhere]
-        for accepted, clients in zip(
-            batch.elsewhere, found, strict=True
-        ):  # after what Redis can fail: a retry would repeat it
+        for accepted, clients in zip(batch.elsewhere, found, strict=True):  # after what Redis can fail: a retry would repeat it
             if clients:
                 await self._produce_again(accepted, clients)
             elif clients is not None:

@@ -45,6 +45,10 @@ class CenterClient:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return await self._ask("POST", path, json=body, headers=headers)
 
+    async def put(self, path: str, body: dict[str, Any]) -> Any:
+        """PUT a JSON document; raises Unreachable, NotFound, Answered."""
+        return await self._ask("PUT", path, json=body)
+
     async def _ask(self, method: str, path: str, **more: Any) -> Any:
         try:
             answer = await self._http.request(method, path, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,16 +11,22 @@ from typing import Any
 import httpx
 from journal_twin import JournalTwin
 
+from infra.journal import JournalDown
 from infra.keeper import Policy, Product
 from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown, SessionView
 from infra.rooms import RoomView
 from infra.tokens import Verifier
-from infra.wire import Lease, PullItem, RoomEntry
+from infra.wire import JobContent, Lease, PullItem, RoomEntry
 from schemas import names
+from schemas.broadcasts import Audit
 from workers.center import app
+from workers.center.census import Known, RoomAnswer
+from workers.center.jobs import JobIndex
 from workers.center.ports import Parts, QueueChange
 from workers.center.problems import Problem
+from workers.center.streams import Streams
 from workers.center.switch import changed
+from workers.center.trail import AuditPage
 
 KEY = "a-secret-key"
 
@@ -104,11 +111,22 @@ class KicksTwin:
 class JobsTwin:
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    index: JobIndex = field(default_factory=JobIndex)
+
+    def put(self, **document: Any) -> None:
+        """As an owner writes it."""
+        self.documents[document["job"]] = document
+        self.index.take(names.kv_job_key(document["job"]), json.dumps(document).encode())
+
     async def get(self, job: str) -> dict[str, Any] | None:
         return self.documents.get(job)
 
+    def known(self, key: str) -> dict[str, Any] | None:
+        return next((each for job, each in self.documents.items() if names.kv_job_key(job) == key), None)
+
     async def announce(self, document: dict[str, Any]) -> None:
-        self.documents.setdefault(document["job"], document)
+        if document["job"] not in self.documents:
+            self.put(**document)
 
 
 @dataclass
@@ -120,6 +138,32 @@ class KeysTwin:
         if self.down:
             raise RegisterDown("away")
         return self.found.setdefault((product, record), digest) == digest
+
+
+@dataclass
+class CensusTwin:
+    """`persons`: what a room answers; None: it does not. `found` None: Kafka is down."""
+
+    persons: dict[str, int | None] = field(default_factory=dict)
+    found: Known | None = None
+    asked: list[JobContent] = field(default_factory=list)
+
+    async def online(self, rooms: list[str], content: JobContent) -> list[RoomAnswer]:
+        self.asked.append(content)
+        return [RoomAnswer(room, self.persons.get(room), None if room in self.persons else "no answer") for room in rooms]
+
+    async def known(self, content: JobContent) -> Known:
+        if self.found is None:
+            raise JournalDown("the twin is down")
+        return self.found
+
+
+@dataclass
+class TrailTwin:
+    records: list[Audit] = field(default_factory=list)
+
+    async def of(self, product: str, job: str) -> AuditPage:
+        return AuditPage([each for each in self.records if (each.product, each.subject) == (product, job)], whole=True)
 
 
 @dataclass
@@ -163,6 +207,9 @@ class World:
         self.jobs = JobsTwin()
         self.queues = QueuesTwin(self.documents)
         self.health = HealthTwin()
+        self.census = CensusTwin()
+        self.trail = TrailTwin()
+        self.streams = Streams(most=2, keep_alive=0.02)
 
     @property
     def parts(self) -> Parts:
@@ -180,6 +227,9 @@ class World:
             topics=self.queues,
             switch=self.queues,
             health=self.health,
+            census=self.census,
+            trail=self.trail,
+            streams=self.streams,
             api_key=KEY,
         )
 
