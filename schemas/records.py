@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from schemas import names
-from schemas.broadcasts import Audit, Broadcast, JobRecord, Transition
+from schemas.broadcasts import AudienceChunk, Audit, Broadcast, JobRecord, Transition
 from schemas.checks import check_content, check_ttl
 from schemas.codes import Mode, Priority, State, Status
 
@@ -197,6 +197,7 @@ Record = (
     | Broadcast
     | Transition
     | JobRecord
+    | AudienceChunk
     | Audit
     | Receipt
     | Uplink
@@ -210,6 +211,7 @@ RECORDS: tuple[type[Record], ...] = (
     Broadcast,
     Transition,
     JobRecord,
+    AudienceChunk,
     Audit,
     Receipt,
     Uplink,
