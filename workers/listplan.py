@@ -6,7 +6,7 @@ offsets up to which they were counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from schemas.broadcasts import WHOLE, Canary, RoomCursor
@@ -42,7 +42,7 @@ class ListPlan:
     taken: int = 0
     limit: int = 0
     _credit: float = 0.0
-    _looked_at: float = field(default=0.0)
+    _looked_at: float | None = None
 
     @property
     def found(self) -> bool:
@@ -67,13 +67,18 @@ class ListPlan:
 
         `share`: persons per second, `available`: what the pace has, `most`: what one batch may have. Take what is returned.
         """
-        self._credit = min(self._credit + share * max(0.0, now - self._looked_at), max(1.0, share * PERIOD))
+        passed = BEAT if self._looked_at is None else max(0.0, now - self._looked_at)
+        self._credit = min(self._credit + share * passed, max(1.0, share * PERIOD))
         self._looked_at = now
         beat = max(1.0, CATCH_UP * share * BEAT)
         count = max(0, int(min(self._credit, beat, available, most, self.left())))
         self._credit -= count
         self.taken += count
         return count
+
+    def idle(self) -> None:
+        """Nothing is wanted for now: this time is not made up for."""
+        self._credit, self._looked_at = 0.0, None
 
     def produced(self, count: int) -> None:
         """Kafka has the next `count` of what was taken."""

@@ -135,6 +135,7 @@ class ListRun(JobBase):
         busy = self.moving() and (plan.left() > 0 or plan.taken > 0)
         self._pace.ask(self.job, self._asked(now) if busy else 0.0, now, weight=WEIGHTS[self._content.priority])
         if not busy:
+            plan.idle()
             return TICK[1]
         if not plan.taken:  # else what was taken before is still to be produced
             share, available = self._pace.share(self.job), self._pace.available(self.job, now)
