@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 from infra.journal import JournalDown
 from infra.settings import KafkaSettings
 from schemas import codec, names
-from schemas.broadcasts import AudienceChunk
+from schemas.broadcasts import AudienceChunk, Broadcast
 from schemas.partition import partition_of
 
 SEARCH: Final = 60.0
@@ -58,6 +58,18 @@ class Chunk:
 
     offset: int
     record: AudienceChunk
+
+
+def unusable(content: Broadcast, audience: Audience | None) -> str:
+    """Why a broadcast can't go to what was found under its audience's name, or ""."""
+    name = content.audience
+    if audience is None:
+        return f"product {content.product} has no audience {name}: upload it first"
+    if not audience.sealed:
+        return f"audience {name} is not sealed: its upload has not ended, or broke off after {audience.clients} ids"
+    if audience.realm != content.realm:
+        return f"audience {name} has clients of realm {audience.realm}, the broadcast is for realm {content.realm}"
+    return ""
 
 
 class Audiences:

@@ -17,11 +17,11 @@ from typing import Final, NamedTuple
 import structlog
 
 from infra import wire
-from infra.audiences import Audience, Chunk
+from infra.audiences import Chunk, unusable
 from infra.journal import Entry, JournalDown
 from infra.wire import JobView
 from schemas import names
-from schemas.broadcasts import Broadcast, JobRecord, RoomCursor
+from schemas.broadcasts import JobRecord, RoomCursor
 from schemas.codes import State
 from schemas.jobs import JobState
 from schemas.records import PushMessage
@@ -284,15 +284,3 @@ class ListRun(JobBase):
             eta_s=0.0 if not left else round(left / pace, 1) if pace > 0 else None,
             canary=self._canary_view(),
         )
-
-
-def unusable(content: Broadcast, audience: Audience | None) -> str:
-    """Why a broadcast can't go to what was found under its audience's name, or ""."""
-    name = content.audience
-    if audience is None:
-        return f"product {content.product} has no audience {name}: upload it first"
-    if not audience.sealed:
-        return f"audience {name} is not sealed: its upload has not ended, or broke off after {audience.clients} ids"
-    if audience.realm != content.realm:
-        return f"audience {name} has clients of realm {audience.realm}, the broadcast is for realm {content.realm}"
-    return ""
