@@ -17,12 +17,15 @@ import click
 
 from infra import VERSION
 from infra.ops.log_commands import dlq, register, replay, tail
+from infra.ops.queue_commands import queue
 from infra.ops.shell import (
     FAILED,
     LATE,
     Ending,
     data_option,
     json_option,
+    kafka_of,
+    nats_of,
     note,
     run_main,
     settings_of,
@@ -174,6 +177,7 @@ def token(data: Path | None, ttl: int, **fields: Any) -> None:
 @click.option(
     "--pull-after", type=click.FloatRange(0, 3600, min_open=True), help="Seconds that a notice asks to wait before the pull."
 )
+@click.option("--fallback-after", help="What is unsettled then goes to another channel: 30s, 10m, 2h; at most the time to live.")
 def send(data: Path | None, as_json: bool, payload: str, **fields: Any) -> None:
     """Send one message to a client, or to all clients of a user."""
     body = {name: value for name, value in fields.items() if value is not None}
@@ -317,17 +321,19 @@ def topics() -> None:
 @data_option
 @json_option
 def topics_apply(data: Path | None, as_json: bool) -> None:
-    """Create the topics that are missing; what is there is left as it is."""
+    """Create the topics that are missing, those of own queues too; what is there is left as it is."""
     from infra.journal import apply_topics
+    from infra.ops.queues import switched_on
 
-    settings = settings_of(data)
-    if not settings.kafka.bootstrap:
-        settings = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"bootstrap": system_of(data).kafka})})
-    outcome = [{"topic": topic, "outcome": word} for topic, word in run_main(apply_topics(settings.kafka))]
+    kafka, nats = kafka_of(data), nats_of(data)
+    queues = run_main(switched_on(nats)) if nats else None
+    if queues is None:
+        note("NATS is not there to ask which products have own queues: delivery workers create those topics")
+    outcome = [{"topic": topic, "outcome": word} for topic, word in run_main(apply_topics(kafka, queues or ()))]
     show(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
 
 
-for command in (tail, dlq, replay, register):
+for command in (tail, dlq, replay, register, queue):
     cli.add_command(command)
 
 

@@ -111,11 +111,15 @@ class Batcher(Generic[I, O]):
         self.idle.set()
 
     def ask(self, item: I, done: Done[O]) -> Ask[O]:
-        """Send an item with the next batch; `done` gets its result."""
+        """Send an item with the next batch; `done` gets its result, at once (None) where it is larger than a batch may be."""
         ask: Ask[O] = Ask(self._encoder.encode(item), done, self._clock() + self._give_up)
         self.items += 1
         self.bytes += len(ask.data)
         self.idle.clear()
+        if len(ask.data) > MAX_BYTES - HEADROOM:
+            log.error("a request that no batch can carry is given up", subject=self._subject, bytes=len(ask.data))
+            self._lose(ask)
+            return ask
         if self.items > self._limit and self._waiting:
             self._lose(self._waiting.popleft())
         self._waiting.append(ask)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from infra.attributes import Attributes
 from infra.wire import Ack
 from schemas.partition import slot_of
 
@@ -53,7 +54,7 @@ class BindState:
         "qos", "ready", "saved", "sent", "settled", "user",
     )  # fmt: skip
 
-    def __init__(self, client: Client, product: str, qos: int, user: str, attrs: dict[str, str]) -> None:
+    def __init__(self, client: Client, product: str, qos: int, user: str, attrs: Attributes) -> None:
         self.client = client
         self.product = product
         self.qos = qos

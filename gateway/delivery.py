@@ -32,6 +32,8 @@ from infra.wire import (
 
 ACKS_AT_ONCE: Final = 16
 """So many settled messages do not wait for the flush."""
+MAX_UNCONFIRMED: Final = 512
+"""With so many settled messages that the saver has not confirmed, no hint is written: the bind is behind until they are."""
 
 WRITTEN, BEHIND, GONE, DROPPED = "written", "behind", "gone", "dropped"
 
@@ -107,6 +109,8 @@ class Delivery(Exchange):
     def _may_take(self, bind: BindState, n: int) -> bool:
         if not bind.ready or bind.behind or n != bind.n + 1 or self._rest is not None:
             return False
+        if len(self._confirming) + self.window.unconfirmed >= MAX_UNCONFIRMED:
+            return False  # savers are away: what they do not know yet has to fit into our memory, and into a request
         return (self.idle or self._only_acks) and self.window.may_write(bind)  # no page is on its way
 
     # --- acks ----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from gateway.saver_link import SaverLink
 from gateway.wheel import RESOLUTION
 from infra.bus import Bus
 from infra.lifecycle import Loops
-from infra.wire import Control, ControlReply, Hint, Kick, Reply, Request, Slice, SliceReply, encoder
+from infra.wire import Control, ControlReply, Estimate, Hint, Kick, Reply, Request, Slice, SliceReply, encoder
 from schemas import names
 
 BACKLOG: Final = 4096
@@ -67,9 +67,14 @@ class Endpoints:
 
     async def _take_control(self, data: bytes) -> bytes:
         message: Control = self._control.decode(data)
-        reply: ControlReply
-        reply = self._room.kick(message) if isinstance(message, Kick) else self._room.fanout.control(message)
-        return self._encoder.encode(reply)
+        return self._encoder.encode(await self._obey(message))
+
+    async def _obey(self, message: Control) -> ControlReply:
+        if isinstance(message, Kick):
+            return self._room.kick(message)
+        if isinstance(message, Estimate):
+            return await self._room.fanout.estimate(message)
+        return self._room.fanout.control(message)
 
     async def _take_slice(self, data: bytes) -> bytes:
         reply: SliceReply = await self._room.fanout.slice(self._slice.decode(data))

@@ -10,7 +10,7 @@ from gateway.host import Host
 from gateway.ports import Ask, Shell
 from gateway.reasons import End, Reason
 from gateway.window import Window
-from infra.wire import SUPERSEDED, Ack, DisconnectItem, SettledJob
+from infra.wire import SUPERSEDED, Ack, DisconnectItem, SettledJob, SyncItem, SyncResult
 
 
 class Exchange:
@@ -89,7 +89,11 @@ class Exchange:
 
     def _disconnect(self) -> None:
         client, host = self.client, self.host
-        acks = [*self._confirming, *self.window.take_acks()]
+        client.acks = [*self._confirming, *(client.acks or ())] or None
+        acks = self.window.take_acks()
+        while client.acks:  # they do not fit one request: nobody waits for these answers, as for the last one's
+            host.saver.sync(self._only(acks), _nobody_waits)
+            acks = self.window.take_acks()
         unacked = [(item.product, item.id) for item in client.inflight.values()] if client.inflight else []
         host.saver.disconnect(
             DisconnectItem(
@@ -98,6 +102,17 @@ class Exchange:
             )
         )  # fmt: skip
         client.binds.clear()
+
+    def _only(self, acks: list[Ack]) -> SyncItem:
+        """A sync that settles, and changes nothing else."""
+        client, host = self.client, self.host
+        return SyncItem(
+            client.key, host.room, host.epoch, client.connection, client.generation, client.number, [], acks, [], only_acks=True
+        )
+
+
+def _nobody_waits(result: SyncResult | None) -> None:
+    """The acks count whoever has the session."""
 
 
 class _Starting:

@@ -1,9 +1,9 @@
 """Broadcasts in one room: slices are walked at the owner's pace, late joiners draw on its grants, PUBACKs settle.
 
 The rules (docs/design.md, broadcast): a client gets a job once for each connection, in the walk if its slot is still ahead of
-the cursor, else from the job's late queue; what was sent and not settled when a connection ends comes again on the next. Walks
-run in short chunks, so that pings and acknowledgements keep flowing. Nothing here waits for a client: a full window puts the
-client into the queue.
+the cursor, else from the job's late queue; what was sent and not settled when a connection ends comes again on the next. Nothing
+here waits for a client: a full window puts the client into the queue. Whom a job means: gateway/eligibility.py; how a slice is
+written: gateway/walk.py.
 """
 
 from __future__ import annotations
@@ -17,23 +17,31 @@ from prometheus_client import Counter
 
 from gateway import packets
 from gateway.client import BindState, Client
+from gateway.eligibility import Target
 from gateway.index import Index
 from gateway.jobs import Job, Jobs, NoPlace
-from infra.wire import Announce, ControlReply, EndJob, JobNumber, SettledJob, Slice, SliceReply
+from gateway.walk import LOOKS, Walk
+from infra.segments import BadSegment
+from infra.wire import (
+    Announce,
+    ControlReply,
+    EndJob,
+    Estimate,
+    JobContent,
+    JobNumber,
+    PauseJob,
+    SettledJob,
+    Slice,
+    SliceReply,
+)
+from schemas.codes import SLOTS
 
-CHUNK: Final = 200
-"""Writes between two turns of the loop: about 2 ms (PERFORMANCE: 10 µs a write)."""
-LOOKS: Final = 2_000
-"""Binds looked at between two turns of the loop; a write counts for LOOKS / CHUNK of them."""
-TICK: Final = 0.005
-"""How often a spread slice writes what has become due, s."""
-MAX_SPREAD_MS: Final = 1_000
 MAX_EARLY: Final = 256
 """Settled jobs, unknown in this room, that are remembered for each bind: the newest."""
 
 log = structlog.get_logger("fanout")
-written = Counter("longwire_fanout_written_total", "Broadcasts written to a connection")
 settled = Counter("longwire_fanout_settled_total", "Broadcasts settled", ["state"])
+refused = Counter("longwire_fanout_refused_total", "Broadcasts announced or estimated that mean nothing here", ["reason"])
 slices = Counter("longwire_fanout_slices_total", "Slices by answer", ["status"])
 unknown_acks = Counter("longwire_fanout_unknown_acks_total", "PUBACKs with a broadcast's id that was not in flight")
 
@@ -83,6 +91,7 @@ class FanOut:
             return
         for job in self._jobs.of(bind.product):
             job.forget(bind)
+            job.times.left(bind)
         for job in self._jobs.at(bind.product, bind.sent & ~bind.settled):
             job.interrupt(bind.client.key)
 
@@ -146,7 +155,8 @@ class FanOut:
             return
         bind.settled |= job.bit
         client.broadcasts_inflight = max(0, client.broadcasts_inflight - 1)
-        client.broadcast_at = self._clock()
+        now = client.broadcast_at = self._clock()
+        job.times.acked(bind, now)
         if reason < 0x80:
             job.acked += 1
             _ACKED.inc()
@@ -190,10 +200,12 @@ class FanOut:
 
     # --- control ------------------------------------------------------------------------------------------------------
 
-    def control(self, message: Announce | EndJob) -> ControlReply:
-        """A job begins here, or is over; a repeat changes nothing."""
+    def control(self, message: Announce | EndJob | PauseJob) -> ControlReply:
+        """A job begins here, pauses or is over; a repeat changes nothing."""
         if isinstance(message, EndJob):
             return self._end(message)
+        if isinstance(message, PauseJob):
+            return self._pause(message)
         content = message.content
         job = self._jobs.by_id.get(content.job)
         if job is None:
@@ -209,7 +221,9 @@ class FanOut:
             return ControlReply("gone")
         binds = self._index.binds(content.product)
         try:
-            job = self._jobs.add(content, term=message.term, cursor=message.slot, now=self._clock(), binds=binds)
+            job = self._jobs.add(content, Target(content), term=message.term, cursor=message.slot, now=self._clock(), binds=binds)
+        except BadSegment as error:
+            return _refuse(content, "segment", error)
         except NoPlace as error:
             log.warning("no place for the broadcast", job=content.job, product=content.product, reason=str(error))
             return ControlReply("full")
@@ -226,6 +240,30 @@ class FanOut:
         self._jobs.end(job)
         log.info("broadcast over", job=message.job, product=job.content.product, term=message.term)
         return ControlReply("ok", counts)
+
+    def _pause(self, message: PauseJob) -> ControlReply:
+        """The slice that is being written stops at its next look at the job, and answers with what it did."""
+        job = self._jobs.by_id.get(message.job)
+        if job is None:
+            return ControlReply("gone")
+        if message.term < job.term:
+            return ControlReply("old-term")
+        job.pauses += 1
+        log.info("broadcast pauses", job=message.job, product=job.content.product, term=message.term)
+        return ControlReply("ok", job.counts())
+
+    async def estimate(self, message: Estimate) -> ControlReply:
+        """How many binds here does a content mean? Nothing is kept."""
+        try:
+            target = Target(message.content)
+        except BadSegment as error:
+            return _refuse(message.content, "segment", error)
+        at, persons, limit = 0, 0, LOOKS // target.looks
+        while at < SLOTS:
+            binds, at = self._index.take(message.content.product, at, SLOTS, limit)
+            persons += sum(map(target.means, binds))
+            await self._sleep(0)
+        return ControlReply("ok", persons=persons)
 
     def _adopt(self, job: Job, term: int, number: JobNumber) -> None:
         """A new owner's slices are numbered afresh."""
@@ -256,7 +294,8 @@ class FanOut:
         outdated = job.reply is not None and order.seq < job.reply.seq
         if outdated or int(self._clock() * 1000) > order.deadline_ms:
             return SliceReply("stale", order.seq, job.cursor)
-        persons = await _Run(self, job, order).go()
+        walk = Walk(job, order, index=self._index, offer=self.offer, clock=self._clock, sleep=self._sleep)
+        persons = await walk.go()
         reply = SliceReply("ok", order.seq, job.cursor, persons, job.counts())
         if job.term == order.term:
             job.reply = reply
@@ -273,6 +312,7 @@ class FanOut:
         if len(data) > client.max_packet:  # it can never be taken: settled, so that it is not tried again
             bind.settled |= job.bit
             job.rejected += 1
+            job.too_large += 1
             _REJECTED.inc()
             return False
         bind.sent |= job.bit
@@ -287,96 +327,13 @@ class FanOut:
         return True
 
 
-class _Run:
-    """One slice while it is written."""
-
-    def __init__(self, fanout: FanOut, job: Job, order: Slice) -> None:
-        self._fanout = fanout
-        self._index = fanout._index  # noqa: SLF001 - a part of FanOut, apart only because it has a state of its own
-        self._clock = fanout._clock  # noqa: SLF001
-        self._sleep = fanout._sleep  # noqa: SLF001
-        self._job = job
-        self._order = order
-        self._walked = 0
-        self._drawn = 0
-        self._looks = 0
-
-    async def go(self) -> int:
-        """Write all that is due as time passes; returns to how many persons."""
-        job, order = self._job, self._order
-        begun, spread = self._clock(), min(order.spread_ms, MAX_SPREAD_MS) / 1000
-        await self._sweep()
-        first, last = job.cursor, max(job.cursor, order.hi)
-        share = 0.0
-        while share < 1 and not self._stopped() and self._anything_left(last):
-            passed = self._clock() - begun
-            share = min(1.0, passed / spread) if spread > 0 else 1.0
-            await self._walk(first + int((last - first) * share))
-            await self._draw(int(order.late * share))
-            if share < 1:
-                await self._sleep(TICK)
-        written.inc(self._walked + self._drawn)
-        return self._walked + self._drawn
-
-    def _stopped(self) -> bool:
-        """Over, another owner's, or long past its time: a process that was stopped must not go on where it was."""
-        job, now = self._job, self._clock()
-        outdated = now * 1000 > self._order.deadline_ms + MAX_SPREAD_MS
-        return job.over or job.term != self._order.term or job.expires_at <= now or outdated
-
-    def _full(self) -> bool:
-        return bool(self._order.most) and self._walked >= self._order.most
-
-    def _anything_left(self, last: int) -> bool:
-        """Slots to walk within the bound, or a grant and somebody (perhaps blocked now) for it."""
-        job = self._job
-        if job.cursor < last and not self._full():
-            return True
-        return self._drawn < self._order.late and bool(job.late or job.blocked)
-
-    async def _walk(self, upto: int) -> None:
-        """Offer the job to everyone in the slots below `upto`. Slots below the cursor are never walked again."""
-        job, order = self._job, self._order
-        while job.cursor < upto and not self._full() and not self._stopped():
-            limit = min(CHUNK, order.most - self._walked) if order.most else CHUNK
-            binds, job.cursor = self._index.take(job.content.product, job.cursor, upto, limit)
-            now, before = self._clock(), self._walked
-            for bind in binds:
-                if not job.wants(bind):
-                    job.skipped += 1
-                elif self._fanout.offer(job, bind, now):
-                    self._walked += 1
-            await self._breathe(len(binds), self._walked - before)
-
-    async def _draw(self, upto: int) -> None:
-        """Write to late joiners until `upto` of the grant are spent or nobody is left."""
-        job = self._job
-        while self._drawn < upto and job.late and not self._stopped():
-            bind, _ = job.late.popitem(last=False)
-            wrote = job.wants(bind) and self._fanout.offer(job, bind, self._clock())
-            self._drawn += wrote
-            await self._breathe(1, int(wrote))
-
-    async def _breathe(self, looks: int, writes: int) -> None:
-        """Give the loop a turn when this slice has had its share of it."""
-        self._looks += looks + writes * (LOOKS // CHUNK)
-        if self._looks >= LOOKS:
-            self._looks = 0
-            await self._sleep(0)
-
-    async def _sweep(self) -> None:
-        """Queue who was already here when the job came with its cursor ahead: their slots were walked in other rooms."""
-        job = self._job
-        at = 0
-        while at < job.unswept and not self._stopped():
-            binds, at = self._index.take(job.content.product, at, job.unswept, LOOKS)
-            for bind in binds:
-                job.queue(bind)
-            await self._sleep(0)
-        if at >= job.unswept:
-            job.unswept = 0
-
-
 def _outstanding(client: Client) -> int:
     """How many broadcasts are in flight to a client by its masks."""
     return sum((bind.sent & ~bind.settled).bit_count() for bind in client.binds.values() if bind.qos)
+
+
+def _refuse(content: JobContent, word: str, error: ValueError) -> ControlReply:
+    """A content that means nothing here: nobody gets it."""
+    refused.labels(word).inc()
+    log.warning("broadcast refused", job=content.job, product=content.product, reason=str(error))
+    return ControlReply("refused")

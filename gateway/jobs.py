@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from gateway import packets
+from gateway.ack_times import AckTimes
 from gateway.client import FIRST_BROADCAST_ID, BindState
+from gateway.eligibility import Target
 from infra.wire import Counts, JobContent, JobNumber, SliceReply
 from schemas import names
 
@@ -32,19 +34,24 @@ class NoPlace(Exception):
 class Job:
     """One broadcast in this room. `bit` is its place in the masks, `packet_id` the same for every connection.
 
-    Every slot below `cursor` was walked. `late` may be written to when a grant is there; `blocked` have no window place now.
-    Slots below `unswept` still have to be looked through for late joiners: the job came here when they were walked elsewhere.
+    Every slot below `cursor` was walked; a walk that began before the last of `pauses` stops. `late` may be written to when a
+    grant is there; `blocked` have no window place now. Slots below `unswept` still have to be looked through for
+    late joiners: the job came here when they were walked elsewhere.
     """
 
     __slots__ = (
-        "_bytes", "_second", "acked", "bit", "blocked", "content", "cursor", "expires_at", "groups", "interrupted", "late",
-        "lock", "number", "over", "packet_id", "rejected", "repeated", "reply", "sent", "skipped", "term", "unswept", "written",
+        "_bytes", "_condition", "_newest_ms", "_second", "acked", "bit", "blocked", "content", "cursor", "expires_at",
+        "interrupted", "late", "lock", "number", "over", "packet_id", "pauses", "rejected", "repeated", "reply", "sent",
+        "skipped", "target", "term", "times", "too_large", "unswept", "written",
     )  # fmt: skip
 
-    def __init__(self, content: JobContent, *, term: int, cursor: int, bit: int, packet_id: int, now: float) -> None:
+    def __init__(
+        self, content: JobContent, target: Target, *, term: int, cursor: int, bit: int, packet_id: int, now: float
+    ) -> None:
         self.content = content
         self.number: JobNumber = content.number
-        self.groups = frozenset(content.groups)
+        self.target = target
+        self._condition, self._newest_ms = target.condition, target.newest_ms  # the walk asks them of everyone
         self.term = term
         self.cursor = cursor
         self.unswept = cursor
@@ -52,22 +59,24 @@ class Job:
         self.packet_id = packet_id
         self.expires_at = now + content.expires_in_ms / 1000
         self.over = False
+        self.pauses = 0
         self.lock = asyncio.Lock()
         self.reply: SliceReply | None = None
         self.late: OrderedDict[BindState, None] = OrderedDict()
         self.blocked: OrderedDict[BindState, None] = OrderedDict()
         self.interrupted: set[str] = set()
-        self.sent = self.written = self.acked = self.rejected = self.repeated = self.skipped = 0
+        self.times = AckTimes()
+        self.sent = self.written = self.acked = self.rejected = self.repeated = self.skipped = self.too_large = 0
         self._bytes: dict[tuple[str, int], bytes] = {}
         self._second = -1
 
     # --- who ----------------------------------------------------------------------------------------------------------
 
     def matches(self, bind: BindState) -> bool:
-        """Is the bind a target: ready, not fenced, in one of the groups, first bound before the start unless asked otherwise?"""
-        if not bind.ready or bind.fenced or (self.groups and self.groups.isdisjoint(bind.groups)):
+        """Is the bind ready, not fenced, and meant (`Target.means`)?"""
+        if not bind.ready or bind.fenced or bind.first_bind_ms > self._newest_ms:
             return False
-        return self.content.include_new or bind.first_bind_ms <= self.content.started_ms
+        return self._condition is None or self._condition(bind)
 
     def wants(self, bind: BindState) -> bool:
         """Does the bind match, and has it neither been sent nor settled?"""
@@ -107,7 +116,7 @@ class Job:
 
     def _group_of(self, bind: BindState) -> str:
         """The group whose topic the bind gets it on: the job's first that it has joined."""
-        if not self.groups:
+        if not self.target.groups:
             return ""
         return next(name for name in self.content.groups if name in bind.groups)
 
@@ -154,6 +163,8 @@ class Job:
             repeated=self.repeated,
             skipped=self.skipped,
             waiting=len(self.late) + len(self.blocked),
+            too_large=self.too_large,
+            ack_times=list(self.times.counts),
         )
 
     def end(self) -> None:
@@ -162,6 +173,7 @@ class Job:
         self.late.clear()
         self.blocked.clear()
         self.interrupted.clear()
+        self.times.end()
         self._bytes.clear()
 
 
@@ -233,11 +245,11 @@ class Jobs:
         jobs = self._products.get(product)
         return jobs.at(mask) if jobs is not None and mask else ()
 
-    def add(self, content: JobContent, *, term: int, cursor: int, now: float, binds: Iterable[BindState]) -> Job:
+    def add(self, content: JobContent, target: Target, *, term: int, cursor: int, now: float, binds: Iterable[BindState]) -> Job:
         """Take a job in; `binds` are the product's, in case places have to be cleared. Raises NoPlace."""
         jobs = self._products.setdefault(content.product, ProductJobs())
         bit = jobs.free_bit() or self._reclaim(jobs, binds, now)
-        job = Job(content, term=term, cursor=cursor, bit=bit, packet_id=self._packet_id(), now=now)
+        job = Job(content, target, term=term, cursor=cursor, bit=bit, packet_id=self._packet_id(), now=now)
         jobs.add(job)
         self.by_id[content.job] = job
         self.by_packet[job.packet_id] = job

@@ -16,7 +16,9 @@ from infra.wire import (
     DisconnectItem,
     DoneResult,
     EndJob,
+    Estimate,
     JobNumber,
+    PauseJob,
     PullItem,
     PullResult,
     SettledJob,
@@ -130,8 +132,11 @@ class FanOut(Protocol):
     def saved(self, bind: BindState, jobs: list[SettledJob]) -> None:
         """The saver has these now."""
 
-    def control(self, message: Announce | EndJob) -> ControlReply:
-        """A job begins or ends."""
+    def control(self, message: Announce | EndJob | PauseJob) -> ControlReply:
+        """A job begins, pauses or ends."""
+
+    async def estimate(self, message: Estimate) -> ControlReply:
+        """How many clients here does a content mean?"""
 
     async def slice(self, order: Slice) -> SliceReply:
         """Write a slice of a job."""

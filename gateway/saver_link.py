@@ -73,6 +73,7 @@ class SaverLink:
         """Wait until every disconnect was confirmed, at most `seconds`; returns whether they are."""
         try:
             async with asyncio.timeout(seconds):
+                await self._sync.idle.wait()  # some wait for their client's last request, or share what it has to tell with one
                 await self._disconnect.idle.wait()
         except TimeoutError:
             return False

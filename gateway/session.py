@@ -27,7 +27,7 @@ from gateway.states import Hold, State, Violation
 from gateway.uplinking import Refused, Uplinking, accept, asked_for
 from gateway.wheel import NEVER
 from infra.tokens import Grant
-from infra.wire import OK, ConnectItem, ConnectResult
+from infra.wire import ELSEWHERE, OK, ConnectItem, ConnectResult
 
 if TYPE_CHECKING:
     from gateway.room import Room
@@ -204,7 +204,12 @@ class Session(Lifetime):
         self._deadline = now + SAVER_TIMEOUT
         self._hold(Hold.OPENING)
         room.wheel.at(self, self._deadline)
-        item = ConnectItem(grant.key, room.id, room.epoch, self.connection)
+        self._ask_for_session()
+
+    def _ask_for_session(self, seen: tuple[int, int] = (0, 0), until_ms: int = 0) -> None:
+        assert self._grant is not None
+        room = self._room
+        item = ConnectItem(self._grant.key, room.id, room.epoch, self.connection, seen, until_ms)
         ask = room.host.saver.connect(item, self._connected)
         if self.state is State.OPENING:
             self._ask = ask
@@ -218,17 +223,28 @@ class Session(Lifetime):
         self._finish(answer, End.REFUSED)
 
     def _connected(self, result: ConnectResult | None) -> None:
-        """The saver's answer: the session, or that a later connection has the client."""
+        """The saver's answer: the session, or that a later connection has the client, or another room."""
         assert self._connect is not None
         self._ask = None
         if self.state is not State.OPENING:
             self._too_late(result)
         elif result is None:
             self._no_answer()
+        elif result.status == ELSEWHERE:
+            self._take_over(result)
         elif result.status != OK:
             self._finish(b"", End.TAKEN_OVER)
         else:
             self._open(result, self._connect)
+
+    def _take_over(self, other: ConnectResult) -> None:
+        """Another room has the client: take it from there, but only while we wait. A request that is delayed for longer, on its
+        way or in a saver that stood still, must not take the client from where it has gone when we gave it up."""
+        left = self._deadline - self._room.clock()
+        if left <= 0:
+            self._no_answer()  # we stood still ourselves
+        else:
+            self._ask_for_session((other.generation, other.number), other.now_ms + int(left * 1000))
 
     def _no_answer(self) -> None:
         if self._connect is not None:

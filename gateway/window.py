@@ -12,13 +12,16 @@ import msgspec
 from gateway import metrics, packets
 from gateway.client import FIRST_BROADCAST_ID, BindState, Client, Inflight
 from gateway.ports import Shell
-from infra.wire import NOTICED, Ack, Downlink
+from infra.wire import MAX_BYTES, NOTICED, Ack, Downlink
 from schemas import names
 from schemas.codes import State
 
 WRITTEN_0, WRITTEN_1 = metrics.written.labels("0"), metrics.written.labels("1")
 SETTLED: Final = {state: metrics.settled.labels(state) for state in (*State, NOTICED)}
 """Found once: these are counted for each message."""
+
+ACKS_BYTES: Final = MAX_BYTES // 2
+"""Of one request; the rest of it is the client's binds with their windows."""
 
 TOO_LARGE: Final = "larger than the client's Maximum Packet Size"
 
@@ -131,10 +134,21 @@ class Window:
         """Something written at QoS 0 is not settled yet."""
         return self._drain is not None
 
+    @property
+    def unconfirmed(self) -> int:
+        """How many are settled, or will be by themselves, and were not sent to the saver yet."""
+        return len(self._client.acks or ()) + len(self._drain or ())
+
     def take_acks(self) -> list[Ack]:
-        """All acks that were not sent to the saver yet; they are the caller's now."""
-        acks, self._client.acks = self._client.acks, None
-        return acks or []
+        """Acks that were not sent to the saver yet, as many as a request carries; they are the caller's now, the rest is left."""
+        most = ACKS_BYTES
+        acks, self._client.acks = self._client.acks or [], None
+        for count, ack in enumerate(acks):
+            most -= _size_of(ack)
+            if most < 0 and count:
+                self._client.acks = acks[count:]
+                return acks[:count]
+        return acks
 
     def held(self, product: str) -> list[str]:
         """Ids of a product that are in the room's hands: unacknowledged, or settled and not confirmed."""
@@ -182,6 +196,11 @@ class Window:
             client.next_packet_id = packet_id % (FIRST_BROADCAST_ID - 1) + 1
             if not inflight or packet_id not in inflight:
                 return packet_id
+
+
+def _size_of(ack: Ack) -> int:
+    """Bytes in a request, at most."""
+    return len(ack.product) + len(ack.id) + len(ack.state) + 4 * len(ack.detail) + 8
 
 
 def _notice_of(message: Downlink) -> Downlink:

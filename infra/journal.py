@@ -6,7 +6,8 @@ The consuming side is `workers/runner.py`, which owns the commit rule.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -97,6 +98,18 @@ class Journal:
                 raise JournalDown(f"{topic}: {type(error).__name__}") from error
         return self._partitions[topic]
 
+    async def topics(self, prefix: str) -> dict[str, int]:
+        """The topics whose names begin so, with their numbers of partitions, as a broker says now; raises JournalDown.
+
+        All are asked for: a broker may create the one that is asked for by name, with partitions of its own choice.
+        """
+        try:
+            async with asyncio.timeout(self._settings.request_timeout):
+                cluster = await self._started().client.fetch_all_metadata()
+        except (KafkaError, TimeoutError) as error:
+            raise JournalDown(f"{prefix}: {type(error).__name__}: {error}") from error
+        return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics() if topic.startswith(prefix)}
+
     async def produce(self, entries: Sequence[Entry], *, timeout: float | None = None) -> list[Position]:
         """Produce all entries and return where each one lies, when Kafka has acknowledged every one of them.
 
@@ -172,21 +185,54 @@ def topic_specs(partitions: int) -> tuple[TopicSpec, ...]:
     )
 
 
-async def apply_topics(settings: KafkaSettings) -> list[tuple[str, str]]:
-    """Create what is missing; returns (topic, "created" | "exists"). Idempotent; raises JournalDown."""
+def queue_spec(product: str, partitions: int) -> TopicSpec:
+    """The topic of a product's own queue: as `push.messages`, and with as many partitions."""
+    [shared] = [spec for spec in topic_specs(partitions) if spec.name == names.MESSAGES]
+    return TopicSpec(names.queue_topic(product), partitions, shared.config)
+
+
+async def apply_topics(settings: KafkaSettings, queues: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Create what is missing, own queues of these products too; returns (topic, "created" | "exists"). Idempotent; raises
+    JournalDown."""
+    async with _admin(settings) as admin:
+        outcome = await _apply(admin, topic_specs(settings.partitions), settings.replication)
+        return outcome + await _apply_queues(admin, queues, settings.replication)
+
+
+async def create_queues(settings: KafkaSettings, products: Iterable[str]) -> list[tuple[str, str]]:
+    """Create the own queues of these products that are missing; returns (topic, "created" | "exists"). Raises JournalDown."""
+    async with _admin(settings) as admin:
+        return await _apply_queues(admin, products, settings.replication)
+
+
+@asynccontextmanager
+async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap, client_id="longwire-topics")
-    outcome = []
     try:
         async with asyncio.timeout(60):
             await admin.start()
-            existing = set(await admin.list_topics())
-            for spec in topic_specs(settings.partitions):
-                created = spec.name not in existing and await _create(admin, spec, settings.replication)
-                outcome.append((spec.name, "created" if created else "exists"))
+            yield admin
     except (KafkaError, OSError, TimeoutError) as error:
         raise JournalDown(f"Kafka at {settings.bootstrap}: {type(error).__name__}: {error}") from error
     finally:
         await admin.close()
+
+
+async def _apply_queues(admin: AIOKafkaAdminClient, products: Iterable[str], replication: int) -> list[tuple[str, str]]:
+    wanted = sorted(products)
+    if not wanted:
+        return []
+    [shared] = await admin.describe_topics([names.MESSAGES])
+    if not (partitions := len(shared["partitions"])):
+        raise JournalDown(f"topic {names.MESSAGES} does not exist: run `pushctl topics apply`")
+    return await _apply(admin, [queue_spec(product, partitions) for product in wanted], replication)
+
+
+async def _apply(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec], replication: int) -> list[tuple[str, str]]:
+    existing, outcome = set(await admin.list_topics()), []
+    for spec in specs:
+        created = spec.name not in existing and await _create(admin, spec, replication)
+        outcome.append((spec.name, "created" if created else "exists"))
     return outcome
 
 

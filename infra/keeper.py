@@ -11,8 +11,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from prometheus_client import Counter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
@@ -28,6 +30,9 @@ log = structlog.get_logger("keeper")
 refused = Counter("longwire_keeper_refused_total", "Documents that did not parse", ["kind"])
 
 POLICY: Final = "policy"
+MAX_QUEUE_RATE: Final = 10_000_000
+"""Messages per second of a product's own queue, at most."""
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 D = TypeVar("D", bound="Document")
 
 
@@ -53,9 +58,33 @@ class FrequencyCap(Document):
     per: Seconds = 86_400.0
 
 
+class Queue(Document):
+    """A large product's own queue, `push.messages.<product>`: `rate` messages per second over all delivery workers; none
+    while it is `paused`."""
+
+    rate: int = Field(ge=1, le=MAX_QUEUE_RATE)
+    paused: bool = False
+
+
+def _webhook(value: str) -> str:
+    """An https URL, or http to this very machine; no user, password or fragment."""
+    url = urlsplit(value)
+    if not value.isascii() or not value.isprintable() or " " in value or not url.hostname or url.port == 0:
+        raise ValueError("is not a URL")
+    if url.username is not None or url.fragment:
+        raise ValueError("a webhook's URL has no user, password or fragment")
+    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOOPBACK):
+        raise ValueError("a webhook is https, or http on a loopback address")
+    return value
+
+
+Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_webhook)]
+
+
 class Product(Document):
     """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
-    service `app.<product>.<type>` answers."""
+    service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own; `fallback_webhook`: where
+    what is in `push.fallback` is posted."""
 
     name: Annotated[str, AfterValidator(names.product)]
     ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
@@ -66,6 +95,8 @@ class Product(Document):
     service_timeout: Seconds = 3.0
     health: Health | None = None
     frequency_cap: FrequencyCap | None = None
+    queue: Queue | None = None
+    fallback_webhook: Webhook | None = None
 
 
 class SigningKey(Document):
@@ -170,6 +201,11 @@ class Keeper:
         """Stop following the bucket."""
         await self._mirror.stop()
 
+    def queue_of(self, product: str) -> Queue | None:
+        """The own queue of a product, None if it has none now."""
+        found = self.products.get(product)
+        return found.queue if found else None
+
     @property
     def current(self) -> bool:
         """Was the bucket read lately? Only then a product that is not in `products` is known not to exist."""
@@ -179,6 +215,27 @@ class Keeper:
         """Write a document; every process has it within a moment. Raises BusDown or a NATS error."""
         bucket = await self._bus.bucket(names.KV_KEEPER)
         await bucket.put(key, document.model_dump_json().encode())
+
+    async def read(self, key: str) -> tuple[Document, int]:
+        """A document as it is in the bucket now, and its revision for `replace`; raises KeyError, BusDown or a NATS error."""
+        bucket = await self._bus.bucket(names.KV_KEEPER)
+        try:
+            entry = await bucket.get(key)
+        except KeyNotFoundError:
+            raise KeyError(key) from None
+        document = self._parse(key, entry.value or b"")
+        if document is None or entry.revision is None:
+            raise KeyError(key)
+        return document, entry.revision
+
+    async def replace(self, key: str, document: Document, revision: int) -> bool:
+        """Write a document over the revision that was read; False if somebody was faster. Raises BusDown or a NATS error."""
+        bucket = await self._bus.bucket(names.KV_KEEPER)
+        try:
+            await bucket.update(key, document.model_dump_json().encode(), last=revision)
+        except KeyWrongLastSequenceError:
+            return False
+        return True
 
     def _take(self, key: str, value: bytes | None) -> None:
         if value is None:

@@ -87,6 +87,10 @@ class Rooms:
             seen = self._ended.get((room, epoch), 0.0)
         return time.monotonic() - max(seen, self._listening)
 
+    def dead(self, room: str, epoch: int) -> bool:
+        """Has this boot of a room been silent for so long that it counts as dead? Not while we could not have heard it."""
+        return self.silent_for(room, epoch) >= self._dead_after()
+
     def _listen_anew(self) -> None:
         self._listening = time.monotonic()
 

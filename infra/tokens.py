@@ -17,6 +17,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 
+from infra.attributes import Attributes, Interned
 from infra.keeper import Issuer
 from schemas import names
 
@@ -42,11 +43,11 @@ class BadToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProductGrant:
-    """What a token allows in one product. `groups` None: any."""
+    """What a token allows in one product. `groups` None: any. `attrs` is shared by all grants of a Verifier that equal it."""
 
     user: str
     groups: frozenset[str] | None
-    attrs: dict[str, str]
+    attrs: Attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Verifier:
         self._issuers: dict[str, _Issuer] = {}
         self._header = msgspec.json.Decoder(_Header)
         self._peek = msgspec.json.Decoder(_Peek)
+        self._attrs = Interned()
 
     def load(self, issuers: Mapping[str, Issuer]) -> None:
         """Replace all keys."""
@@ -103,7 +105,8 @@ class Verifier:
             client_id = _client(subject)
         elif subject != client_id:
             _bad("sub", "the token's sub is not this client id")
-        return Grant(names.client_key(document.realm, client_id), expires_at, _products(claims.get("products"), document))
+        products = _products(claims.get("products"), document, self._attrs)
+        return Grant(names.client_key(document.realm, client_id), expires_at, products)
 
     def _authenticate(self, token: bytes) -> tuple[_Issuer, dict[str, Any]]:
         header, iss = self._look(token)
@@ -189,7 +192,7 @@ def _check_audience(aud: object, expected: str) -> None:
         _bad("aud", f"the token's aud does not name {expected!a}")
 
 
-def _products(claim: object, issuer: Issuer) -> dict[str, ProductGrant]:
+def _products(claim: object, issuer: Issuer, known: Interned) -> dict[str, ProductGrant]:
     if not isinstance(claim, dict) or not claim:
         _forbidden("the token names no products")
     if len(claim) > 256:
@@ -198,17 +201,17 @@ def _products(claim: object, issuer: Issuer) -> dict[str, ProductGrant]:
     for name, body in claim.items():
         if issuer.products and name not in issuer.products:
             _forbidden(f"issuer {issuer.iss[:64]!a} may not sign for product {str(name)[:64]!a}")
-        granted[intern(str(name))] = _product(name, body)
+        granted[intern(str(name))] = _product(name, body, known)
     return granted
 
 
-def _product(name: str, body: object) -> ProductGrant:
+def _product(name: str, body: object, known: Interned) -> ProductGrant:
     if not isinstance(body, dict):
         _forbidden(f"products.{name[:64]!a} is not an object")
     try:
         names.product(name)
         user = names.user(_text(body["user"])) if body.get("user") else ""
-        return ProductGrant(user, _groups(body.get("groups", [])), _attrs(body.get("attrs") or {}))
+        return ProductGrant(user, _groups(body.get("groups", [])), known.of(_attrs(body.get("attrs") or {})))
     except ValueError as error:
         _forbidden(f"products.{name[:64]!a}: {error}")
 

@@ -35,7 +35,11 @@ class Mode(StrEnum):
 
 
 class State(StrEnum):
-    """The states that settle an accepted (id, client), as receipts name them (docs/guarantees.md)."""
+    """What became of an accepted (id, client), as receipts name it (docs/guarantees.md).
+
+    `expanded`, `moved` and `fallback` are notes and settle nothing: the message goes on under its clients' keys, in its product's
+    own queue, or is pending all the same.
+    """
 
     ACKED = "acked"
     WRITTEN = "written"
@@ -44,8 +48,14 @@ class State(StrEnum):
     REPLACED = "replaced"
     EVICTED = "evicted"
     EXPANDED = "expanded"
+    MOVED = "moved"
     DROPPED = "dropped"
     DEAD = "dead"
+    FALLBACK = "fallback"
+
+
+HANDED_OVER: Final = "handed over"
+"""The detail of a receipt that settles what had been handed to another channel before."""
 
 
 class Status(StrEnum):

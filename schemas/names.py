@@ -143,6 +143,25 @@ AUDIT: Final = "push.audit"
 DELIVERY_GROUP: Final = "longwire-delivery"
 BROADCAST_GROUP: Final = "longwire-broadcast"
 COORDINATOR_GROUP: Final = "longwire-coordinator"
+FALLBACK_GROUP: Final = "longwire-fallback"
+
+
+def queue_topic(product_name: str) -> str:
+    """A large product's own queue: what is in `MESSAGES` for others, of this product alone."""
+    return f"{MESSAGES}.{product(product_name)}"
+
+
+def queue_product(topic: str) -> str:
+    """`push.messages.{product}` → product; raises BadName."""
+    head, _, name = topic.rpartition(".")
+    if head != MESSAGES:
+        raise BadName(f"topic {topic[:80]!a} is not {MESSAGES}.<product>")
+    return product(name)
+
+
+def queue_group(product_name: str) -> str:
+    """The consumer group of a product's own queue: its rebalances and its pace are nobody else's."""
+    return f"{DELIVERY_GROUP}.{product(product_name)}"
 
 
 def job_key(job: str, term: int) -> str:
@@ -262,6 +281,29 @@ def settled_key(key: str, product_name: str) -> str:
 def collapse_index_key(key: str, product_name: str) -> str:
     """HASH: collapse key → the pending id that holds it."""
     return f"k:{{{key}}}:{product_name}"
+
+
+def due_key(tag: str) -> str:
+    """ZSET: the due-index of one hash slot, `<pending key> <id>` by when its fallback is due, ms. `tag` is a text that hashes to
+    the slot: a client's scripts may name it beside the client's own keys (docs/adr/0011)."""
+    return f"d:{{{tag}}}"
+
+
+def due_member(key: str, product_name: str, message_id: str) -> str:
+    """A message in the due-index."""
+    return f"{pending_key(key, product_name)} {message_id}"
+
+
+def parse_due_member(member: str) -> tuple[str, str, str]:
+    """A member of the due-index → (key, product, id)."""
+    pending, _, message_id = member.rpartition(" ")
+    key, _, product_name = pending[3:].rpartition("}:")
+    return key, product_name, message_id
+
+
+def due_slots_key(marker: str) -> str:
+    """ZSET of one Redis server: hash slots by the first due time in them, ms. A hint; `marker` is the server's own key."""
+    return f"{marker}:due"
 
 
 def first_bind_key(key: str, product_name: str) -> str:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from schemas import names
 from schemas.broadcasts import AudienceChunk, Audit, Broadcast, JobRecord, Transition
-from schemas.checks import check_content, check_ttl
+from schemas.checks import MAX_TTL_S, check_content, check_range, check_ttl
 from schemas.codes import Mode, Priority, State, Status
 
 MAX_PULL_AFTER_MS = 3_600_000
@@ -24,10 +24,13 @@ _MODES = frozenset(mode.value for mode in Mode)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushMessage:
-    """`push.messages`: one message for a client, or for every client of a user. Exactly one of both is named."""
+    """`push.messages`: one message for a client, or for every client of a user. Exactly one of both is named.
 
-    SCHEMA: ClassVar[str] = "PushMessage.v2"
-    OLDER: ClassVar[tuple[str, ...]] = ("PushMessage.v1",)
+    `fallback_after_s`: what is unsettled so long after it was accepted is handed to another channel (docs/adr/0011).
+    """
+
+    SCHEMA: ClassVar[str] = "PushMessage.v3"
+    OLDER: ClassVar[tuple[str, ...]] = ("PushMessage.v2", "PushMessage.v1")
 
     id: str
     product: str
@@ -46,6 +49,7 @@ class PushMessage:
     mode: str = Mode.PUSH
     pull_after_ms: int = 0
     accepted_ms: int | None = None
+    fallback_after_s: int | None = None
 
     def check(self) -> None:
         """Raise ValueError if a field is out of its bounds."""
@@ -70,7 +74,19 @@ class PushMessage:
         if self.correlation is not None and len(self.correlation) > 1024:
             raise ValueError("correlation has more than 1024 bytes")
         check_ttl(self.ttl_s)
+        self.check_fallback(MAX_TTL_S)
         check_content(self.payload, self.properties, self.content_type)
+
+    def check_fallback(self, default_ttl_s: int) -> None:
+        """Raise ValueError if the hand-over would never come; `default_ttl_s`: the product's time to live."""
+        if self.fallback_after_s is None:
+            return
+        if self.qos == 0:
+            raise ValueError("fallback_after_s at QoS 0: what is never stored can't be handed over")
+        check_range("fallback_after_s", self.fallback_after_s, 1, MAX_TTL_S)
+        ttl_s = self.ttl_s or default_ttl_s
+        if self.fallback_after_s > ttl_s:
+            raise ValueError(f"fallback_after_s {self.fallback_after_s} is longer than the time to live, {ttl_s} s")
 
     def _check_mode(self) -> None:
         if self.mode not in _MODES:
@@ -83,7 +99,8 @@ class PushMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """`push.receipts`, key client: how an accepted (id, client) was settled."""
+    """`push.receipts`, key client: how an accepted (id, client) was settled; or, in the states that settle nothing, what else
+    became of it."""
 
     SCHEMA: ClassVar[str] = "Receipt.v1"
 
@@ -163,6 +180,28 @@ class ClientRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """`push.fallback`, key client: what was unsettled when its time had come, for another channel (APNs, FCM, SMS).
+
+    `id` is the message's, or the job's. Once per (id, client); a repeat, after a crash, has the same id. `user`: whose device it
+    is by the registry, if that is known.
+    """
+
+    SCHEMA: ClassVar[str] = "Fallback.v1"
+
+    id: str
+    product: str
+    realm: str
+    client: str
+    user: str | None
+    payload: bytes
+    content_type: str | None
+    properties: dict[str, str]
+    accepted_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """`push.dead`: a record that could not be handled, with the reason and where it came from."""
 
@@ -203,6 +242,7 @@ Record = (
     | Uplink
     | StatusEvent
     | ClientRecord
+    | Fallback
     | DeadLetter
     | ShardRecord
 )
@@ -217,6 +257,7 @@ RECORDS: tuple[type[Record], ...] = (
     Uplink,
     StatusEvent,
     ClientRecord,
+    Fallback,
     DeadLetter,
     ShardRecord,
 )

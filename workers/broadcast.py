@@ -106,7 +106,9 @@ class Broadcasts:
 
     async def _obey(self, owned: _Owned, command: Transition, offset: int) -> None:
         run = owned.runs.get(command.job)
-        if run is not None and run.record.product == command.product:
+        if run is not None:
+            if run.record.product != command.product:
+                raise Refused(f"product {command.product} has no broadcast {command.job}")
             await run.obey(command, offset)
             commands.labels(command.action).inc()
         elif offset <= owned.over.get(command.job, -1):

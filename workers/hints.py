@@ -1,7 +1,7 @@
 """Hints from delivery to rooms: one batch a room at a time in flight order, two tries, then it lets go.
 
-A hint that is lost costs the client one sync, so nothing here waits for a room, and nothing here is durable. Queues are bounded:
-a room that does not keep up loses hints, counted.
+A hint that is lost costs the client one sync, so nothing here waits for a room, and nothing here is durable. Queues are bounded
+in number and bytes: a room that does not keep up loses hints, counted, and so does one that is dead as far as its leases tell.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 from prometheus_client import Counter
 
 from infra.bus import Bus, BusError
+from infra.register import SessionView
 from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, VERSION, Hint, HintResult, Reply, Request, size_of
 from schemas import names
 
 QUEUE: Final = 20_000
 """Hints that wait for one room, at most."""
+QUEUE_BYTES: Final = 4 * 1024 * 1024
+"""Their bytes, at most."""
+TOTAL_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that wait for all rooms together, at most: many may stall at once."""
 TRIES: Final = 2
 TIMEOUT: Final = 1.0
 
@@ -30,15 +36,30 @@ class _RoomQueue:
     """What waits for one room, and how many batches are unanswered."""
 
     def __init__(self) -> None:
-        self.waiting: deque[Hint] = deque()
+        self.waiting: deque[tuple[int, Hint]] = deque()
+        self.bytes = 0
         self.unanswered: set[asyncio.Task[None]] = set()
+
+    def take(self) -> list[Hint]:
+        """What fits one batch."""
+        batch: list[Hint] = []
+        size = 0
+        while self.waiting and len(batch) < MAX_ITEMS and (not batch or size + self.waiting[0][0] <= MAX_BYTES):
+            more, hint = self.waiting.popleft()
+            size += more
+            batch.append(hint)
+        self.bytes -= size
+        return batch
 
 
 class HintSender:
     """Sends hints in the order they came, in batches, at most `MAX_UNANSWERED` of them unanswered a room."""
 
-    def __init__(self, bus: Bus, *, instance: str) -> None:
+    def __init__(self, bus: Bus, *, instance: str, dead: Callable[[str, int], bool]) -> None:
+        """`dead(room, epoch)`: this boot of a room gives no sign of life. It routes only: what is stored is stored."""
         self._bus = bus
+        self._dead = dead
+        self._bytes = 0
         self._instance = instance
         self._seq = 0
         self._scheduled = False
@@ -57,14 +78,21 @@ class HintSender:
             for task in late:
                 task.cancel()
         self._rooms.clear()
+        self._bytes = 0
 
-    def add(self, room: str, hint: Hint) -> None:
-        """Queue a hint; it leaves with the next `flush()`."""
-        queue = self._rooms.setdefault(room, _RoomQueue())
-        if len(queue.waiting) >= QUEUE:
+    def add(self, session: SessionView, hint: Hint) -> None:
+        """Queue a hint for the room of a session; it leaves with the next `flush()`."""
+        if self._dead(session.room, session.epoch):
+            sent.labels("dead room").inc()
+            return
+        queue = self._rooms.setdefault(session.room, _RoomQueue())
+        size = size_of(hint.message)
+        if len(queue.waiting) >= QUEUE or queue.bytes + size > QUEUE_BYTES or self._bytes + size > TOTAL_BYTES:
             sent.labels("overflow").inc()
             return
-        queue.waiting.append(hint)
+        queue.waiting.append((size, hint))
+        queue.bytes += size
+        self._bytes += size
 
     def flush(self) -> None:
         """Send what waits, at the end of the loop's turn: batches of several partitions end together, and one request has all."""
@@ -84,7 +112,9 @@ class HintSender:
 
     def _pump(self, room: str, queue: _RoomQueue) -> None:
         while queue.waiting and len(queue.unanswered) < MAX_UNANSWERED:
-            task = asyncio.ensure_future(self._send(room, _take_batch(queue.waiting)))
+            before = queue.bytes
+            task = asyncio.ensure_future(self._send(room, queue.take()))
+            self._bytes -= before - queue.bytes
             queue.unanswered.add(task)
             task.add_done_callback(lambda done: self._answered(room, queue, done))
 
@@ -105,14 +135,3 @@ class HintSender:
                 sent.labels(outcome).inc(count)
             return
         sent.labels("let go").inc(len(batch))
-
-
-def _take_batch(waiting: deque[Hint]) -> list[Hint]:
-    batch: list[Hint] = []
-    size = 0
-    while waiting and len(batch) < MAX_ITEMS:
-        size += size_of(waiting[0].message)
-        if batch and size > MAX_BYTES:
-            break
-        batch.append(waiting.popleft())
-    return batch

@@ -37,6 +37,8 @@ TICK: Final = (0.02, 0.5)
 """A job looks around at least and at most so often, s; a reply or a command wakes it too."""
 RETRY: Final = 0.5
 SAVE: Final = 1.0
+SHOW_AGAIN: Final = 10.0
+"""A job that does not change is shown again so often, s: the readers' bucket may have been wiped."""
 
 log = structlog.get_logger("jobrun")
 waited = Counter("longwire_broadcast_waited_total", "Broadcasts that had to wait: so many of their product had not expired")
@@ -107,6 +109,7 @@ class JobBase(ABC):
         self._audits: list[Audit] = []
         self._kept = claim.record.applied
         self._bucket: KeyValue | None = None
+        self._shown_at = now
 
     @property
     def job(self) -> str:
@@ -315,6 +318,8 @@ class JobBase(ABC):
                 self._changed = False
                 if not await self._save():
                     self._changed = True
+            elif time.monotonic() - self._shown_at >= SHOW_AGAIN:
+                await self._show(time.monotonic())
             await asyncio.sleep(SAVE)
 
     async def _save(self) -> bool:
@@ -350,6 +355,7 @@ class JobBase(ABC):
             self._bucket = None
             log.warning("job not shown", job=self.job, error=type(error).__name__)
             return False
+        self._shown_at = now
         return True
 
     def _canary_view(self) -> dict[str, int | str] | None:

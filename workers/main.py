@@ -78,33 +78,65 @@ async def saver(settings: Settings) -> int:
 
 
 async def delivery(settings: Settings) -> int:
-    """Run a delivery worker: `push.messages` into the register, and hints to rooms; returns the exit status."""
+    """Run a delivery worker: `push.messages` and own queues into the register, hints to rooms; returns the exit status."""
+    from infra.queues import OwnQueues
     from workers.delivery import Delivery
+    from workers.handover import HandOver
     from workers.hints import HintSender
+    from workers.paced import PacedRunner
+    from workers.queues import Queues
     from workers.recovery import Recovery
 
     process = _Process("delivery", settings)
     register = Register(settings.redis)
-    hints = HintSender(process.bus, instance=process.instance)
-    handler = Delivery(process.journal, register, process.keeper, hints)
+    keeper = process.keeper
+    rooms = Rooms(process.bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=process.life.fail)
+    hints = HintSender(process.bus, instance=process.instance, dead=rooms.dead)
+    own = OwnQueues(process.journal)
+    handler = Delivery(process.journal, register, keeper, hints, queues=own)
     runner = process.runner(names.MESSAGES, names.DELIVERY_GROUP, handler)
+
+    def consumer(product: str) -> PacedRunner:
+        return PacedRunner(
+            settings.kafka,
+            process.journal,
+            topic=names.queue_topic(product),
+            group=names.queue_group(product),
+            handler=Delivery(process.journal, register, process.keeper, hints, queue=product),
+            name=f"{process.name}-{product}",
+            fail=process.life.fail,
+            queue=lambda: process.keeper.queue_of(product),
+        )
+
+    queues = Queues(settings.kafka, process.keeper, own, consumer, fail=process.life.fail)
     recovery = Recovery(
         settings.kafka,
         bus=process.bus,
         journal=process.journal,
-        keeper=process.keeper,
+        keeper=keeper,
         register=register,
         runner=runner,
+        queues=queues.runners,
         name=process.instance,
         fail=process.life.fail,
     )
+    handover = HandOver(process.journal, register, runner, fail=process.life.fail)
 
     def ready() -> str:
         if not runner.joined:
             return NOT_JOINED
         return "" if recovery.open else "Redis is not ready: what it lost is folded again from Kafka"
 
-    return await process.run(("register", register), ("hints", hints), ("runner", runner), ("recovery", recovery), ready=ready)
+    parts = (
+        ("register", register),
+        ("rooms", rooms),
+        ("hints", hints),
+        ("queues", queues),
+        ("runner", runner),
+        ("recovery", recovery),
+        ("hand-over", handover),
+    )
+    return await process.run(*parts, ready=ready)
 
 
 async def broadcast(settings: Settings) -> int:
@@ -129,11 +161,16 @@ async def broadcast(settings: Settings) -> int:
 
 
 async def coordinator(settings: Settings) -> int:
-    """Run a coordinator: uplinks into Kafka, and from Kafka to the products' services; returns the exit status."""
+    """Run a coordinator: uplinks into Kafka, from there to the products' services, and fallbacks to their webhooks; returns the
+    exit status."""
     from workers.coordinator import Ingress, Services
+    from workers.fallback import Webhooks
 
     process = _Process("coordinator", settings)
     bus, journal, keeper = process.bus, process.journal, process.keeper
     runner = process.runner(names.UPLINK, names.COORDINATOR_GROUP, Services(bus, journal, keeper))
     ingress = Ingress(bus, journal, keeper, fail=process.life.fail)
-    return await process.run(("ingress", ingress), ("runner", runner), ready=lambda: "" if runner.joined else NOT_JOINED)
+    webhooks = Webhooks(keeper)
+    fallbacks = process.runner(names.FALLBACK, names.FALLBACK_GROUP, webhooks)
+    parts = ("ingress", ingress), ("runner", runner), ("webhooks", webhooks), ("fallbacks", fallbacks)
+    return await process.run(*parts, ready=lambda: "" if runner.joined and fallbacks.joined else NOT_JOINED)

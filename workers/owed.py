@@ -1,4 +1,5 @@
-"""What ends without an ack reaches Kafka first: receipts that scripts owe (expired, replaced, evicted), and parked messages."""
+"""What ends without an ack reaches Kafka first: receipts that scripts owe (expired, replaced, evicted, and acks of what had been
+handed to another channel), and parked messages."""
 
 from __future__ import annotations
 
@@ -78,5 +79,13 @@ async def park(journal: Journal, register: Register, parked: Sequence[Parked], b
 
 def _entry(item: Owed, at_ms: int) -> Entry:
     realm, client = names.split_client_key(item.key)
-    receipt = Receipt(id=item.id, product=item.product, realm=realm, client=client, state=State(item.state), at_ms=at_ms)
+    receipt = Receipt(
+        id=item.id,
+        product=item.product,
+        realm=realm,
+        client=client,
+        state=State(item.state),
+        at_ms=at_ms,
+        detail=item.detail or None,
+    )
     return Entry(names.RECEIPTS, client, receipt)

@@ -2,14 +2,15 @@
 
 Every delivery worker tends the shards: each second it writes the beat with its positions where a shard is open; where one has a
 new incarnation it begins a generation (a record in `push.register`, whose offset is the number) and folds the partitions that
-are its own. With the last partition, whoever folded it, the shard opens, and rooms are told to register their sessions again.
+are its own, of `push.messages` and of each own queue. With the last one, whoever folded it, the shard opens, and rooms are told
+to register their sessions again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,9 +21,10 @@ from infra.bus import Bus, BusError
 from infra.journal import Entry, Journal, JournalDown
 from infra.keeper import Keeper
 from infra.lifecycle import Loops, end
+from infra.queues import OwnQueues
 from infra.register import Marker, Register, RegisterDown, Shard
 from infra.register.fold import Fold, incarnate
-from infra.register.shards import OPEN, Incarnation
+from infra.register.shards import OPEN, Incarnation, part
 from infra.settings import KafkaSettings
 from schemas import names
 from schemas.records import ShardRecord
@@ -40,11 +42,11 @@ ready = Gauge("longwire_register_ready", "1 where the shard is open", ["shard"])
 
 @dataclass(slots=True)
 class _Folding:
-    """The folds of one incarnation of a shard, by partition."""
+    """The folds of one incarnation of a shard, by the part of the log."""
 
     incarnation: Incarnation
     since: float
-    tasks: dict[int, asyncio.Task[None]]
+    tasks: dict[str, asyncio.Task[None]]
 
 
 class Recovery:
@@ -59,15 +61,19 @@ class Recovery:
         keeper: Keeper,
         register: Register,
         runner: Runner,
+        queues: Mapping[str, Runner],
         name: str,
         fail: Callable[[str], None],
     ) -> None:
+        """`runner` consumes `push.messages`, `queues` the own queues, by product: as they are at each look."""
         self._settings = settings
         self._bus = bus
         self._journal = journal
         self._keeper = keeper
         self._register = register
         self._runner = runner
+        self._queues = queues
+        self._own = OwnQueues(journal)
         self._name = name
         self._loops = Loops(fail)
         self._folding: dict[str, _Folding] = {}
@@ -103,9 +109,20 @@ class Recovery:
             log.warning("shard not tended", shard=shard.name, reason=str(error)[:200])
             return BEAT / 2
 
+    def _runners(self) -> dict[str, Runner]:
+        """Every consumer of this worker, by its queue."""
+        return {"": self._runner, **self._queues}
+
+    def _positions(self) -> dict[str, int]:
+        return {
+            part(partition, queue): offset
+            for queue, runner in self._runners().items()
+            for partition, offset in runner.positions().items()
+        }
+
     async def _tend(self, shard: Shard) -> float:
         """Look at one shard and do what is next; returns seconds until the next look."""
-        run_id, marker, beaten = await shard.beat(self._runner.positions())
+        run_id, marker, beaten = await shard.beat(self._positions())
         if marker is None or marker.incarnation.run_id != run_id:
             await self._begin(shard, run_id, marker)
             return 0.0
@@ -140,38 +157,53 @@ class Recovery:
             for task in folding.tasks.values() if folding else ():
                 task.cancel()
             folding = self._folding[shard.name] = _Folding(marker.incarnation, time.monotonic(), {})
-        for partition in self._runner.owned() - marker.folded:
-            if partition not in folding.tasks or folding.tasks[partition].done():
-                folding.tasks[partition] = asyncio.create_task(self._fold(shard, marker, partition, folding.since))
+        mine = {
+            part(partition, queue): (queue, partition)
+            for queue, runner in self._runners().items()
+            for partition in runner.owned()
+        }
+        for name in mine.keys() - marker.folded:
+            if name not in folding.tasks or folding.tasks[name].done():
+                folding.tasks[name] = asyncio.create_task(self._fold(shard, marker, *mine[name], folding.since))
 
-    async def _fold(self, shard: Shard, marker: Marker, partition: int, since: float) -> None:
-        began = time.monotonic()
+    async def _fold(self, shard: Shard, marker: Marker, queue: str, partition: int, since: float) -> None:
+        began, name = time.monotonic(), part(partition, queue)
         try:
             async with self._places:
-                opened = await self._folded(shard, marker, partition, since)
+                opened = await self._folded(shard, marker, queue, partition, since)
             folds.labels("done").inc()
-            log.info("partition folded", shard=shard.name, partition=partition, seconds=round(time.monotonic() - began, 2))
+            log.info("partition folded", shard=shard.name, partition=name, seconds=round(time.monotonic() - began, 2))
             if opened:
                 log.warning("register open", shard=shard.name, generation=marker.incarnation.generation)
                 await self._bus.publish(names.REGISTER_OPENED, shard.name.encode())
         except (RegisterDown, JournalDown, BusError) as error:
             folds.labels("failed").inc()
-            log.warning("fold failed, begins anew", shard=shard.name, partition=partition, reason=str(error)[:200])
+            log.warning("fold failed, begins anew", shard=shard.name, partition=name, reason=str(error)[:200])
         except Exception:
             folds.labels("failed").inc()
-            log.exception("fold failed, begins anew", shard=shard.name, partition=partition)
+            log.exception("fold failed, begins anew", shard=shard.name, partition=name)
 
-    async def _folded(self, shard: Shard, marker: Marker, partition: int, since: float) -> bool:
-        fold = Fold(shard, marker)
+    async def _folded(self, shard: Shard, marker: Marker, queue: str, partition: int, since: float) -> bool:
+        fold, runner = Fold(shard, marker), self._runners()[queue]
         await fold.begin()
-        refold = Refold(self._settings, fold, partition, journal=self._journal, register=self._register, keeper=self._keeper)
+        refold = Refold(
+            self._settings,
+            fold,
+            partition,
+            journal=self._journal,
+            register=self._register,
+            keeper=self._keeper,
+            queue=queue,
+        )
 
         async def handled() -> int:
-            return await self._runner.position(partition)
+            return await runner.position(partition)
 
         # A batch that was stored in the last incarnation may still be on its way to `handled`: it is waited for.
         end = await refold.run(handled)
-        while not self._runner.resting(partition, since) or await handled() > end:
+        while not runner.resting(partition, since) or await handled() > end:
             await asyncio.sleep(0.05)
             end = await refold.go_on(handled)
-        return await fold.done(partition, await self._journal.partitions(names.MESSAGES))
+        # Asked after the shard was closed: of a queue that comes later nothing was stored in the last incarnation.
+        queues = await self._own.refresh()
+        return await fold.done(part(partition, queue), await self._journal.partitions(names.MESSAGES), queues)

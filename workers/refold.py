@@ -1,5 +1,7 @@
 """One partition of Kafka into a shard of the register that lost something: binds, sessions, receipts, then messages.
 
+Own queues are folded apart, each by whoever consumes it: receipts of its product, then its messages.
+
 The order matters: a message is stored again only if no receipt settled it. Where the shard was emptied everything that can still
 be pending is read; where only a tail is missing, messages from the position that the shard itself names, and the rest from a
 minute before its last beat (docs/adr/0007). Nothing here changes Kafka but receipts for what ends on the way.
@@ -20,6 +22,7 @@ from infra.journal import Journal, JournalDown
 from infra.keeper import Keeper
 from infra.register import LastSession, Register, Stored, StoreItem, StoreMessage
 from infra.register.fold import Fold
+from infra.register.shards import part
 from infra.settings import KafkaSettings
 from infra.wire import Bind, SettledJob
 from schemas import codec, names
@@ -35,7 +38,8 @@ STEP: Final = 2_000
 """Records read and applied at a time."""
 STALL: Final = 15.0
 """Seconds without a record before the read counts as failed."""
-TOPICS: Final = (names.CLIENTS, names.STATUS, names.RECEIPTS, names.MESSAGES)
+LAST_CALL_MS: Final = 2_500
+"""What is due when it expires is handed over so long before: what is due is looked at each second."""
 SETTLING: Final = frozenset(
     {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
 )
@@ -46,11 +50,24 @@ Batch = Sequence[ConsumerRecord]
 
 
 class Refold:
-    """The fold of one partition into one incarnation of one shard."""
+    """The fold of one partition of `push.messages`, or of a product's own queue, into one incarnation of one shard."""
 
     def __init__(
-        self, settings: KafkaSettings, fold: Fold, partition: int, *, journal: Journal, register: Register, keeper: Keeper
+        self,
+        settings: KafkaSettings,
+        fold: Fold,
+        partition: int,
+        *,
+        journal: Journal,
+        register: Register,
+        keeper: Keeper,
+        queue: str = "",
     ) -> None:
+        """`queue`: the product whose own queue is folded."""
+        self._queue = queue
+        self._log = names.queue_topic(queue) if queue else names.MESSAGES
+        self._topics = (names.RECEIPTS, self._log) if queue else (names.CLIENTS, names.STATUS, names.RECEIPTS, self._log)
+        self._part = part(partition, queue)
         self._settings = settings
         self._journal = journal
         self._register = register
@@ -58,6 +75,7 @@ class Refold:
         self._fold = fold
         self._partition = partition
         self._settled: set[bytes] = set()
+        self._handed: set[bytes] = set()
         self._next = 0
         self._partitions = 0
         self._read = 0
@@ -69,10 +87,11 @@ class Refold:
         async with self._consumer() as consumer:
             ranges = await self._ranges(consumer)
             self._total = sum(max(0, end - start) for start, end in ranges.values())
-            await self._documents(consumer, ranges[names.CLIENTS])
-            await self._sessions(consumer, ranges[names.STATUS])
+            if not self._queue:
+                await self._documents(consumer, ranges[names.CLIENTS])
+                await self._sessions(consumer, ranges[names.STATUS])
             await self._each(consumer, names.RECEIPTS, ranges[names.RECEIPTS], self._receipts)
-            self._next = ranges[names.MESSAGES][0]
+            self._next = ranges[self._log][0]
             return await self._messages(consumer, until)
 
     async def go_on(self, until: Callable[[], Awaitable[int]]) -> int:
@@ -86,7 +105,7 @@ class Refold:
 
     @asynccontextmanager
     async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
-        """A consumer of this partition of the four topics, none of them read yet: a fetch would hold up the questions."""
+        """A consumer of this partition of the topics, none of them read yet: a fetch would hold up the questions."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._settings.bootstrap,
             enable_auto_commit=False,
@@ -96,7 +115,7 @@ class Refold:
         )
         try:
             await consumer.start()
-            every = [TopicPartition(topic, self._partition) for topic in TOPICS]
+            every = [TopicPartition(topic, self._partition) for topic in self._topics]
             consumer.assign(every)
             consumer.pause(*every)
             yield consumer
@@ -108,7 +127,7 @@ class Refold:
     async def _ranges(self, consumer: AIOKafkaConsumer) -> dict[str, tuple[int, int]]:
         """First and last offset (exclusive) to read. What ends while we read is settled by the open shard, or comes once more."""
         marker = self._fold.marker
-        every = {topic: TopicPartition(topic, self._partition) for topic in TOPICS}
+        every = {topic: TopicPartition(topic, self._partition) for topic in self._topics}
         since = marker.since_ms - MARGIN_MS if marker.since_ms else marker.began_ms - 1000 * MAX_TTL_S
         begins = await consumer.beginning_offsets(list(every.values()))
         ends = await consumer.end_offsets(list(every.values()))
@@ -118,8 +137,8 @@ class Refold:
             start = later[where].offset if later[where] is not None else ends[where]
             if topic == names.CLIENTS and not marker.since_ms:
                 start = begins[where]  # compacted: what is there counts, however old
-            if topic == names.MESSAGES and marker.since_ms:  # no position: at the beat nothing of it had been stored
-                start = max(begins[where], marker.positions.get(self._partition, 0))
+            if topic == self._log and marker.since_ms:  # no position: at the beat nothing of it had been stored
+                start = max(begins[where], marker.positions.get(self._part, 0))
             found[topic] = (start, ends[where])
         return found
 
@@ -137,7 +156,7 @@ class Refold:
             start = found[-1].offset + 1
             yield [record for record in found if record.offset < end]
             self._read += len(found)
-            await self._fold.progress(self._partition, self._read, max(self._total, self._read))
+            await self._fold.progress(self._part, self._read, max(self._total, self._read))
         consumer.pause(where)
 
     async def _each(
@@ -197,17 +216,27 @@ class Refold:
 
     async def _receipts(self, batch: Batch) -> None:
         groups: dict[tuple[str, str], list[Settled]] = {}
+        handed: dict[tuple[str, str], list[str]] = {}
         for source in batch:
             for receipt in _decoded([source], Receipt):
                 key = names.client_key(receipt.realm, receipt.client)
-                if receipt.state in SETTLING and receipt.client and self._here(key):
-                    self._settled.add(_digest(key, receipt.product, receipt.id))
+                if self._queue not in ("", receipt.product) or not receipt.client or not self._here(key):
+                    continue
+                digest = _digest(key, receipt.product, receipt.id)
+                if receipt.state in SETTLING:
+                    self._settled.add(digest)
                     groups.setdefault((key, receipt.product), []).append((receipt.id, source.timestamp))
+                elif receipt.state == State.MOVED and not self._queue:
+                    self._settled.add(digest)  # here: its product's own queue has it
+                elif receipt.state == State.FALLBACK:  # it stays pending, and another channel has it
+                    self._handed.add(digest)
+                    handed.setdefault((key, receipt.product), []).append(receipt.id)
         await self._fold.settle([(key, product, settled) for (key, product), settled in groups.items()])
+        await self._fold.handed([(key, product, ids) for (key, product), ids in handed.items()])
 
     async def _messages(self, consumer: AIOKafkaConsumer, until: Callable[[], Awaitable[int]]) -> int:
         while (end := await until()) > self._next:
-            await self._each(consumer, names.MESSAGES, (self._next, end), self._store)
+            await self._each(consumer, self._log, (self._next, end), self._store)
             self._next = end
         return self._next
 
@@ -217,15 +246,18 @@ class Refold:
             for message in _decoded([source], PushMessage):
                 product = self._keeper.products.get(message.product)
                 client = message.client
-                if client is None or message.qos != 1 or product is None:
-                    continue
+                if client is None or message.qos != 1 or product is None or self._queue not in ("", message.product):
+                    continue  # expanded, never stored, or a dead letter
                 if partition_of(client, self._partitions) != self._partition:
                     continue  # delivery produced it again, under its client's key
                 key = names.client_key(message.realm, client)
-                expires = (message.accepted_ms or source.timestamp) + 1000 * (message.ttl_s or product.ttl_s)
-                if not self._here(key) or _digest(key, message.product, message.id) in self._settled:
+                accepted = message.accepted_ms or source.timestamp
+                expires = accepted + 1000 * (message.ttl_s or product.ttl_s)
+                digest = _digest(key, message.product, message.id)
+                if not self._here(key) or digest in self._settled:
                     continue
-                groups.setdefault((key, message.product), []).append(to_store(message, expires))
+                stored = to_store(message, accepted, expires, handed=digest in self._handed)
+                groups.setdefault((key, message.product), []).append(stored)
         owed = await self._fold.store(
             [
                 StoreItem(key, product, self._keeper.products[product].max_pending, group)
@@ -237,8 +269,8 @@ class Refold:
             await self._fold.paid(owed)
 
 
-def to_store(message: PushMessage, expires_ms: int) -> StoreMessage:
-    """A record as the register stores it."""
+def to_store(message: PushMessage, accepted_ms: int, expires_ms: int, *, handed: bool = False) -> StoreMessage:
+    """A record as the register stores it; `handed`: another channel has it already."""
     apart = message.mode == Mode.PULL
     body = Stored(
         b"" if apart else message.payload,
@@ -249,9 +281,18 @@ def to_store(message: PushMessage, expires_ms: int) -> StoreMessage:
         message.mode,
         len(message.payload),
         message.pull_after_ms,
+        accepted_ms if message.fallback_after_s else 0,
     )
-    collapse = message.collapse_key or ""
-    return StoreMessage(message.id, message.priority, expires_ms, collapse, body, message.payload if apart else b"")
+    collapse, payload = message.collapse_key or "", message.payload if apart else b""
+    due = _due(message.fallback_after_s, accepted_ms, expires_ms)
+    return StoreMessage(message.id, message.priority, expires_ms, collapse, body, payload, 0 if handed and due else due)
+
+
+def _due(after_s: int | None, accepted_ms: int, expires_ms: int) -> int | None:
+    """When a message's fallback is due, ms: at the latest a moment before it expires, or it would never be."""
+    if after_s is None:
+        return None
+    return min(accepted_ms + 1000 * after_s, max(accepted_ms, expires_ms - LAST_CALL_MS))
 
 
 def fold_session(before: LastSession | None, key: str, event: StatusEvent) -> LastSession:

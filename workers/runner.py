@@ -48,6 +48,7 @@ class Retryable(Exception):
 
 
 RETRYABLE: Final = (Retryable, JournalDown, BusError, RegisterDown)
+Batches = dict[TopicPartition, list[ConsumerRecord]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +260,7 @@ class Runner:
                 await asyncio.sleep(0.02)
                 continue
             try:
-                assert self._consumer is not None
-                batches = await self._consumer.getmany(*idle, timeout_ms=100, max_records=self._max_records)
+                batches = await self._fetch(idle)
             except KafkaError as error:
                 retried.labels(self._topic, type(error).__name__).inc()
                 log.warning("poll failed", consumer=self._name, error=type(error).__name__)
@@ -275,6 +275,15 @@ class Runner:
                 linger = asyncio.create_task(asyncio.sleep(LINGER))
                 await asyncio.wait(begun, timeout=TOGETHER)
                 await linger
+
+    async def _fetch(self, idle: Sequence[TopicPartition]) -> Batches:
+        """The next records of partitions that have no batch in flight; raises KafkaError. A paced consumer takes fewer."""
+        return await self._ask(idle, self._max_records, wait_ms=100)
+
+    async def _ask(self, where: Sequence[TopicPartition], most: int, *, wait_ms: int) -> Batches:
+        assert self._consumer is not None
+        found: Batches = await self._consumer.getmany(*where, timeout_ms=wait_ms, max_records=min(most, self._max_records))
+        return found
 
     def _begin(self, partition: _Partition, batch: list[Incoming]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._handle(partition, batch))

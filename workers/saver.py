@@ -17,13 +17,14 @@ import structlog
 from infra.bus import Bus, BusError
 from infra.journal import Entry, Journal
 from infra.keeper import Keeper
-from infra.register import Bound, Connected, Parking, PendingItem, PendingPage, Pulled, Register
+from infra.register import Connected, Parking, PendingItem, PendingPage, Pulled, Register
 from infra.wire import (
     MAX_BYTES,
     NOTICED,
     OK,
     RETRY,
     Ack,
+    Bind,
     BindItem,
     BindResult,
     ConfirmItem,
@@ -94,7 +95,7 @@ class Saver:
         await self._journal.produce([_by_client(names.STATUS, event) for event in events])
         for item, result in zip(items, results, strict=True):
             await self._tell_old_room(item.key, result)
-        return [ConnectResult(result.status, result.generation, result.number) for result in results]
+        return [ConnectResult(result.status, result.generation, result.number, result.now_ms) for result in results]
 
     async def bind(self, items: Sequence[BindItem]) -> list[BindResult]:
         """Register binds; the durable registry gets what it does not have yet."""
@@ -105,7 +106,7 @@ class Saver:
             _by_client(names.STATUS, _event(item, Status.BIND, (item.generation, item.number), product=item.bind.product))
             for item, _ in good
         ]
-        entries += [_client_entry(item, result) for item, result in changed]
+        entries += [_client_entry(item.key, item.bind, result.first_bind_ms) for item, result in changed]
         await self._journal.produce(entries)
         await self._register.registered([(item.key, item.bind, result.user_before) for item, result in changed])
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
@@ -134,18 +135,21 @@ class Saver:
     async def unbind(self, items: Sequence[UnbindItem]) -> list[DoneResult]:
         """The client left the product: no user's message is expanded to it any more. What is pending stays."""
         results = await self._register.unbind(items)
+        over = [(item, result) for item, result in zip(items, results, strict=True) if result.status == OK]
         entries = []
-        for item, (status, _) in zip(items, results, strict=True):
-            if status == OK:
-                realm, client = names.split_client_key(item.key)
-                event = _event(item, Status.UNBIND, (item.generation, item.number), product=item.product)
-                entries.append(_by_client(names.STATUS, event))
-                entries.append(Entry(names.CLIENTS, _registry_key(realm, client, item.product), None, by=client))
+        for item, _ in over:
+            realm, client = names.split_client_key(item.key)
+            event = _event(item, Status.UNBIND, (item.generation, item.number), product=item.product)
+            entries.append(_by_client(names.STATUS, event))
+            entries.append(Entry(names.CLIENTS, _registry_key(realm, client, item.product), None, by=client))
         await self._journal.produce(entries)
-        await self._register.unregistered(
-            [(item.key, item.product, user) for item, (status, user) in zip(items, results, strict=True) if status == OK]
-        )
-        return [DoneResult(status) for status, _ in results]
+        done = [(item, result) for item, result in zip(items, results, strict=True) if result.status != RETRY]
+        again = await self._register.left([(item.key, item.product, result) for item, result in done])
+        # Bound again since, perhaps by a newer session: our tombstone may have come after that bind's record, now or at a first
+        # try, and our removal from the user's set after its place there.
+        await self._journal.produce([_client_entry(each.key, each.bind, each.first_bind_ms) for each in again])
+        await self._register.registered([(each.key, each.bind, "") for each in again])
+        return [DoneResult(result.status) for result in results]
 
     async def disconnect(self, items: Sequence[DisconnectItem]) -> list[DoneResult]:
         """Settle the last acks, remove the session, tell `push.status` with the broadcasts that the client has settled."""
@@ -176,7 +180,8 @@ class Saver:
         good = [item for item, each in zip(items, found, strict=True) if each.status == OK]
         await self._receipt_acks((item.key, [item.ack]) for item in good)
         now = _now_ms()
-        await self._register.settle([(item.key, item.ack.product, [(item.ack.id, now)]) for item in good])
+        settled = [(item.key, item.ack.product, [(item.ack.id, now)]) for item in good]
+        await pay(self._journal, self._register, await self._register.settle(settled, State.ACKED))
         return [DoneResult(each.status) for each in found]
 
     # --- parts ---------------------------------------------------------------------------------------------------------
@@ -211,15 +216,14 @@ def _registry_key(realm: str, client: str, product: str) -> str:
     return f"{names.client_key(realm, client)} {product}"
 
 
-def _client_entry(item: BindItem, result: Bound) -> Entry:
-    realm, client = names.split_client_key(item.key)
-    bind = item.bind
+def _client_entry(key: str, bind: Bind, first_bind_ms: int) -> Entry:
+    realm, client = names.split_client_key(key)
     document = ClientProduct(
         user=bind.user or None,
         groups=tuple(bind.groups),
         attrs=bind.attrs,
         qos=bind.qos,
-        first_bind_ms=result.first_bind_ms,
+        first_bind_ms=first_bind_ms,
     )
     record = ClientRecord(realm=realm, client=client, product=bind.product, bind=document)
     return Entry(names.CLIENTS, _registry_key(realm, client, bind.product), record, by=client)

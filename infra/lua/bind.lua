@@ -1,5 +1,6 @@
--- KEYS: session, counter, owed, first bind, then the product's six. ARGV: msgpack {me, product, window, limit, bytes}, bind.
--- The user and the document are written by the caller, once Kafka has them: a repeat still sees what was before.
+-- KEYS: session, counter, owed, first bind, then the product's seven. ARGV: msgpack {me, product, window, limit, bytes}, bind.
+-- The user and the document are written by the caller, once Kafka has them: a repeat still sees what was before. `bound` marks
+-- this bind, so that the end of one before it takes nothing away.
 -- Returns {status, now, first bind, known document, user before, page, settled jobs, owed}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, c, owed, first = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -8,6 +9,7 @@ local me = me_from(a[1])
 if not claim(s, c, me) then return {'superseded'} end
 redis.call('HSET', s, 'b:' .. product, ARGV[2])
 redis.call('HSETNX', first, 'at', now)
+redis.call('HSET', first, 'bound', bind_mark())
 local known = redis.call('HMGET', first, 'at', 'document', 'user')
 redis.call('ZREMRANGEBYSCORE', p.j, '-inf', now)
 local content = page(p, owed, product, a[3], a[4], a[5], now, me)

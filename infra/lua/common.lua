@@ -1,25 +1,41 @@
 -- Shared by every script of the register. All keys of a script carry one hash tag, {realm:client}, so they lie in one slot.
--- A product's keys come as a table: q pending, m bodies, n store number, t settled ids, k collapse index, j settled jobs.
+-- A product's keys come as a table: q pending, m bodies, n store number, t settled ids, k collapse index, j settled jobs, and d,
+-- the due-index of the client's slot, which it shares with the slot's other clients (docs/adr/0011).
 -- A body is `<expires_ms>|<collapse key>|<bytes>`, with an `n` before it where it may be a notice: then the field `<id>/` of m is
--- the payload, if that lies apart, and `<id>!` the session that had the notice. A pending score is class * 2^48 + n.
+-- the payload, if that lies apart, and `<id>!` the session that had the notice. An `f` before it: it has a fallback, and is in d;
+-- the field `<id>>` says that it was claimed, and once it has left d that it was handed over. A pending score is class * 2^48 + n.
 -- GENERATION is the register's, set by the line that infra/register/shards.py puts before this text: the hash of a script is the
 -- fence, a process that does not know the present generation has no script to run (docs/adr/0007).
 
 local CLASS = 281474976710656
 local SETTLED_MS, SETTLED_MIN, SETTLED_TTL = 3600000, 128, 172800000
+local HANDED_OVER = ' handed over'
 
 local function clock()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- Of one bind: no two scripts of a client run in the same microsecond.
+local function bind_mark()
+  local t = redis.call('TIME')
+  return t[1] .. '.' .. t[2]
+end
+
 local function product_keys(first)
-  return {q = KEYS[first], m = KEYS[first + 1], n = KEYS[first + 2], t = KEYS[first + 3], k = KEYS[first + 4], j = KEYS[first + 5]}
+  return {
+    q = KEYS[first], m = KEYS[first + 1], n = KEYS[first + 2], t = KEYS[first + 3], k = KEYS[first + 4], j = KEYS[first + 5],
+    d = KEYS[first + 6],
+  }
 end
 
 local function header(body)
-  local _, last, notice, expires, collapse = string.find(body, '^(n?)(%d+)|([^|]*)|')
-  return tonumber(expires), collapse, last, notice == 'n'
+  local _, last, notice, fallback, expires, collapse = string.find(body, '^(n?)(f?)(%d+)|([^|]*)|')
+  return tonumber(expires), collapse, last, notice == 'n', fallback == 'f'
+end
+
+local function due_member(p, id)
+  return p.q .. ' ' .. id
 end
 
 -- Settled ids are remembered for an hour at least, and the last 128.
@@ -35,23 +51,37 @@ local function settle(p, id, now)
   trim_settled(p, now)
 end
 
--- Take an id out of what is pending; returns whether it was there.
+-- Take an id out of what is pending; returns whether it had been handed over.
 local function remove(p, id)
   local body = redis.call('HGET', p.m, id)
   if not body then return false end
-  local _, collapse, _, notice = header(body)
+  local _, collapse, _, notice, fallback = header(body)
   if collapse ~= '' and redis.call('HGET', p.k, collapse) == id then redis.call('HDEL', p.k, collapse) end
   redis.call('HDEL', p.m, id)
   if notice then redis.call('HDEL', p.m, id .. '/', id .. '!') end
   redis.call('ZREM', p.q, id)
-  return true
+  if not fallback then return false end
+  redis.call('ZREM', p.d, due_member(p, id))
+  return redis.call('HDEL', p.m, id .. '>') == 1
 end
 
 -- A script itself ends a message: its receipt is owed to Kafka until the caller says that it is there.
 local function end_message(p, owed, product, id, state, now)
-  remove(p, id)
+  local handed = remove(p, id)
   settle(p, id, now)
-  redis.call('HSET', owed, product .. ' ' .. id, state)
+  redis.call('HSET', owed, product .. ' ' .. id, handed and state .. HANDED_OVER or state)
+end
+
+-- An id's receipt is in Kafka. Of an ack (a state) for what had been handed over a second receipt is owed, which says so: the first
+-- was produced before anybody looked. Of anything else nothing is owed any more. Bears a repeat.
+local function receipted(p, owed, product, id, state)
+  local name, handed = product .. ' ' .. id, remove(p, id)
+  local due = redis.call('HGET', owed, name)
+  if handed or (due and string.find(due, HANDED_OVER, 1, true)) then
+    if state then redis.call('HSET', owed, name, state .. HANDED_OVER) end
+  elseif due then
+    redis.call('HDEL', owed, name)
+  end
 end
 
 -- A session, as a mark beside a message.
@@ -106,7 +136,7 @@ local function page(p, owed, product, window, limit, bytes, now, me)
   return {redis.call('GET', p.n) or '0', more, items}
 end
 
--- What is owed, as a flat list of `<product> <id>`, state. Bounded: the rest comes with the next script.
+-- What is owed, as a flat list of `<product> <id>`, state with its detail. Bounded: the rest comes with the next script.
 local function owed_now(owed)
   local count = redis.call('HLEN', owed)
   if count == 0 then return {} end
@@ -156,13 +186,12 @@ local function me_from(a)
   return {room = a[1], epoch = a[2], connection = a[3], generation = a[4], number = a[5]}
 end
 
--- Acks whose receipts are in Kafka: {product place, id}.
+-- Acks whose receipts are in Kafka: {product place, id, state if it is not acked}.
 local function apply_acks(products, acks, owed, now)
   for _, ack in ipairs(acks) do
     local p = products[ack[1]]
-    remove(p, ack[2])
+    receipted(p, owed, p.name, ack[2], ack[3] or 'acked')
     settle(p, ack[2], now)
-    redis.call('HDEL', owed, p.name .. ' ' .. ack[2])
   end
 end
 
@@ -179,7 +208,7 @@ end
 local function load_products(list, first)
   local products = {}
   for i, name in ipairs(list) do
-    products[i] = product_keys(first + (i - 1) * 6)
+    products[i] = product_keys(first + (i - 1) * 7)
     products[i].name = name
   end
   return products

@@ -1,4 +1,4 @@
--- KEYS: session, counter, owed, guard, then six a product. ARGV: msgpack {me, products, acks, jobs, unacked, fruitless, acked, parking}.
+-- KEYS: session, counter, owed, guard, then seven a product. ARGV: msgpack {me, products, acks, jobs, unacked, fruitless, acked, parking}.
 -- Acks and settled jobs count whoever has the session now; it is removed only if it is still this one.
 -- `unacked`: {product place, id}; `parking`: {connections, ms}. Returns {status, owed, what is to be parked: place, id, body, payload apart, …}.
 local a = cmsgpack.unpack(ARGV[1])
@@ -9,20 +9,22 @@ save_jobs(products, a[4], now)
 
 -- The never-ack guard: per message that was written, in how many connections in a row nothing at all was acknowledged, and since
 -- when. A connection that acknowledged anything clears it. What reaches both bounds is named, and settled by the caller as dead.
+-- `last` is the session that was counted last: a repeat of its end names what it did, and counts nothing.
 local function park()
   local before = {}
   local flat = redis.call('HGETALL', guard)
   for i = 1, #flat, 2 do before[flat[i]] = flat[i + 1] end
   redis.call('DEL', guard)
   if a[7] then return {} end
-  local parked = {}
+  local parked, more = {}, before.last == tag(me) and 0 or a[6]
+  redis.call('HSET', guard, 'last', tag(me))
   for _, entry in ipairs(a[5]) do
     local p = products[entry[1]]
     local body = redis.call('HGET', p.m, entry[2])
     if body then
       local name = p.name .. ' ' .. entry[2]
       local count, since = string.match(before[name] or '', '^(%d+) (%d+)$')
-      count, since = tonumber(count or '0') + a[6], tonumber(since or now)
+      count, since = tonumber(count or '0') + more, tonumber(since or now)
       redis.call('HSET', guard, name, string.format('%.0f %.0f', count, since))
       if count >= a[8][1] and now - since >= a[8][2] then
         parked[#parked + 1] = entry[1]

@@ -1,4 +1,4 @@
--- KEYS: owed, then the product's six. ARGV: product. Ends what has expired of a queue that nobody touches; returns what is owed.
+-- KEYS: owed, then the product's seven. ARGV: product. Ends what has expired of a queue that nobody touches; returns what is owed.
 local owed, p, now, from = KEYS[1], product_keys(2), clock(), 0
 while true do
   local found, removed = redis.call('ZRANGE', p.q, from, from + 99), 0

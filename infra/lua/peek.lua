@@ -1,4 +1,4 @@
--- KEYS: the product's six. ARGV: limit, bytes. Returns {now, page}: what is pending and has not expired, whoever had a notice of
+-- KEYS: the product's seven. ARGV: limit, bytes. Returns {now, page}: what is pending and has not expired, whoever had a notice of
 -- it; of bodies about so many bytes (one always fits). Changes nothing.
 local p, limit, bytes, now = product_keys(1), tonumber(ARGV[1]), tonumber(ARGV[2]), clock()
 local items, size, more, from = {}, 0, 0, 0

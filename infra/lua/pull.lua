@@ -1,4 +1,4 @@
--- KEYS: session, then the product's six. ARGV: msgpack {generation, number, id}; a number of 0 is nobody's session (HTTP).
+-- KEYS: session, then the product's seven. ARGV: msgpack {generation, number, id}; a number of 0 is nobody's session (HTTP).
 -- One pending message with its payload; changes nothing. Returns {status}, or {'ok', now, n, body, payload apart}.
 local a = cmsgpack.unpack(ARGV[1])
 local p, id, now = product_keys(2), a[3], clock()

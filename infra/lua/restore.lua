@@ -1,4 +1,4 @@
--- KEYS: session, counter, owed, then six a product. ARGV: msgpack {online, {room, epoch, -1, generation, number}, products, jobs}.
+-- KEYS: session, counter, owed, then seven a product. ARGV: msgpack {online, {room, epoch, -1, generation, number}, products, jobs}.
 -- A session as `push.status` tells it last: registered if it is newer than what is here, removed if it is over. Idempotent.
 local a = cmsgpack.unpack(ARGV[1])
 local s, c, me, now = KEYS[1], KEYS[2], me_from(a[2]), clock()

@@ -1,5 +1,6 @@
--- KEYS: session, owed, then the product's six. ARGV: msgpack {product, cap, messages}, a message: {id, class, expires_ms, collapse}, and
--- for one that may be a notice the place of its payload in ARGV (0: in the body); then the messages' bodies, then the payloads.
+-- KEYS: session, owed, then the product's seven. ARGV: msgpack {product, cap, messages}, a message: {id, class, expires_ms, collapse}, and
+-- for one that may be a notice the place of its payload in ARGV (0: in the body), else false or nothing, and for one with a
+-- fallback when that is due, ms (0: it was handed over before); then the messages' bodies, then the payloads.
 -- Returns {session fields, bind, now, n of each message (0: it is not to be hinted), owed}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, owed, p, now = KEYS[1], KEYS[2], product_keys(3), clock()
@@ -32,9 +33,15 @@ local function add(message, body)
   end
   local n = redis.call('INCR', p.n)
   redis.call('ZADD', p.q, string.format('%.0f', class * CLASS + n), id)
-  local notice, place = message[5] and 'n' or '', message[5] or 0
-  redis.call('HSET', p.m, id, notice .. string.format('%.0f', expires) .. '|' .. collapse .. '|' .. body)
+  local notice, place, due = message[5] and 'n' or '', message[5] or 0, message[6]
+  local flags = due and notice .. 'f' or notice
+  redis.call('HSET', p.m, id, flags .. string.format('%.0f', expires) .. '|' .. collapse .. '|' .. body)
   if place > 0 then redis.call('HSET', p.m, id .. '/', ARGV[place]) end
+  if due == 0 then
+    redis.call('HSET', p.m, id .. '>', 1)
+  elseif due then
+    redis.call('ZADD', p.d, string.format('%.0f', due), due_member(p, id))
+  end
   while redis.call('ZCARD', p.q) > cap do evict() end
   return n
 end

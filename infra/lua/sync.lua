@@ -1,5 +1,5 @@
--- KEYS: session, counter, owed, then six a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs, noticed, only acks}, then
--- binds.
+-- KEYS: session, counter, owed, then seven a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs, noticed, only acks}, then
+-- binds; an ack is {product place, id, its state if that is not acked}.
 -- `products` names every product whose keys are given; windows, limits and binds are given for the first of them.
 -- With `only acks` the session is looked at and left as it is. Returns {status, now, pages, owed, whether the session was missing}.
 local a = cmsgpack.unpack(ARGV[1])

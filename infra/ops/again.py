@@ -109,7 +109,7 @@ async def redrive(kafka: KafkaSettings, chosen: Sequence[logs.Found], *, dry_run
 
 
 def _message_of(letter: DeadLetter, outcome: Outcome) -> PushMessage | None:
-    if letter.topic != names.MESSAGES:
+    if not logs.is_messages(letter.topic):
         outcome.skip(f"it came from {letter.topic}: only messages are redriven")
         return None
     try:
@@ -150,7 +150,7 @@ async def replay(kafka: KafkaSettings, wanted: Wanted, *, dry_run: bool, rate: i
     outcome, seen = Outcome(), set[tuple[str, str, str]]()
     fits = logs.matching(client=wanted.client, product=wanted.product)
     async with _Sender(kafka, dry_run=dry_run, rate=rate) as sender:
-        async for found in logs.read(kafka.bootstrap, names.MESSAGES, since=wanted.since, until=wanted.until):
+        async for found in _sent(kafka, wanted):
             message = found.record
             if not isinstance(message, PushMessage) or message.client is None or not fits(found):
                 continue
@@ -168,6 +168,13 @@ async def replay(kafka: KafkaSettings, wanted: Wanted, *, dry_run: bool, rate: i
             outcome.take(message, again)
             await sender.send(again)
     return outcome
+
+
+async def _sent(kafka: KafkaSettings, wanted: Wanted) -> AsyncIterator[logs.Found]:
+    """The shared topic, then own queues: one that was moved lies in both."""
+    for topic in await logs.messages_topics(kafka.bootstrap, wanted.product):
+        async for found in logs.read(kafka.bootstrap, topic, since=wanted.since, until=wanted.until):
+            yield found
 
 
 async def _states(kafka: KafkaSettings, wanted: Wanted) -> dict[tuple[str, str, str], State]:

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra.journal import JournalDown, topic_specs
-from schemas import codec
+from schemas import codec, names
 from schemas.records import Record
 
 _AGO: Final = re.compile(r"(\d+)(s|m|h|d)")
@@ -57,12 +57,33 @@ class Found:
 
 
 def topic_name(text: str) -> str:
-    """`messages` or `push.messages`; raises NoTopic with the names there are."""
+    """`messages`, `push.messages`, or `messages.<product>` for an own queue; raises NoTopic with the names there are."""
     known = [spec.name for spec in topic_specs(1)]
     name = text if text.startswith("push.") else f"push.{text}"
-    if name not in known:
-        raise NoTopic(f"there is no topic {text[:80]!a}; there are {', '.join(known)}")
+    if name not in known and not is_messages(name):
+        raise NoTopic(f"there is no topic {text[:80]!a}; there are {', '.join(known)}, and own queues {names.MESSAGES}.<product>")
     return name
+
+
+def is_messages(topic: str) -> bool:
+    """Is it the shared topic of messages, or could it be a product's own queue?"""
+    try:
+        return topic == names.MESSAGES or bool(names.queue_product(topic))
+    except names.BadName:
+        return False
+
+
+async def messages_topics(bootstrap: str, product: str = "") -> list[str]:
+    """The shared topic of messages, then the own queues that there are (of one product, if it is named); raises JournalDown."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    try:
+        await consumer.start()
+        own = sorted(topic for topic in await consumer.topics() if topic != names.MESSAGES and is_messages(topic))
+    except (KafkaError, OSError) as error:
+        raise JournalDown(f"Kafka at {bootstrap}: {type(error).__name__}: {error}") from error
+    finally:
+        await consumer.stop()
+    return [names.MESSAGES, *(topic for topic in own if not product or topic == names.queue_topic(product))]
 
 
 def since_ms(text: str, *, now: float | None = None) -> int:
@@ -167,6 +188,8 @@ def safe(text: str) -> str:
 
 
 async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
+    if topic not in await consumer.topics():  # asked for by its name, a broker may create it
+        raise NoTopic(f"topic {topic} does not exist: run `pushctl topics apply`")
     await consumer._client.add_topic(topic)  # noqa: SLF001 - aiokafka has no other way to ask for a topic it is not subscribed to
     found = consumer.partitions_for_topic(topic)
     if not found:

@@ -35,8 +35,13 @@ async def _shard(shard: Shard) -> dict[str, Any]:
         "records_read": read,
         "records_to_read": of,
         "fold_s": round((marker.opened_ms - marker.began_ms) / 1000, 1) if marker.opened_ms >= marker.began_ms else None,
-        "positions": {f"{names.MESSAGES}:{partition}": offset for partition, offset in sorted(marker.positions.items())},
+        "positions": dict(sorted((_place(part), offset) for part, offset in marker.positions.items())),
     }
+
+
+def _place(part: str) -> str:
+    partition, _, queue = part.partition(":")
+    return f"{names.queue_topic(queue) if queue else names.MESSAGES}:{partition}"
 
 
 def _state(run_id: str, marker: Marker | None) -> str:

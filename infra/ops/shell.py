@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from infra.settings import KafkaSettings, RedisSettings, Settings
+    from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
     from infra.system import System
 
 FAILED, USAGE, UNREACHABLE, NOT_FOUND, REFUSED, LATE, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
@@ -62,6 +62,17 @@ def kafka_of(data: Path | None) -> KafkaSettings:
     if settings.kafka.bootstrap:
         return settings.kafka
     return settings.kafka.model_copy(update={"bootstrap": system_of(data).kafka})
+
+
+def nats_of(data: Path | None) -> NatsSettings | None:
+    """NATS by the settings, or else that of the running system; None where there is neither."""
+    from infra.system import read
+
+    settings = settings_of(data)
+    if settings.nats.url:
+        return settings.nats
+    system = read(settings.data)
+    return settings.nats.model_copy(update={"url": system.nats}) if system else None
 
 
 def redis_of(data: Path | None) -> RedisSettings:

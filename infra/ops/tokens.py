@@ -20,12 +20,14 @@ def make_token(
     *,
     client: str,
     product: str,
+    also: Sequence[str] = (),
     user: str = "",
     groups: Sequence[str] = (),
     attrs: Mapping[str, str] | None = None,
     ttl_s: int = 24 * 3600,
 ) -> str:
-    """A token for one client and one product; raises NoSystem if the data folder has no signing secret, BadName for bad ids."""
+    """A token for one client and one product, `also` for others; raises NoSystem if the data folder has no signing secret,
+    BadName for bad ids."""
     secret = data / "issuer-secret"
     if not secret.exists():
         raise NoSystem(f"{data} has no signing secret; `pushctl up` makes one, or sign tokens with your own issuer's key")
@@ -43,6 +45,6 @@ def make_token(
         "iat": now,
         "exp": now + ttl_s,
         "jti": uuid4().hex,
-        "products": {names.product(product): grant},
+        "products": {names.product(name): grant for name in (product, *also)},
     }
     return jwt.encode({"alg": "HS256", "kid": "1"}, claims, OctKey.import_key(secret.read_text().strip()))

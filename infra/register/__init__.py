@@ -4,37 +4,45 @@ Each method takes a batch and runs one Lua script a client, pipelined; every scr
 outcome unknown and the caller repeats it. A script touches the keys of one client only, which share a slot.
 
 `calls` builds what a script is given, `answers` reads what it returns, `views` are the values, `shards` knows which server has
-a key and whether it may be used, `client` is the class, `fold` what puts Kafka's records into a server that lost something.
+a key and whether it may be used, `client` is the class, `fold` what puts Kafka's records into a server that lost something,
+`slots` and `due` the index of what is to be handed to another channel.
 """
 
 from infra.register.client import Register
 from infra.register.shards import Marker, RegisterDown, RegisterNotReady, Shard
 from infra.register.views import (
     Bound,
+    Claimed,
     ClientView,
     Connected,
     Gone,
     LastSession,
+    Located,
     Owed,
     Parked,
     Parking,
     PendingItem,
     PendingPage,
     Pulled,
+    Rebound,
     SessionView,
     Stored,
     StoreItem,
     StoreMessage,
     StoreOutcome,
     Synced,
+    Unbound,
+    Unsettled,
 )
 
 __all__ = [
     "Bound",
+    "Claimed",
     "ClientView",
     "Connected",
     "Gone",
     "LastSession",
+    "Located",
     "Marker",
     "Owed",
     "Parked",
@@ -42,6 +50,7 @@ __all__ = [
     "PendingItem",
     "PendingPage",
     "Pulled",
+    "Rebound",
     "Register",
     "RegisterDown",
     "RegisterNotReady",
@@ -52,4 +61,6 @@ __all__ = [
     "StoreOutcome",
     "Stored",
     "Synced",
+    "Unbound",
+    "Unsettled",
 ]

@@ -10,6 +10,7 @@ import msgspec
 from infra.register.calls import pack
 from infra.register.views import (
     Bound,
+    Claimed,
     Connected,
     Gone,
     Owed,
@@ -17,13 +18,16 @@ from infra.register.views import (
     PendingItem,
     PendingPage,
     Pulled,
+    Rebound,
     SessionView,
     Stored,
     StoreItem,
     StoreOutcome,
     Synced,
+    Unbound,
+    Unsettled,
 )
-from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem
+from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem, UnbindItem
 
 SESSION: Final = ("generation", "number", "room", "epoch", "connection")
 
@@ -49,11 +53,12 @@ def bind(value: bytes | None) -> Bind | None:
 
 
 def owed(key: str, flat: Sequence[Any]) -> list[Owed]:
-    """What a script owes: `<product> <id>`, state, …"""
+    """What a script owes: `<product> <id>`, `<state>[ <detail>]`, …"""
     found = []
-    for name, state in zip(flat[::2], flat[1::2], strict=True):
+    for name, value in zip(flat[::2], flat[1::2], strict=True):
         product, _, message_id = text(name).partition(" ")
-        found.append(Owed(key, product, message_id, text(state)))
+        state, _, detail = text(value).partition(" ")
+        found.append(Owed(key, product, message_id, state, detail))
     return found
 
 
@@ -67,9 +72,9 @@ def page(product: str, raw: Sequence[Any], now_ms: int) -> PendingPage:
 
 
 def _item(number: Any, message_id: Any, packed: bytes, now_ms: int, apart: bytes | None = None) -> PendingItem:
-    """A pending message: `<n if it may be a notice><expires>|<collapse key>|<Stored>`, its payload perhaps apart."""
+    """A pending message: `<flags n, f><expires>|<collapse key>|<Stored>`, its payload perhaps apart."""
     expires, _, body = packed.split(b"|", 2)
-    remaining = -((now_ms - int(expires.lstrip(b"n"))) // 1000)
+    remaining = -((now_ms - int(expires.lstrip(b"nf"))) // 1000)
     return PendingItem(int(number), text(message_id), _stored(body, apart), max(1, remaining))
 
 
@@ -80,11 +85,11 @@ def _stored(packed: bytes, apart: bytes | None) -> Stored:
 
 def connected(item: ConnectItem, answer: Sequence[Any]) -> Connected:
     """Of `connect.lua`."""
-    status, generation, number, room, epoch, old_generation, old_number = answer
+    status, generation, number, room, epoch, old_generation, old_number, now = answer
     old = None
     if room and (text(room), int(epoch)) != (item.room, item.epoch):
         old = SessionView(int(old_generation), int(old_number), text(room), int(epoch), 0)
-    return Connected(text(status), int(generation), int(number), old)
+    return Connected(text(status), int(generation), int(number), old, int(now))
 
 
 def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
@@ -102,6 +107,18 @@ def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
         [(number[0], number[1]) for number in numbers],
         owed(item.key, due),
     )
+
+
+def unbound(item: UnbindItem, answer: Sequence[Any]) -> Unbound:
+    """Of `unbind.lua`."""
+    status, user, mark = answer
+    return Unbound(text(status), text(user), text(mark))
+
+
+def rebound(key: str, answer: Sequence[Any]) -> Rebound:
+    """Of `leave.lua`, where something has bound since."""
+    first, document = answer
+    return Rebound(key, _unpack_bind.decode(document), int(first))
 
 
 def synced(item: SyncItem, answer: Sequence[Any]) -> Synced:
@@ -140,3 +157,13 @@ def gone(item: DisconnectItem, answer: Sequence[Any]) -> Gone:
         for place, message_id, packed, apart in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
     ]
     return Gone(text(status), owed(item.key, due), parked)
+
+
+def claimed(key: str, product: str, answer: Sequence[Any]) -> Claimed:
+    """Of `hand.lua`."""
+    now, user, flat, due = answer
+    messages = [
+        Unsettled(text(message_id), _stored(packed.split(b"|", 2)[2], apart))
+        for message_id, packed, apart in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    ]
+    return Claimed(key, product, int(now), text(user), messages, owed(key, due))

@@ -7,12 +7,15 @@ from typing import Any, Final
 
 import msgspec
 
+from infra.register.slots import due_key, slot_of_client
 from infra.register.views import LastSession, Parking, SessionView, StoreItem
 from infra.wire import (
     NOTICED,
+    Ack,
     BindItem,
     ConnectItem,
     DisconnectItem,
+    JobNumber,
     ProductWindow,
     PullItem,
     SettledJob,
@@ -20,7 +23,7 @@ from infra.wire import (
     UnbindItem,
 )
 from schemas import names
-from schemas.codes import Mode
+from schemas.codes import Mode, State
 
 PAGE_BYTES: Final = 64 * 1024
 """Bytes of bodies in one page, about; one message always fits."""
@@ -36,7 +39,8 @@ pack: Final = msgspec.msgpack.Encoder().encode
 
 def connect_call(i: ConnectItem) -> Call:
     """`connect.lua`."""
-    return "connect", [names.session_key(i.key), names.counter_key(i.key)], [i.room, i.epoch, i.connection]
+    arguments = [i.room, i.epoch, i.connection, *i.seen, i.until_ms]
+    return "connect", [names.session_key(i.key), names.counter_key(i.key)], arguments
 
 
 def bind_call(i: BindItem) -> Call:
@@ -61,7 +65,7 @@ def sync_call(i: SyncItem) -> Call:
         [item.window for item in i.products],
         [item.limit for item in i.products],
         PAGE_BYTES,
-        [[products[ack.product], ack.id] for ack in i.acks if ack.state != NOTICED],
+        _acks(products, i.acks),
         _jobs(products, i.jobs),
         [[products[ack.product], ack.id] for ack in i.acks if ack.state == NOTICED],
         i.only_acks,
@@ -73,10 +77,10 @@ def disconnect_call(i: DisconnectItem, parking: Parking) -> Call:
     """`disconnect.lua`."""
     touched = [*(ack.product for ack in i.acks), *(job.product for job in i.jobs), *(product for product, _ in i.unacked)]
     products = _places((), touched)
-    acks = [[products[ack.product], ack.id] for ack in i.acks if ack.state != NOTICED]
     unacked = [[products[product], message_id] for product, message_id in i.unacked]
     bounds = [parking.connections, int(parking.seconds * 1000)]
-    arguments = [_me(i), list(products), acks, _jobs(products, i.jobs), unacked, i.fruitless, i.acked, bounds]
+    settled = _acks(products, i.acks), _jobs(products, i.jobs)
+    arguments = [_me(i), list(products), *settled, unacked, i.fruitless, i.acked, bounds]
     session, counter, owed, *rest = _client_keys(i.key, products)
     return "disconnect", [session, counter, owed, names.guard_key(i.key), *rest], [pack(arguments)]
 
@@ -87,6 +91,11 @@ def unbind_call(i: UnbindItem) -> Call:
     return "unbind", keys, [pack([_me(i), i.product])]
 
 
+def leave_call(key: str, product: str, mark: str) -> Call:
+    """`leave.lua`."""
+    return "leave", [names.session_key(key), names.first_bind_key(key, product)], [product, mark]
+
+
 def store_call(i: StoreItem) -> Call:
     """`store.lua`."""
     keys = [names.session_key(i.key), names.owed_key(i.key), *_product_keys(i.key, i.product)]
@@ -95,6 +104,10 @@ def store_call(i: StoreItem) -> Call:
     for m, message in zip(i.messages, messages, strict=True):
         if m.body.mode != Mode.PUSH:
             message.append(1 + len(messages) + apart.index(m) + 1 if m in apart else 0)
+        elif m.due_ms is not None:
+            message.append(False)  # no notice
+        if m.due_ms is not None:
+            message.append(m.due_ms)
     return "store", keys, [pack([i.product, i.cap, messages]), *(pack(m.body) for m in i.messages), *(m.apart for m in apart)]
 
 
@@ -121,6 +134,7 @@ def _product_keys(key: str, product: str) -> list[str]:
         names.settled_key(key, product),
         names.collapse_index_key(key, product),
         names.settled_jobs_key(key, product),
+        due_key(slot_of_client(key)),
     ]
 
 
@@ -137,6 +151,14 @@ def _client_keys(key: str, products: dict[str, int]) -> list[str]:
     return keys
 
 
+def _acks(products: dict[str, int], acks: Sequence[Ack]) -> list[list[Any]]:
+    return [
+        [products[ack.product], ack.id] if ack.state == State.ACKED else [products[ack.product], ack.id, ack.state]
+        for ack in acks
+        if ack.state != NOTICED
+    ]
+
+
 def _jobs(products: dict[str, int], jobs: Sequence[SettledJob]) -> list[list[Any]]:
     return [[products[job.product], f"{job.partition}:{job.offset}", job.remember_s * 1000] for job in jobs]
 
@@ -144,9 +166,9 @@ def _jobs(products: dict[str, int], jobs: Sequence[SettledJob]) -> list[list[Any
 # --- folding Kafka into it again ---------------------------------------------------------------------------------------
 
 
-def settle_call(key: str, product: str, settled: Sequence[tuple[str, int]]) -> Call:
-    """`settle.lua`: (id, when it was settled, ms) in order."""
-    arguments = [product, [message_id for message_id, _ in settled], [at for _, at in settled]]
+def settle_call(key: str, product: str, settled: Sequence[tuple[str, int]], state: str | None = None) -> Call:
+    """`settle.lua`: (id, when it was settled, ms) in order; `state`: of acks that nobody told the register before."""
+    arguments = [product, [message_id for message_id, _ in settled], [at for _, at in settled], state]
     return "settle", [names.owed_key(key), *_product_keys(key, product)], [pack(arguments)]
 
 
@@ -156,6 +178,25 @@ def restore_call(session: LastSession) -> Call:
     where = [session.room, session.epoch, -1, session.generation, session.number]
     arguments = [session.online, where, list(products), _jobs(products, session.jobs)]
     return "restore", _client_keys(session.key, products), [pack(arguments)]
+
+
+# --- fallback ----------------------------------------------------------------------------------------------------------
+
+
+def hand_call(key: str, product: str, ids: Sequence[str], claim_ms: int) -> Call:
+    """`hand.lua`."""
+    keys = [names.owed_key(key), names.first_bind_key(key, product), *_product_keys(key, product)]
+    return "hand", keys, [pack([product, ids, claim_ms])]
+
+
+def handed_call(key: str, product: str, ids: Sequence[str]) -> Call:
+    """`handed.lua`."""
+    return "handed", _product_keys(key, product), list(ids)
+
+
+def settled_job_call(key: str, product: str, number: JobNumber) -> Call:
+    """`settledjob.lua`."""
+    return "settledjob", [names.settled_jobs_key(key, product)], [f"{number[0]}:{number[1]}"]
 
 
 # --- the sweep ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
-from infra.register import answers
+from infra.register import answers, due
 from infra.register.answers import SESSION, text
 from infra.register.calls import (
     Call,
@@ -14,10 +14,14 @@ from infra.register.calls import (
     connect_call,
     disconnect_call,
     expire_call,
+    hand_call,
+    handed_call,
+    leave_call,
     pack,
     peek_call,
     pull_call,
     settle_call,
+    settled_job_call,
     store_call,
     sweep_call,
     sync_call,
@@ -26,20 +30,24 @@ from infra.register.calls import (
 from infra.register.shards import Command, RegisterDown, RegisterNotReady, Shard, Shards
 from infra.register.views import (
     Bound,
+    Claimed,
     ClientView,
     Connected,
     Gone,
+    Located,
     Owed,
     Parking,
     PendingPage,
     Pulled,
+    Rebound,
     SessionView,
     StoreItem,
     StoreOutcome,
     Synced,
+    Unbound,
 )
 from infra.settings import RedisSettings
-from infra.wire import RETRY, Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem, UnbindItem
+from infra.wire import RETRY, Bind, BindItem, ConnectItem, DisconnectItem, JobNumber, PullItem, SyncItem, UnbindItem
 from schemas import names
 
 I = TypeVar("I")  # noqa: E741
@@ -86,9 +94,9 @@ class Register:
         """Settle acks (their receipts are in Kafka), save settled jobs, renew the session and its binds, page every product."""
         return await self._each(items, sync_call, answers.synced, lambda: Synced(RETRY))
 
-    async def unbind(self, items: Sequence[UnbindItem]) -> list[tuple[str, str]]:
-        """Forget binds; (status, the user that the client had in the product)."""
-        return await self._each(items, unbind_call, lambda _, answer: (text(answer[0]), text(answer[1])), lambda: (RETRY, ""))
+    async def unbind(self, items: Sequence[UnbindItem]) -> list[Unbound]:
+        """Forget binds in the session; what the registry knows of them goes by `left`, when Kafka knows."""
+        return await self._each(items, unbind_call, answers.unbound, lambda: Unbound(RETRY))
 
     async def disconnect(self, items: Sequence[DisconnectItem], parking: Parking = Parking()) -> list[Gone]:  # noqa: B008 - frozen
         """Settle acks, save settled jobs, count what was never acknowledged, and remove the session if it is still this one."""
@@ -98,9 +106,13 @@ class Register:
         """The pending messages of these ids, each with its payload. Nothing is changed."""
         return await self._each(items, pull_call, answers.pulled, lambda: Pulled(RETRY))
 
-    async def settle(self, items: Sequence[tuple[str, str, list[tuple[str, int]]]]) -> None:
-        """Receipts are in Kafka: (key, product, [(id, at ms)]) are no longer pending."""
-        await self._run([settle_call(*item) for item in items])
+    async def settle(self, items: Sequence[tuple[str, str, list[tuple[str, int]]]], state: str | None = None) -> list[Owed]:
+        """Receipts are in Kafka: (key, product, [(id, at ms)]) are no longer pending; `state` where they are acks.
+
+        Returns what is owed.
+        """
+        found = await self._run([settle_call(*item, state) for item in items])
+        return [each for (key, *_), answer in zip(items, found, strict=True) for each in answers.owed(key, answer)]
 
     async def registered(self, items: Sequence[tuple[str, Bind, str]]) -> None:
         """After the ClientRecord is in Kafka: (key, bind, user before) → keep the users' sets, then remember the bind.
@@ -127,16 +139,28 @@ class Register:
                 sets.append(("SADD", names.user_key(realm, bind.product, bind.user), client))
         await self._pipe(sets)
 
+    async def left(self, items: Sequence[tuple[str, str, Unbound]]) -> list[Rebound]:
+        """After Kafka knows that these binds are over: (key, product, …) → the users' sets, then the binds themselves.
+
+        Returns those that were bound again meanwhile: the caller tells Kafka again, then `registered`.
+        """
+        await self._leave_sets([(key, product, over.user) for key, product, over in items])
+        found = await self._run([leave_call(key, product, over.mark) for key, product, over in items])
+        return [answers.rebound(key, answer) for (key, _, _), answer in zip(items, found, strict=True) if answer and answer[1]]
+
     async def unregistered(self, items: Sequence[tuple[str, str, str]]) -> None:
         """After Kafka knows that the bind is over: (key, product, user or "") → the user's set, then the bind itself."""
 
+        await self._leave_sets(items)
+        await self._pipe([("DEL", names.first_bind_key(key, product)) for key, product, _ in items])
+
+    async def _leave_sets(self, items: Sequence[tuple[str, str, str]]) -> None:
         sets: list[Command] = []
         for key, product, user in items:
             realm, client = names.split_client_key(key)
             if user:
                 sets.append(("SREM", names.user_key(realm, product, user), client))
         await self._pipe(sets)
-        await self._pipe([("DEL", names.first_bind_key(key, product)) for key, product, _ in items])
 
     async def forgotten(self, items: Sequence[tuple[str, str]]) -> None:
         """(key, product) that left, as Kafka tells: their documents, and their places in users' sets, go if they are there."""
@@ -155,16 +179,22 @@ class Register:
     async def store(self, items: Sequence[StoreItem]) -> list[StoreOutcome]:
         """Store messages and locate their clients, in one step each."""
         found = await self._run([store_call(item) for item in items])
+        await self._remind(items)
         return [answers.stored(item, answer) for item, answer in zip(items, found, strict=True)]
 
-    async def locate(self, items: Sequence[tuple[str, str]]) -> tuple[int, list[tuple[SessionView | None, Bind | None]]]:
-        """(key, product) → Redis's time, ms, and each one's session and bind, without storing anything."""
+    async def locate(self, items: Sequence[tuple[str, str]]) -> list[Located | None]:
+        """(key, product) → where each one is, without storing anything; None for those whose shard does not answer."""
+        calls: list[Command] = [("HMGET", names.session_key(key), *SESSION, f"b:{product}") for key, product in items]
+        groups = self.shards.grouped(names.session_key(key) for key, _ in items)
 
-        if not items:
-            return 0, []
-        [(seconds, micros)] = await self.shards.of(items[0][0]).pipe([("TIME",)])
-        found = await self._pipe([("HMGET", names.session_key(key), *SESSION, f"b:{product}") for key, product in items])
-        return int(seconds) * 1000 + int(micros) // 1000, [(answers.session(each), answers.bind(each[5])) for each in found]
+        async def ask(shard: Shard, places: list[int]) -> list[Located]:
+            (seconds, micros), *found = await shard.pipe([("TIME",), *(calls[place] for place in places)])
+            now = int(seconds) * 1000 + int(micros) // 1000
+            return [Located(now, answers.session(each), answers.bind(each[5])) for each in found]
+
+        found = await asyncio.gather(*(ask(shard, places) for shard, places in groups), return_exceptions=True)
+        replies = await self._merged(len(items), groups, found)
+        return [None if isinstance(reply, RegisterDown) else reply for reply in replies]
 
     async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
         """The client ids of a user in a product, sorted. Behind the fence, so whole: RegisterNotReady while it is folded."""
@@ -172,6 +202,27 @@ class Register:
             [("members", [names.user_key(realm, product, user)], [])]
         )  # behind the fence: whole, or not at all
         return sorted(text(item) for item in found)
+
+    # --- for the fallback ----------------------------------------------------------------------------------------------
+
+    async def _remind(self, items: Sequence[StoreItem]) -> None:
+        """Note the slots in which something is due. After the store: where this fails the batch is stored, and noted, again."""
+        times = due.times_of(items)
+        for shard, places in self.shards.grouped(names.session_key(item.key) for item in items) if times else ():
+            await due.remind(shard, due.times_of([items[place] for place in places]))
+
+    async def hand(self, items: Sequence[tuple[str, str, list[str]]], claim_ms: int) -> list[Claimed]:
+        """(key, product, ids): claim what of it is due and unsettled; unless `handed` it is due again after `claim_ms`."""
+        found = await self._run([hand_call(*item, claim_ms) for item in items])
+        return [answers.claimed(key, product, answer) for (key, product, _), answer in zip(items, found, strict=True)]
+
+    async def handed(self, items: Sequence[tuple[str, str, list[str]]]) -> None:
+        """(key, product, ids) are in `push.fallback`, with their receipts."""
+        await self._run([handed_call(*item) for item in items])
+
+    async def settled_job(self, keys: Sequence[str], product: str, number: JobNumber) -> list[bool]:
+        """Which of these clients have settled a broadcast, as far as their rooms have saved it."""
+        return [bool(found) for found in await self._run([settled_job_call(key, product, number) for key in keys])]
 
     # --- for readers ---------------------------------------------------------------------------------------------------
 
@@ -219,7 +270,7 @@ class Register:
     async def expire(self, items: Sequence[tuple[str, str]]) -> list[Owed]:
         """(key, product): end what has expired and nobody touched; returns what is owed for it."""
         found = await self._run([expire_call(key, product) for key, product in items])
-        return [due for (key, _), answer in zip(items, found, strict=True) for due in answers.owed(key, answer)]
+        return [each for (key, _), answer in zip(items, found, strict=True) for each in answers.owed(key, answer)]
 
     # --- calls ---------------------------------------------------------------------------------------------------------
 

@@ -5,12 +5,12 @@ A `Fold` is one incarnation of one shard. Everything here may be repeated, and d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from infra.register import answers
+from infra.register import answers, due
 from infra.register.answers import text
-from infra.register.calls import pack, restore_call, settle_call, store_call
+from infra.register.calls import handed_call, pack, restore_call, settle_call, store_call
 from infra.register.shards import FOLDING, OPEN, Marker, RegisterNotReady, Shard, shard_script
 from infra.register.views import LastSession, Owed, StoreItem
 from infra.wire import Bind
@@ -51,21 +51,29 @@ class Fold:
     async def store(self, items: Sequence[StoreItem]) -> list[Owed]:
         """Messages, in the order of their partition; returns what caps, collapse keys and expiry ended."""
         found = await self.shard.evaluate_fold(self._scripts, [store_call(item) for item in items])
-        return [due for item, answer in zip(items, found, strict=True) for due in answers.stored(item, answer).owed]
+        await due.remind(self.shard, due.times_of(items))
+        return [each for item, answer in zip(items, found, strict=True) for each in answers.stored(item, answer).owed]
+
+    async def handed(self, items: Sequence[tuple[str, str, list[str]]]) -> None:
+        """Receipts say that (key, product, ids) were handed to another channel; what of it is not stored here is left out."""
+        await self.shard.evaluate_fold(self._scripts, [handed_call(*item) for item in items])
 
     async def paid(self, owed: Sequence[Owed]) -> None:
         """These receipts are in Kafka."""
         await self.shard.pipe([("HDEL", names.owed_key(item.key), f"{item.product} {item.id}") for item in owed])
 
-    async def progress(self, partition: int, read: int, of: int) -> None:
-        """For `pushctl register status`: records read, and how many there are."""
-        await self.shard.pipe([("HSET", self.shard.marker_key, f"r:{partition}", f"{read}/{of}")])
+    async def progress(self, name: str, read: int, of: int) -> None:
+        """For `pushctl register status`: records read of a part of the log, and how many there are."""
+        await self.shard.pipe([("HSET", self.shard.marker_key, f"r:{name}", f"{read}/{of}")])
 
-    async def done(self, partition: int, partitions: int) -> bool:
-        """This partition is folded; True if with it the shard is open. Raises RegisterNotReady where it is folded anew."""
+    async def done(self, name: str, partitions: int, queues: Iterable[str]) -> bool:
+        """This part of the log is folded; True if with it the shard is open: all `partitions` are, of each own queue too.
+
+        `queues` must be those that Kafka had after the shard was closed. Raises RegisterNotReady where it is folded anew.
+        """
         incarnation = self.marker.incarnation
-        arguments = (incarnation.run_id, incarnation.generation, partition, partitions)
-        [state] = await self.shard.pipe([shard_script("folded", self.shard.marker_key, *arguments)])
+        words: list[str | int] = [incarnation.run_id, incarnation.generation, name, partitions, *sorted(queues)]
+        [state] = await self.shard.pipe([shard_script("folded", self.shard.marker_key, *words)])
         if text(state) == OTHER:
             raise RegisterNotReady(f"{self.shard.address} was restarted again")
         return text(state) == OPEN

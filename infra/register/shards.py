@@ -23,16 +23,17 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, RedisError
 
+from infra.register.slots import SLOTS
 from infra.register.together import Calls, Together
 from infra.settings import RedisSettings
 
-SLOTS: Final = 16384
 PIPELINE: Final = 100
 """Commands in one pipeline, at most."""
 LOOK_EVERY: Final = 0.2
 """A shard that is not open is looked at again after this many seconds, whoever asks."""
 SCRIPTS: Final = (
-    "connect", "bind", "sync", "unbind", "disconnect", "pull", "peek", "store", "sweep", "expire", "settle", "restore", "members",
+    "connect", "bind", "sync", "unbind", "leave", "disconnect", "pull", "peek", "store", "sweep", "expire", "settle", "restore",
+    "members", "hand", "handed", "settledjob",
 )  # fmt: skip
 
 OPEN, FOLDING = "open", "folding"
@@ -59,7 +60,7 @@ class Incarnation:
 @dataclass(frozen=True, slots=True)
 class Marker:
     """A shard's marker, as it is in Redis. `since_ms`: the last beat before this incarnation, 0 for none; `positions`: what of
-    each partition of `push.messages` was stored when it was written; `folded`: partitions done; `progress`: read, of how many."""
+    each part of the log (`part`) was stored when it was written; `folded`: parts done; `progress`: read, of how many."""
 
     incarnation: Incarnation
     state: str
@@ -68,9 +69,14 @@ class Marker:
     began_ms: int
     opened_ms: int
     beat_ms: int
-    positions: dict[int, int] = field(default_factory=dict)
-    folded: frozenset[int] = frozenset()
-    progress: dict[int, tuple[int, int]] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
+    folded: frozenset[str] = frozenset()
+    progress: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def part(partition: int, queue: str = "") -> str:
+    """The name of a part of the log in a marker: a partition of `push.messages`, or of a product's own queue."""
+    return f"{partition}:{queue}" if queue else str(partition)
 
 
 class ScriptSet:
@@ -155,8 +161,8 @@ class Shard:
         except (RedisError, OSError, TimeoutError) as error:
             raise RegisterDown(f"{self.address}: {type(error).__name__}: {error}") from error
 
-    async def beat(self, positions: dict[int, int]) -> tuple[str, Marker | None, bool]:
-        """Look, and if the shard is open write the beat: everything of these partitions below these offsets is stored here.
+    async def beat(self, positions: dict[str, int]) -> tuple[str, Marker | None, bool]:
+        """Look, and if the shard is open write the beat: everything of these parts below these offsets is stored here.
 
         On one connection, which a restart breaks: else a beat could vouch on a new server for what only the old one had.
         """
@@ -165,7 +171,7 @@ class Shard:
                 run_id, marker = await self._look(one)
                 if marker is None or marker.incarnation.run_id != run_id or marker.state != OPEN:
                     return run_id, marker, False
-                flat = [number for pair in positions.items() for number in pair]
+                flat = [word for pair in positions.items() for word in pair]
                 command = shard_script("beat", self.marker_key, run_id, marker.incarnation.generation, *flat)
                 taken = await one.execute_command(*command)  # type: ignore[no-untyped-call]
                 return run_id, marker, bool(taken)
@@ -333,7 +339,7 @@ def read_marker(raw: dict[str, str]) -> Marker | None:
     """A marker's fields; None where there is none."""
     if "run_id" not in raw:
         return None
-    progress = {int(name[2:]): value.partition("/") for name, value in raw.items() if name.startswith("r:")}
+    progress = {name[2:]: value.partition("/") for name, value in raw.items() if name.startswith("r:")}
     return Marker(
         Incarnation(raw["run_id"], int(raw["generation"])),
         raw["state"],
@@ -342,9 +348,9 @@ def read_marker(raw: dict[str, str]) -> Marker | None:
         int(raw["began"]),
         int(raw.get("opened", 0)),
         int(raw.get("beat", 0)),
-        {int(name[2:]): int(value) for name, value in raw.items() if name.startswith("p:")},
-        frozenset(int(name[2:]) for name, value in raw.items() if name.startswith("f:") and value == raw["generation"]),
-        {partition: (int(read), int(of)) for partition, (read, _, of) in progress.items()},
+        {name[2:]: int(value) for name, value in raw.items() if name.startswith("p:")},
+        frozenset(name[2:] for name, value in raw.items() if name.startswith("f:") and value == raw["generation"]),
+        {name: (int(read), int(of)) for name, (read, _, of) in progress.items()},
     )
 
 
@@ -362,7 +368,7 @@ def _reason(run_id: str, marker: Marker | None) -> str:
         return "it is empty, and what Kafka has is not folded into it yet"
     if marker.incarnation.run_id != run_id:
         return "it was restarted, and what it may have lost is not folded again yet"
-    return f"{len(marker.folded)} partitions are folded into it again"
+    return f"{len(marker.folded)} parts of the log are folded into it again"
 
 
 def _parse_slots(raw: Sequence[Any]) -> dict[str, list[tuple[int, int]]]:

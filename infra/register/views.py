@@ -13,7 +13,8 @@ from schemas.codes import Mode
 class Stored(msgspec.Struct, array_like=True, frozen=True):
     """What is kept of a pending message besides its id, number and expiry.
 
-    In mode `pull` the payload lies apart, so that pages stay small; `size` is how many bytes it has.
+    In mode `pull` the payload lies apart, so that pages stay small; `size` is how many bytes it has. `accepted_ms` is kept of
+    what has a fallback.
     """
 
     payload: bytes
@@ -24,6 +25,7 @@ class Stored(msgspec.Struct, array_like=True, frozen=True):
     mode: str = Mode.PUSH.value
     size: int = 0
     pull_after_ms: int = 0
+    accepted_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,15 @@ class SessionView:
 
 
 @dataclass(frozen=True, slots=True)
+class Located:
+    """Where a client is, and its bind to a product; `now_ms`: Redis TIME."""
+
+    now_ms: int
+    session: SessionView | None
+    bind: Bind | None
+
+
+@dataclass(frozen=True, slots=True)
 class ClientView:
     """A client as the register knows it. `pending`: product → count, for the products bound or asked for."""
 
@@ -48,12 +59,13 @@ class ClientView:
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """A receipt that a script owes to Kafka."""
+    """A receipt that a script owes to Kafka. `detail` is HANDED_OVER of what another channel had been given before."""
 
     key: str
     product: str
     id: str
     state: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +90,16 @@ class PendingPage:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The answer to connect; `old` is the session that it took over, if that was in another (room, epoch)."""
+    """The answer to connect; `old` is the session that it took over, if that was in another (room, epoch).
+
+    `elsewhere`: nothing was done; (generation, number) is the session that another room has. `now_ms`: Redis TIME.
+    """
 
     status: str
     generation: int = 0
     number: int = 0
     old: SessionView | None = None
+    now_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +113,24 @@ class Bound:
     page: PendingPage | None = None
     settled_jobs: list[JobNumber] = field(default_factory=list)
     owed: list[Owed] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Unbound:
+    """The answer to unbind: the user that the client had in the product, and which bind it was that is over."""
+
+    status: str
+    user: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebound:
+    """A bind that came while an older one of the same product was being ended; `first_bind_ms`: since when."""
+
+    key: str
+    bind: Bind
+    first_bind_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +194,8 @@ class LastSession:
 
 @dataclass(frozen=True, slots=True)
 class StoreMessage:
-    """One message to store. `expires_ms` by Kafka's append time plus the TTL; `apart`: the payload, in mode `pull`."""
+    """One message to store. `expires_ms` by Kafka's append time plus the TTL; `apart`: the payload, in mode `pull`; `due_ms`:
+    when its fallback is due, 0 where it was handed over already, None for none."""
 
     id: str
     priority: int
@@ -168,6 +203,7 @@ class StoreMessage:
     collapse_key: str
     body: Stored
     apart: bytes = b""
+    due_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,4 +224,27 @@ class StoreOutcome:
     bind: Bind | None
     now_ms: int
     numbers: list[int]
+    owed: list[Owed]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A message that is to be handed to another channel."""
+
+    id: str
+    body: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What of one (client, product) is due and unsettled, claimed by the caller, at `now_ms` by Redis TIME; and what is owed.
+
+    `user`: whose device it is, "" if the registry does not know.
+    """
+
+    key: str
+    product: str
+    now_ms: int
+    user: str
+    messages: list[Unsettled]
     owed: list[Owed]

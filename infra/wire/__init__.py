@@ -35,6 +35,7 @@ from infra.wire.broadcasts import (
 from infra.wire.messages import Downlink, Hint, HintResult, Page, size_of
 from infra.wire.rooms import Announce, Control, ControlReply, EndJob, Estimate, Kick, Lease, PauseJob, RoomEntry
 from infra.wire.sessions import (
+    ELSEWHERE,
     GONE,
     NOTICED,
     OK,
@@ -61,6 +62,7 @@ from infra.wire.uplinks import UplinkItem, UplinkResult
 
 __all__ = [
     "ACK_BOUNDS_MS",
+    "ELSEWHERE",
     "GONE",
     "ITEM_OVERHEAD",
     "MAX_BYTES",

@@ -13,6 +13,7 @@ OK: Final = "ok"
 SUPERSEDED: Final = "superseded"
 RETRY: Final = "retry"
 GONE: Final = "gone"
+ELSEWHERE: Final = "elsewhere"
 
 NOTICED: Final = "noticed"
 """An Ack's state that settles nothing: the client has the notice, and may pull the body."""
@@ -38,20 +39,30 @@ class Ack(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ConnectItem(msgspec.Struct, array_like=True, frozen=True):
-    """`saver.connect`: give this connection a session. `connection` counts the room's connections and only grows."""
+    """`saver.connect`: give this connection a session. `connection` counts the room's connections and only grows.
+
+    A session that another room has is taken over only if it is still the one that was `seen` (generation, number), and only
+    before `until_ms`: by the clock of the client's own Redis, as an answer of `elsewhere` has told it.
+    """
 
     key: str
     room: str
     epoch: int
     connection: int
+    seen: tuple[int, int] = (0, 0)
+    until_ms: int = 0
 
 
 class ConnectResult(msgspec.Struct, array_like=True, frozen=True):
-    """`status` ok, superseded (a later connection has the session) or retry; the session is (generation, number)."""
+    """`status` ok, superseded (a later connection has the session), elsewhere or retry; the session is (generation, number).
+
+    `elsewhere`: another room has this session, and still has it: ask again, having seen it. `now_ms`: Redis TIME.
+    """
 
     status: str
     generation: int = 0
     number: int = 0
+    now_ms: int = 0
 
 
 class BindItem(msgspec.Struct, array_like=True, frozen=True):

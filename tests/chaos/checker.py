@@ -1,18 +1,19 @@
 """The ledger: for every accepted (message, client) the one state that it is in, by what was noted. Pure: no I/O, no clock.
 
 A message is known by its token, which its payload carries: so one whose acceptance is unknown is not a stranger when it comes.
+An id is one only within its product.
 
 | event | fields |
 |---|---|
-| `offer` | token, clients, kind (unicast, broadcast), priority, ttl (s), mode; made before anything is sent |
+| `offer` | token, product, clients, kind (unicast, broadcast), priority, ttl (s), mode; made before anything is sent |
 | `accepted` | token, id: answered 202, or acknowledged by Kafka. Without it the outcome is unknown, never failed |
-| `record` | token, id, client, offset, partition: read from `push.messages`, under the client's own key |
-| `got` | token, id, client: a device's application got it |
+| `record` | token, product, id, client, offset, partition: read under the client's own key; `topic`: an own queue |
+| `got` | token, product, id, client: a device's application got it |
 | `repeats` | client, count: arrivals that the device knew by their ids |
-| `receipt` | id, client, state; `clock`: s by which its sender's wall clock was ahead |
-| `dead` | id, client: in `push.dead` |
-| `pending` | id, client: in the register at the end |
-| `committed` | partition, offset: of the delivery group at the end |
+| `receipt` | product, id, client, state; `clock`: s by which its sender's wall clock was ahead |
+| `dead` | product, id, client: in `push.dead` |
+| `pending` | product, id, client: in the register at the end |
+| `committed` | partition, offset: of the delivery group at the end; `topic`: of an own queue's group |
 | `allow` | client, count, why: repeats that a crash or a reconnect may cause |
 | `status` | client, event, generation, session: read from `push.status` |
 | `online` | client, returns: it is connected at the end, and came back so often since the begin |
@@ -31,6 +32,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from schemas.codes import Mode, State, Status
+from schemas.names import MESSAGES
 
 SETTLING: Final = frozenset(
     {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
@@ -41,13 +43,16 @@ BROADCAST: Final = "broadcast"
 
 Pair = tuple[str, str]
 """(token, client)."""
+Key = tuple[str, str, str]
+"""(product, id, client)."""
 
 
 @dataclass(slots=True)
 class Verdict:
     """What the ledger says. `states` counts accepted pairs; everything else is empty where all is well.
 
-    `contradictions`: pairs with an ack that no device saw; `disordered`: first arrivals against their partition's order;
+    `contradictions`: pairs that were acknowledged or rejected, and no device saw them; `disordered`: first arrivals against their
+    partition's order;
     `early`: expired before their time; `two_ids`: one message (one idempotency key) under several ids; `gone`: clients that are
     connected and were called offline last, or at all though they had never left.
     """
@@ -104,19 +109,20 @@ class Checker:
     def __init__(self, events: Iterable[dict[str, Any]]) -> None:
         self._offers: dict[str, dict[str, Any]] = {}
         self._accepted: set[str] = set()
-        self._tokens: dict[str, str] = {}
+        self._tokens: dict[tuple[str, str], str] = {}  # by product and id
         self._got: dict[Pair, int] = {}
         self._times: Counter[Pair] = Counter()
-        self._records: dict[Pair, tuple[int, int]] = {}
+        self._records: dict[Pair, dict[str, tuple[int, int]]] = defaultdict(dict)
         self._ids: dict[str, set[str]] = defaultdict(set)
-        self._receipts: dict[tuple[str, str], str] = {}
-        self._expired: dict[tuple[str, str], float] = {}
+        self._receipts: dict[Key, str] = {}
+        self._expired: dict[Key, float] = {}
         self._offline: Counter[str] = Counter()
         self._last: dict[str, tuple[int, int, bool]] = {}
         self._online: dict[str, int] = {}
-        self._dead: set[tuple[str, str]] = set()
-        self._pending: set[tuple[str, str]] = set()
-        self._committed: dict[int, int] = {}
+        self._dead: set[Key] = set()
+        self._pending: set[Key] = set()
+        self._strange: set[Pair] = set()
+        self._committed: dict[tuple[str, int], int] = {}
         self._repeats: Counter[str] = Counter()
         self._allowed: Counter[str] = Counter()
         self._uplinks: set[str] = set()
@@ -132,36 +138,39 @@ class Checker:
 
     def _take_accepted(self, e: dict[str, Any]) -> None:
         self._accepted.add(e["token"])
-        self._tokens[e["id"]] = e["token"]
+        self._tokens[self._offers[e["token"]]["product"], e["id"]] = e["token"]
         self._ids[e["token"]].add(e["id"])
 
     def _take_record(self, e: dict[str, Any]) -> None:
-        self._tokens.setdefault(e["id"], e["token"])
+        self._tokens.setdefault((e["product"], e["id"]), e["token"])
         self._ids[e["token"]].add(e["id"])
-        self._records.setdefault((e["token"], e["client"]), (e["partition"], e["offset"]))
+        self._records[e["token"], e["client"]].setdefault(e.get("topic", MESSAGES), (e["partition"], e["offset"]))
 
     def _take_got(self, e: dict[str, Any]) -> None:
         pair = (e["token"], e["client"])
         self._got.setdefault(pair, self._place)
         self._times[pair] += 1
+        offer = self._offers.get(e["token"])
+        if offer is None or e["client"] not in offer["clients"] or e["product"] != offer["product"]:
+            self._strange.add(pair)
 
     def _take_repeats(self, e: dict[str, Any]) -> None:
         self._repeats[e["client"]] += e["count"]
 
     def _take_receipt(self, e: dict[str, Any]) -> None:
         if e["state"] in SETTLING:
-            self._receipts.setdefault((e["id"], e["client"]), e["state"])
+            self._receipts.setdefault(_key(e), e["state"])
         if e["state"] == State.EXPIRED and "t" in e:
-            self._expired.setdefault((e["id"], e["client"]), e["t"])
+            self._expired.setdefault(_key(e), e["t"])
 
     def _take_dead(self, e: dict[str, Any]) -> None:
-        self._dead.add((e["id"], e["client"]))
+        self._dead.add(_key(e))
 
     def _take_pending(self, e: dict[str, Any]) -> None:
-        self._pending.add((e["id"], e["client"]))
+        self._pending.add(_key(e))
 
     def _take_committed(self, e: dict[str, Any]) -> None:
-        self._committed[e["partition"]] = e["offset"]
+        self._committed[e.get("topic", MESSAGES), e["partition"]] = e["offset"]
 
     def _take_allow(self, e: dict[str, Any]) -> None:
         self._allowed[e["client"]] += e["count"]
@@ -197,13 +206,11 @@ class Checker:
     def verdict(self) -> Verdict:
         """Add everything up."""
         found = Verdict(unknown=len(set(self._offers) - self._accepted))
-        ids = {token: message for message, token in self._tokens.items()}
+        ids = {token: message for (_, message), token in self._tokens.items()}
         for token in sorted(self._accepted):
             for client in self._offers[token]["clients"]:
                 self._judge(found, token, client, ids[token])
-        found.misdelivered = [
-            pair for pair in self._got if pair[0] not in self._offers or pair[1] not in self._offers[pair[0]]["clients"]
-        ]
+        found.misdelivered = [pair for pair in self._got if pair in self._strange]
         found.twice = [pair for pair, count in self._times.items() if count > 1]
         found.duplicates = sum(self._repeats.values())
         found.duplicate_bound = sum(self._allowed.values())
@@ -226,47 +233,59 @@ class Checker:
             found.lost.append((token, client))
             return
         found.states[state] += 1
-        if state == State.ACKED and (token, client) not in self._got:
+        if state in (State.ACKED, State.REJECTED) and (token, client) not in self._got:
             found.contradictions.append((token, client))
 
     def state(self, token: str, client: str, message: str) -> str | None:
         """The state of an accepted pair (docs/guarantees.md); None: lost."""
         if self._offers[token]["kind"] == BROADCAST:  # receipts of broadcasts are counts: the device's own word stands
             return ARRIVED if (token, client) in self._got else None
-        key = (message, client)
+        key = (self._offers[token]["product"], message, client)
         if key in self._receipts:
             return self._receipts[key]
         if key in self._dead:
             return DEAD_LETTER
         if key in self._pending:
             return PENDING
-        where = self._records.get((token, client))
-        if where is not None and where[1] >= self._committed.get(where[0], 1 << 62):
+        if self._queued((token, client)):
             return QUEUED
         return None
 
+    def _queued(self, pair: Pair) -> bool:
+        """Does a record of it wait: in the shared topic, or, where it was moved, in its product's own queue?"""
+        places = self._records.get(pair, {}).items()
+        return any(offset >= self._committed.get((topic, partition), 1 << 62) for topic, (partition, offset) in places)
+
     def _early(self) -> Iterable[Pair]:
-        for (message, client), at in self._expired.items():
-            offer = self._offers.get(self._tokens.get(message, ""), {})
+        for (product, message, client), at in self._expired.items():
+            offer = self._offers.get(self._tokens.get((product, message), ""), {})
             if "ttl" in offer and at < offer["t"] + offer["ttl"]:
-                yield self._tokens[message], client
+                yield self._tokens[product, message], client
 
     def _is_gone(self, client: str, returns: int) -> bool:
         # Who comes back may try more than once: a room that slept takes attempts that the device has given up, and ends them.
         return bool(self._offline[client] and not returns) or (client in self._last and self._last[client][2])
 
     def _disordered(self) -> Iterable[tuple[str, str, str]]:
-        """Per client and priority class: first arrivals against the offsets of their records. (client, earlier, later).
+        """Per client, product and priority class: first arrivals against the offsets of their records. (client, earlier, later).
 
-        A body that is pulled comes when it is asked for.
+        A body that is pulled comes when it is asked for, and at QoS 0 no order is promised.
         """
-        queues: dict[tuple[str, int, int], list[tuple[int, int, str]]] = defaultdict(list)
-        for (token, client), (partition, offset) in self._records.items():
+        queues: dict[tuple[str, str, int, str, int], list[tuple[int, int, str]]] = defaultdict(list)
+        unordered = {(self._tokens.get(key[:2]), key[2]) for key, state in self._receipts.items() if state == State.WRITTEN}
+        for (token, client), places in self._records.items():
             at = self._got.get((token, client))
-            if at is not None and token in self._offers and self._offers[token].get("mode") != Mode.PULL:
-                queues[client, self._offers[token]["priority"], partition].append((at, offset, token))
-        for (client, _, _), arrivals in queues.items():
+            offer = self._offers.get(token)
+            if at is None or offer is None or offer.get("mode") == Mode.PULL or (token, client) in unordered:
+                continue
+            topic, (partition, offset) = max(places.items())  # of one that was moved, where it came from: its own queue
+            queues[client, offer["product"], offer["priority"], topic, partition].append((at, offset, token))
+        for (client, *_), arrivals in queues.items():
             arrivals.sort()
             for (_, offset, token), (_, following, later) in pairwise(arrivals):
                 if following < offset:
                     yield client, token, later
+
+
+def _key(e: dict[str, Any]) -> Key:
+    return (e["product"], e["id"], e["client"])

@@ -12,6 +12,10 @@ from pushclient.errors import PullRefused, PushError
 from tests.chaos.history import History
 
 PRODUCT: Final = "demo"
+SECOND: Final = "chat"
+"""Bound by all devices too, by some at QoS 0; some reject some of its messages."""
+PRODUCTS: Final = (PRODUCT, SECOND)
+REFUSED: Final = 0x83
 WINDOW: Final = 32
 CONNECTING: Final = 64
 PULL_TIMEOUT: Final = 90.0
@@ -22,6 +26,16 @@ FLASH: Final = 30
 def hash_of(client: str) -> int:
     """The same in every run."""
     return sum(client.encode())
+
+
+def qos_of(client: str, product: str) -> int:
+    """What a device asks for."""
+    return 0 if product == SECOND and hash_of(client) % 3 == 0 else 1
+
+
+def rejects(client: str, product: str, token: str) -> bool:
+    """Every fifth device rejects half of what comes in the second product."""
+    return product == SECOND and hash_of(client) % 5 == 0 and hash_of(token) % 2 == 0
 
 
 def token_of(payload: bytes) -> str:
@@ -58,6 +72,8 @@ class Device:
             self._pulls.add(asyncio.create_task(self._pull(message)))
             return
         self._note(message)
+        if message.settler is not None and rejects(self.client, message.product, token_of(message.payload)):
+            message.settler.settle(message, REFUSED, "chaos")
 
     async def _pull(self, notice: PushMessage) -> None:
         """What can't be had now is noticed again by the next session, or is pending at the end."""
@@ -76,7 +92,7 @@ class Device:
     def _note(self, message: PushMessage) -> None:
         token = token_of(message.payload)
         self.got.add(token)
-        self._fleet.note("got", token=token, id=message.id, client=self.client)
+        self._fleet.note("got", token=token, product=message.product, id=message.id, client=self.client)
 
     def _state(self, state: ConnectionState) -> None:
         if not state.connected and state.retry_in_s is None:
@@ -89,7 +105,8 @@ class Device:
     async def join(self) -> None:
         """Connect and bind."""
         await self.push.start()
-        await self.push.bind(PRODUCT, qos=1)
+        for product in PRODUCTS:
+            await self.push.bind(product, qos=qos_of(self.client, product))
 
 
 class Fleet:

@@ -167,7 +167,8 @@ class KvWiped(NatsDown):
         missing = []
         try:
             bucket = await bus.bucket(names.KV_KEEPER)
-            for key in ("policy", "products.demo", "issuers.main"):  # keys() may end before the first one came (infra/mirror.py)
+            # Asked for by name: keys() may end before the first one came (infra/mirror.py).
+            for key in ("policy", "products.demo", "products.chat", "issuers.main"):
                 try:
                     await bucket.get(key)
                 except KeyNotFoundError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from schemas.codes import State
 from tests.chaos.checker import PENDING, QUEUED, Checker, Verdict
 from tests.chaos.fault import Fault
 from tests.chaos.fleet import WINDOW
@@ -155,8 +156,8 @@ class Run:
 
     async def _note_pending(self) -> None:
         clients = {client for event in self._history.events if event["e"] == "offer" for client in event["clients"]}
-        for message, client in await self._index.pending(sorted(clients)):
-            self._history.note("pending", id=message, client=client)
+        for product, message, client in await self._index.pending(sorted(clients)):
+            self._history.note("pending", product=product, id=message, client=client)
 
     async def _register_problems(self) -> list[str]:
         """Every device's session is where the device is, and every user has its clients: at the latest a sync interval later."""
@@ -192,6 +193,8 @@ def _judge(row: Row, *, reorders: bool) -> list[str]:
         problems.append(f"settled after {row.recovery_s} s, the target is {row.target_s:.0f} s")
     if left := {state: verdict.states[state] for state in (PENDING, QUEUED) if verdict.states[state]}:
         problems.append(f"at the end, with everybody online, there is still {left}")
+    if none := [state for state in (State.WRITTEN, State.REJECTED) if not verdict.states[state]]:
+        problems.append(f"no message was {' or '.join(none)}: the row shows less than it should")
     if verdict.accepted <= ENOUGH:
         problems.append(f"only {verdict.accepted} were accepted")
     return problems

@@ -15,7 +15,7 @@ from infra.system import System
 from schemas import names
 from schemas.codes import Mode
 from schemas.records import PushMessage
-from tests.chaos.fleet import PRODUCT, Fleet
+from tests.chaos.fleet import PRODUCT, PRODUCTS, SECOND, Fleet
 from tests.chaos.history import History
 
 RETRY_FOR: Final = 90.0
@@ -25,6 +25,8 @@ HOUR: Final = 3600
 SHORT_TTL: Final = 20
 BROADCAST_TTL: Final = "10m"
 """A product has places for 64 broadcasts that have not expired, and each row leaves two."""
+IN_SECOND: Final = 0.3
+"""The part of plain unicast messages that is of the second product."""
 COLLAPSE_KEYS: Final = 3
 ASKED_AGAIN: Final = 20
 """How many idempotency keys are used again to see their ids."""
@@ -110,7 +112,8 @@ class Traffic:
     async def _run(self) -> None:
         kinds: tuple[tuple[int, Callable[[], None]], ...] = (
             (35, self._by_http),
-            (22, self._by_kafka),
+            (18, self._by_kafka),
+            (2, self._in_both),
             (8, self._to_user),
             (10, self._to_away),
             (5, self._collapsing),
@@ -126,15 +129,22 @@ class Traffic:
     def _by_http(self) -> None:
         client = self._random.choice(self._online)
         priority = self._random.choice(["normal", "normal", "normal", "high", "low"])
-        token = self._offer([client], priority=priority)
-        body = {"product": PRODUCT, "client": client, "payload": token, "priority": priority, "ttl": "1h"}
+        product = self._product()
+        token = self._offer([client], product=product, priority=priority)
+        body = {"product": product, "client": client, "payload": token, "priority": priority, "ttl": "1h"}
         if self._random.random() < 0.5:
             self._spawn(self._post("/v1/messages", body, token, key=token))
         else:
             self._spawn(self._post("/v1/messages", {**body, "id": token}, token))
 
     def _by_kafka(self) -> None:
-        self._produce(self._random.choice(self._online))
+        self._produce(self._random.choice(self._online), product=self._product())
+
+    def _in_both(self) -> None:
+        """One id in both products: two messages."""
+        client, message = self._random.choice(self._online), self._token("i")
+        for product in PRODUCTS:
+            self._produce(client, product=product, id=message)
 
     def _by_notice(self) -> None:
         """To a device that is online or away: a notice, and its body is pulled."""
@@ -147,7 +157,7 @@ class Traffic:
         self._spawn(self._post("/v1/messages", body, token))
 
     def _to_away(self) -> None:
-        self._produce(self._random.choice(self._away))
+        self._produce(self._random.choice(self._away), product=self._product())
 
     def _collapsing(self) -> None:
         self._produce(self._random.choice(self._away), collapse_key=f"k{self._random.randrange(COLLAPSE_KEYS)}")
@@ -156,12 +166,20 @@ class Traffic:
         self._produce(self._random.choice(self._away), ttl=SHORT_TTL)
 
     def _produce(
-        self, client: str, *, size: int = 0, ttl: int = HOUR, collapse_key: str | None = None, mode: str = Mode.PUSH
+        self,
+        client: str,
+        *,
+        product: str = PRODUCT,
+        id: str = "",  # noqa: A002 - the message's id
+        size: int = 0,
+        ttl: int = HOUR,
+        collapse_key: str | None = None,
+        mode: str = Mode.PUSH,
     ) -> None:
-        token = self._offer([client], ttl=ttl, mode=mode)
+        token = self._offer([client], product=product, ttl=ttl, mode=mode)
         payload = (token + " ").encode().ljust(size, b".")
         message = PushMessage(
-            id=token, product=PRODUCT, client=client, payload=payload, ttl_s=ttl, collapse_key=collapse_key, mode=mode
+            id=id or token, product=product, client=client, payload=payload, ttl_s=ttl, collapse_key=collapse_key, mode=mode
         )
 
         async def send() -> str:
@@ -169,13 +187,16 @@ class Traffic:
                 await self._journal.produce([Entry(names.MESSAGES, client, message)], timeout=5)
             except JournalDown:
                 return ""
-            return token
+            return message.id
 
         self._spawn(self._until_known(token, send))
 
     def _uplink(self) -> None:
         uplink = self._token("u")
         self._spawn(self._fleet.uplink(self._random.choice(self._online), uplink, uplink.encode()))
+
+    def _product(self) -> str:
+        return SECOND if self._random.random() < IN_SECOND else PRODUCT
 
     # --- parts ---------------------------------------------------------------------------------------------------------
 
@@ -187,6 +208,7 @@ class Traffic:
         self,
         clients: Sequence[str],
         *,
+        product: str = PRODUCT,
         kind: str = "unicast",
         priority: str = "normal",
         ttl: int = HOUR,
@@ -194,7 +216,8 @@ class Traffic:
     ) -> str:
         token = self._token(kind[0])
         order = PRIORITY[priority]
-        self.history.note("offer", token=token, clients=list(clients), kind=kind, priority=order, ttl=ttl, mode=mode)
+        more = {"product": product, "kind": kind, "priority": order, "ttl": ttl, "mode": mode}
+        self.history.note("offer", token=token, clients=list(clients), **more)
         return token
 
     def _spawn(self, work: Awaitable[Any]) -> None:

@@ -39,7 +39,7 @@ class Ledger:
             return False
         if offer["kind"] == BROADCAST:
             return offer["token"] not in device.got
-        return (message, client) not in self._records.settled
+        return (offer["product"], message, client) not in self._records.settled
 
     async def recovered(self, healed: float, watch_until: float, patience: float) -> float | None:
         """Seconds from the heal until everybody is connected and everything accepted before it is settled, and stays so until

@@ -15,14 +15,16 @@ from typing import Final
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.keeper import Policy
+from infra import VERSION
+from infra.bus import Bus
+from infra.keeper import Keeper, Policy, Product, product_key
 from infra.local.brokers import LocalBrokers
 from infra.local.ports import HOST
 from infra.ops.tokens import make_token
 from infra.ops.up import RunningSystem
 from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
 from infra.system import System
-from tests.chaos.fleet import PRODUCT, Device, Fleet
+from tests.chaos.fleet import PRODUCT, SECOND, Device, Fleet
 from tests.chaos.proxy import Proxy
 
 STARTS_WITHIN: Final = 40.0
@@ -113,6 +115,7 @@ class World:
             self.settings, rooms=ROOMS, policy=policy, workers=TWO, changes=self._changes, progress=self._progress
         )
         self.system: System = await self.running.start()
+        await self._second_product()
         self.door.target = self.system.rooms[1].port
         self.fleet = Fleet(self.system.center, self._token)
         await self.fleet.join([f"device-{number:05}" for number in range(self.scale.devices - SPECIAL)])
@@ -143,8 +146,20 @@ class World:
             changes["LONGWIRE_KAFKA__BOOTSTRAP"] = f"{HOST}:{self.kafka_of_worker.port}"
         return changes
 
+    async def _second_product(self) -> None:
+        bus = Bus(NatsSettings(url=self.settings.nats.url), name="chaos", version=VERSION)
+        keeper = Keeper(bus, disk=self._folder / "keeper")
+        try:
+            await bus.start()
+            await keeper.start()
+            await keeper.put(product_key(SECOND), Product(name=SECOND))
+        finally:
+            await keeper.stop()
+            await bus.stop()
+
     def _token(self, client: str) -> str:
-        return make_token(Path(self.system.data), client=client, product=PRODUCT, user=self._user_of.get(client, ""))
+        data, user = Path(self.system.data), self._user_of.get(client, "")
+        return make_token(data, client=client, product=PRODUCT, user=user, also=(SECOND,))
 
     # --- processes -----------------------------------------------------------------------------------------------------
 

@@ -15,14 +15,17 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from infra.bus import Bus
 from infra.journal import Entry, Journal
-from infra.keeper import Keeper, Product, product_key
+from infra.keeper import Keeper, Product, Queue, product_key
+from infra.queues import OwnQueues
 from infra.register import Register
 from infra.settings import Settings
-from infra.wire import Bind, BindItem, ConnectItem, Hint, HintResult, ProductWindow, Reply, Request, SyncItem
+from infra.wire import ELSEWHERE, OK, Bind, BindItem, ConnectItem, Hint, HintResult, ProductWindow, Reply, Request, SyncItem
 from schemas import codec, names
 from schemas.records import PushMessage, Record
 from workers.delivery import Delivery
 from workers.hints import HintSender
+from workers.paced import PacedRunner
+from workers.queues import Queues
 from workers.recovery import Recovery
 from workers.runner import Runner
 from workers.saver import Saver
@@ -91,6 +94,10 @@ class Room:
         self.connections += 1
         item = ConnectItem(names.client_key("main", client), self.id, self.epoch, self.connections)
         [result] = await self.core.saver.connect([item])
+        if result.status == ELSEWHERE:
+            item = msgspec.structs.replace(item, seen=(result.generation, result.number), until_ms=result.now_ms + 5000)
+            [result] = await self.core.saver.connect([item])
+        assert result.status == OK
         return Device(self, client, item.connection, result.generation, result.number)
 
 
@@ -130,20 +137,22 @@ class Core:
         self.journal = Journal(settings.kafka, name="core")
         self.register = Register(settings.redis)
         self.keeper = Keeper(self.bus, disk=settings.data / unique("keeper"))
-        self.hints = HintSender(self.bus, instance=unique("delivery"))
+        self.dead_rooms: set[str] = set()
+        self.hints = HintSender(self.bus, instance=unique("delivery"), dead=lambda room, epoch: room in self.dead_rooms)
         self.saver = Saver(self.bus, self.journal, self.register, self.keeper)
         self.failures: list[str] = []
         self._produced: dict[int, int] = {}
+        self.own = OwnQueues(self.journal)
+        self.queues = Queues(settings.kafka, self.keeper, self.own, self._consumer, fail=self.failures.append)
         self.runner = Runner(
             settings.kafka,
             self.journal,
             topic=names.MESSAGES,
             group=unique("delivery"),
-            handler=Delivery(self.journal, self.register, self.keeper, self.hints),
+            handler=Delivery(self.journal, self.register, self.keeper, self.hints, queues=self.own),
             name="core-delivery",
             fail=self.failures.append,
         )
-
         self.recovery = Recovery(
             settings.kafka,
             bus=self.bus,
@@ -151,18 +160,33 @@ class Core:
             keeper=self.keeper,
             register=self.register,
             runner=self.runner,
+            queues=self.queues.runners,
             name="core",
             fail=self.failures.append,
         )
 
+    def _consumer(self, product: str) -> PacedRunner:
+        return PacedRunner(
+            self.settings.kafka,
+            self.journal,
+            topic=names.queue_topic(product),
+            group=names.queue_group(product),
+            handler=Delivery(self.journal, self.register, self.keeper, self.hints, queue=product),
+            name=f"core-{product}",
+            fail=self.failures.append,
+            queue=lambda: self.keeper.queue_of(product),
+        )
+
     async def start(self) -> None:
-        for part in (self.bus, self.keeper, self.journal, self.register, self.saver, self.hints, self.runner, self.recovery):
+        for part in (self.bus, self.keeper, self.journal, self.register, self.saver, self.hints):
+            await part.start()
+        for part in (self.queues, self.runner, self.recovery):
             await part.start()
         await eventually(lambda: self.runner.joined, what="the consumer group")
         await eventually(lambda: self.recovery.open, what="the register")
 
     async def stop(self) -> None:
-        for part in (self.recovery, self.runner, self.hints, self.register, self.journal, self.keeper, self.bus):
+        for part in (self.recovery, self.runner, self.queues, self.hints, self.register, self.journal, self.keeper, self.bus):
             await part.stop()
         assert not self.failures
 
@@ -172,6 +196,18 @@ class Core:
         await self.keeper.put(product_key(name), Product(name=name, **changes))
         await eventually(lambda: name in self.keeper.products, what="the product")
         return name
+
+    async def queued(self, **queue: Any) -> str:
+        """A product with a queue of its own, which is consumed."""
+        name = await self.product(queue=Queue(**queue))
+        await eventually(lambda: name in self.queues.runners and self.queues.runners[name].owned(), what="the own queue")
+        return name
+
+    async def queue(self, product: str, **queue: Any) -> None:
+        """Change a product's own queue by its document; without arguments it has none any more."""
+        found = Queue(**queue) if queue else None
+        await self.keeper.put(product_key(product), self.keeper.products[product].model_copy(update={"queue": found}))
+        await eventually(lambda: self.keeper.queue_of(product) == found, what="the product's document")
 
     async def room(self) -> Room:
         """A room of the test's own, which answers hints."""
@@ -185,6 +221,11 @@ class Core:
 
         await self.bus.serve(room.id, names.room_push(room.id), take)
         return room
+
+    async def push_own(self, product: str, *messages: PushMessage) -> None:
+        """Produce to a product's own queue, as center would."""
+        topic = names.queue_topic(product)
+        await self.journal.produce([Entry(topic, item.client or item.user or "", item) for item in messages])
 
     async def push(self, *messages: PushMessage) -> None:
         """Produce as center would."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from core import Core, eventually, unique
+from core import Core, TopicReader, eventually, unique
 from redis_cluster import RedisCluster
 
 from infra.register import RegisterDown
@@ -17,7 +17,9 @@ from infra.settings import RedisSettings, Settings
 from infra.wire import RETRY, Ack, ConnectItem
 from schemas import names
 from schemas.codes import State
-from schemas.records import PushMessage
+from schemas.partition import partition_of
+from schemas.records import Fallback, PushMessage
+from workers.handover import HandOver
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -34,6 +36,34 @@ async def core(cluster: RedisCluster, settings: Settings) -> AsyncIterator[Core]
     await running.start()
     yield running
     await running.stop()
+
+
+async def test_given_a_node_that_is_away_when_qos_0_comes_for_its_client_then_what_is_stored_for_others_does_not_wait(
+    core: Core, cluster: RedisCluster
+) -> None:
+    product, room = await core.product(), await core.room()
+    victim = core.register.shards.all[1]
+    node = next(node for node in cluster.nodes if victim.address.endswith(f":{node.port}"))
+    partitions = core.settings.kafka.partitions
+    lost, other = next(
+        (lost, other)
+        for lost, other in ((unique("c"), unique("c")) for _ in range(1000))
+        if core.register.shards.of(names.session_key(names.client_key("main", lost))) is victim
+        and core.register.shards.of(names.session_key(names.client_key("main", other))) is not victim
+        and partition_of(lost, partitions) == partition_of(other, partitions)
+    )
+    assert (await (await room.connect(other)).bind(product)).status == "ok"
+    await node.kill()
+    try:
+        for number in range(3):
+            await core.push(PushMessage(id=f"{lost}-{number}", product=product, client=lost, qos=0))
+            await core.push(PushMessage(id=f"{other}-{number}", product=product, client=other))
+        await eventually(lambda: len(room.hints) == 3, within=10, what="the hints of what was stored")
+        await core.handled()
+        assert await core.pending(other, product) == 3
+    finally:
+        await node.start()
+    await eventually(lambda: core.recovery.open, within=40, what="the register")
 
 
 @pytest.mark.parametrize("emptied", [False, True], ids=["data kept", "data lost"])
@@ -89,3 +119,29 @@ async def test_given_three_nodes_under_traffic_when_one_is_killed_then_the_other
             return False
 
     await eventually(whole, within=40, what=f"all {sent} messages pending for every client but the five that were acked")
+
+
+async def test_given_fallbacks_on_every_node_when_they_are_due_then_each_is_handed_over_once(core: Core) -> None:
+    product, clients = await core.product(), [unique("c") for _ in range(40)]
+    room = await core.room()
+    acked = await room.connect(clients[0])
+    await acked.bind(product)
+    loop = HandOver(core.journal, core.register, core.runner, fail=core.failures.append)
+    fallbacks = TopicReader(core.settings, names.FALLBACK)
+    async with fallbacks.open():
+        await core.push(*[PushMessage(id=each, product=product, client=each, fallback_after_s=3) for each in clients])
+        await core.handled()
+        shards = {core.register.shards.of(names.session_key(names.client_key("main", client))).name for client in clients}
+        assert len(shards) == 3
+        assert (await acked.sync(product, acks=[Ack(product, clients[0], State.ACKED)])).status == "ok"
+        await loop.start()
+        try:
+            await eventually(lambda: len(_handed(fallbacks, product)) >= 39, what="39 fallbacks")
+            await asyncio.sleep(2)
+            assert sorted(_handed(fallbacks, product)) == sorted(clients[1:])
+        finally:
+            await loop.stop()
+
+
+def _handed(fallbacks: TopicReader, product: str) -> list[str]:
+    return [each.id for each in fallbacks.records if isinstance(each, Fallback) and each.product == product]

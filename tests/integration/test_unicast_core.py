@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
 import pytest_asyncio
 from aiokafka import AIOKafkaProducer
-from core import Core, TopicReader, eventually, unique
+from core import Core, Device, TopicReader, eventually, unique
 
+from infra.journal import Entry
 from infra.register import Stored, StoreItem, StoreMessage
 from infra.settings import Settings
-from infra.wire import MAX_BYTES, Ack, Bind, BindItem, Control, DisconnectItem, Kick, SettledJob, UnbindItem
+from infra.wire import (
+    ELSEWHERE,
+    MAX_BYTES,
+    Ack,
+    Bind,
+    BindItem,
+    ConnectItem,
+    Control,
+    DisconnectItem,
+    Kick,
+    SettledJob,
+    UnbindItem,
+)
 from schemas import codec, names
 from schemas.codes import State
 from schemas.partition import partition_of
@@ -47,6 +61,40 @@ async def test_given_an_offline_client_when_it_binds_then_it_gets_everything_in_
     assert [item.id for item in rest.pages[0].items] == [f"{client}-{i}" for i in range(32, 50)]
     assert not rest.pages[0].more
     assert await core.pending(client, product) == 18
+
+
+async def test_given_a_dead_room_when_a_message_comes_then_it_is_stored_all_the_same_and_no_hint_is_sent(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    device = await room.connect(client)
+    await device.bind(product)
+    core.dead_rooms.add(room.id)
+    await core.push(message(product, client, 1))
+    await core.handled()
+    assert await core.pending(client, product) == 1
+    core.dead_rooms.clear()
+    await core.push(message(product, client, 2))
+    await eventually(lambda: room.hints, what="a hint")
+    assert [each.message.id for each in room.hints] == [f"{client}-2"]
+
+
+async def test_given_a_connect_that_was_delayed_when_the_client_is_elsewhere_by_then_then_it_takes_nothing(core: Core) -> None:
+    product, client = await core.product(), unique("c")
+    home, late, new = await core.room(), await core.room(), await core.room()
+    await home.connect(client)
+    key = names.client_key("main", client)
+    first = ConnectItem(key, late.id, late.epoch, 1)
+    [found] = await core.saver.connect([first])
+    assert found.status == ELSEWHERE
+    take_over = ConnectItem(key, late.id, late.epoch, 1, (found.generation, found.number), found.now_ms + 300)
+    await asyncio.sleep(0.5)  # a Redis that stalled, or a saver that was stopped; the room has given it up
+    assert (await core.saver.connect([take_over]))[0].status == ELSEWHERE
+
+    device = await new.connect(client)
+    for delayed in (first, take_over, msgspec.structs.replace(take_over, until_ms=found.now_ms + 60_000)):
+        [answer] = await core.saver.connect([delayed])
+        assert (answer.status, answer.number) == (ELSEWHERE, device.number)
+    assert (await device.bind(product)).status == "ok"
+    assert (await device.sync(product)).status == "ok"
 
 
 async def _has_pending(core: Core, client: str, product: str, count: int) -> bool:
@@ -301,10 +349,47 @@ async def test_given_a_device_that_changed_its_user_when_the_bind_is_repeated_th
     assert await core.register.clients_of("main", product, old) == []
     assert await core.register.clients_of("main", product, new) == [client]
 
-    leave = UnbindItem(device.key, room.id, room.epoch, device.generation, device.number, product)
-    await core.register.unbind([leave])
-    assert (await core.saver.unbind([leave]))[0].status == "ok"
+    await core.register.unbind([_leave(device, product)])
+    assert (await core.saver.unbind([_leave(device, product)]))[0].status == "ok"
     assert await core.register.clients_of("main", product, new) == []
+
+
+def _leave(device: Device, product: str) -> UnbindItem:
+    return UnbindItem(device.key, device.room.id, device.room.epoch, device.generation, device.number, product)
+
+
+async def test_given_a_late_unbind_when_a_newer_session_was_here_then_it_changes_nothing(core: Core) -> None:
+    product, client, user, room = await core.product(), unique("c"), unique("u"), await core.room()
+    old = await room.connect(client)
+    await old.bind(product, user=user)
+    new = await room.connect(client)
+    await new.bind(product, user=user)
+    key, where, epoch, _, generation, number = new.where()
+    await core.saver.disconnect([DisconnectItem(key, where, epoch, generation, number, "test", [], [])])
+    assert (await core.saver.unbind([_leave(old, product)]))[0].status == "superseded"
+    assert await core.register.clients_of("main", product, user) == [client]
+
+
+async def test_given_a_bind_between_the_steps_of_an_unbind_then_it_stays_with_its_user_in_redis_and_kafka(core: Core) -> None:
+    product, client, user, room = await core.product(), unique("c"), unique("u"), await core.room()
+    old = await room.connect(client)
+    await old.bind(product, user=user)
+    saver, produce, clients = core.saver, core.journal.produce, TopicReader(core.settings, names.CLIENTS)
+
+    async def bind_first(entries: list[Entry]) -> object:
+        core.journal.produce = produce  # type: ignore[method-assign]
+        await (await room.connect(client)).bind(product, user=user)
+        return await produce(entries)
+
+    async with clients.open():
+        core.journal.produce = bind_first  # type: ignore[method-assign,assignment]
+        assert (await saver.unbind([_leave(old, product)]))[0].status == "ok"
+        assert await core.register.clients_of("main", product, user) == [client]
+
+        def told() -> list[bool]:
+            return [item.value is not None for item in clients.raw if item.key == f"main:{client} {product}".encode()]
+
+        await eventually(lambda: told()[-2:] == [False, True], what="the bind's record after the tombstone")
 
 
 async def test_given_a_takeover_then_the_old_room_gets_a_kick_that_it_can_read(core: Core) -> None:

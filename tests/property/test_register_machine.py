@@ -15,12 +15,16 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
 from infra.local.brokers import LocalBrokers
 from infra.register import Owed, Parking, Register, Stored, StoreItem, StoreMessage
+from infra.register.due import corrected, members_due, remind, slots_due
 from infra.register.fold import Fold, incarnate
+from infra.register.slots import due_key, slot_of_client
 from infra.settings import RedisSettings
 from infra.wire import NOTICED, Ack, Bind, BindItem, ConnectItem, DisconnectItem, ProductWindow, PullItem, SyncItem
+from schemas import names
 
 KEY = "main:machine"
 PRODUCT = "demo"
@@ -28,13 +32,16 @@ CAP = 6
 FUTURE = 1 << 45
 LIMIT = 4
 PARK_AFTER = 3
+LONG = 3_600_000
+"""Longer than a run, ms."""
 
 T = TypeVar("T")
 
 
 @dataclass
 class Message:
-    """A message of the model. `state` is empty while it is pending; `noticed`: the session that has its notice."""
+    """A message of the model. `state` is empty while it is pending; `noticed`: the session that has its notice; `marked`:
+    somebody claimed it for another channel; `handed`: how often it went there; `crashes`: hand-overs that were not ended."""
 
     id: str
     priority: int
@@ -43,6 +50,11 @@ class Message:
     n: int
     state: str = ""
     noticed: tuple[int, int] = (0, 0)
+    waits: bool = False  # for its fallback: it is in the due-index
+    due: bool = False
+    marked: bool = False
+    handed: int = 0
+    crashes: int = 0
 
 
 @dataclass
@@ -75,7 +87,9 @@ class Machine(RuleBasedStateMachine):
         self.newest: tuple[int, int] = (0, 0)
         self.session: Connection | None = None  # what the register has
         self.counter = 0
+        self.asked: list[ConnectItem] = []  # connects that took a session from another room
         self.guard: dict[str, int] = {}  # message → connections in a row that acknowledged nothing
+        self.owing: list[tuple[str, str, str]] = []
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -100,11 +114,18 @@ class Machine(RuleBasedStateMachine):
         self.session, self.counter = c, max(self.counter, c.number)
         return True
 
-    def paid(self, owed: list[Owed]) -> None:
-        """What a script ended is owed exactly once until it is paid [U7]."""
+    def owes(self, owed: list[Owed]) -> None:
+        """[U7] What a script ended is owed exactly once until it is paid; [F3] so is the word that it had been handed over."""
+        assert sorted((due.id, due.state, due.detail) for due in owed) == sorted(self.owing)
         for due in owed:
             self.receipts.append((due.id, due.state))
         self.run(self.register.paid(owed))
+        self.owing = []
+
+    def end(self, message: Message, state: str) -> None:
+        """A script ends a message."""
+        message.state, message.waits = state, False
+        self.owing.append((message.id, state, "handed over" if message.marked else ""))
 
     # --- rules ---------------------------------------------------------------------------------------------------------
 
@@ -112,7 +133,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         """One connection has some messages from the start: rules on empty windows prove little."""
         self.run(_open(self.register))
-        self.store(ids=[0, 1, 2], priority=1, collapse="", pull=False)
+        self.store(ids=[0, 1, 2], priority=1, collapse="", pull=False, fallback=True)
         self.connect(room="r1")
         self._bind(self.connections[0])
 
@@ -122,6 +143,11 @@ class Machine(RuleBasedStateMachine):
         self.serial += 1
         item = ConnectItem(self.key, room, 1, self.serial)
         [found] = self.run(self.register.connect([item]))
+        if self.session is not None and self.session.room != room:  # [S10] nothing is taken from another room unseen
+            assert (found.status, found.generation, found.number) == ("elsewhere", self.session.generation, self.session.number)
+            item = replace(item, seen=(found.generation, found.number), until_ms=found.now_ms + LONG)
+            self.asked.append(item)
+            [found] = self.run(self.register.connect([item]))
         assert (found.generation, found.number) > self.newest
         self.newest = (found.generation, found.number)
         [again] = self.run(self.register.connect([item]))
@@ -130,43 +156,50 @@ class Machine(RuleBasedStateMachine):
         self.counter = found.number
         self.connections.append(self.session)
 
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), late=st.booleans())
+    def connect_late(self, data: st.DataObject, late: bool) -> None:
+        """[S10] A connect that comes once more, after another or after its time, takes nothing from another room."""
+        item = data.draw(st.sampled_from(self.asked))
+        held = self.session
+        if held is None or held.room == item.room or item.seen == (held.generation, held.number):
+            return
+        if late:  # though it is still what was seen
+            item = replace(item, seen=(held.generation, held.number), until_ms=1)
+        [found] = self.run(self.register.connect([item]))
+        assert (found.status, found.generation, found.number) == ("elsewhere", held.generation, held.number)
+
     @rule(
         ids=st.lists(st.integers(0, 12), min_size=1, max_size=4),
         priority=st.integers(0, 2),
         collapse=st.sampled_from(["", "", "k"]),
         pull=st.booleans(),
+        fallback=st.booleans(),
     )
-    def store(self, ids: list[int], priority: int, collapse: str, pull: bool) -> None:
+    def store(self, ids: list[int], priority: int, collapse: str, pull: bool, fallback: bool) -> None:
         """[U1] an id that is pending or settled is not stored again; [U5] collapse; [U6] caps evict the lowest class, oldest."""
-        messages = [_message(f"m{n}", priority, collapse, pull) for n in ids]
+        messages = [_message(f"m{n}", priority, collapse, pull, FUTURE if fallback else None) for n in ids]
         [found] = self.run(self.register.store([StoreItem(self.key, PRODUCT, CAP, messages)]))
-        ended: list[tuple[str, str]] = []
         for message in messages:
-            ended += self._stored(message)
-        assert sorted((due.id, due.state) for due in found.owed) == sorted(ended)
-        self.paid(found.owed)
+            self._stored(message)
+        self.owes(found.owed)
         for message, number in zip(messages, found.numbers, strict=True):
             known = next(m for m in self.log if m.id == message.id)
             assert number == (0 if known.state else known.n), message
 
-    def _stored(self, message: StoreMessage) -> list[tuple[str, str]]:
-        """What storing it does in the model; returns what it ended."""
+    def _stored(self, message: StoreMessage) -> None:
+        """What storing it does in the model."""
         if any(m.id == message.id for m in self.log):
-            return []
-        ended = []
+            return
         if message.collapse_key:
             for before in [m for m in self.pending if m.collapse == message.collapse_key]:
-                before.state = "replaced"
-                ended.append((before.id, "replaced"))
+                self.end(before, "replaced")
         self.n += 1
-        pull = message.body.mode == "pull"
-        self.log.append(Message(message.id, message.priority, message.collapse_key, pull, self.n))
+        pull, waits = message.body.mode == "pull", message.due_ms is not None
+        self.log.append(Message(message.id, message.priority, message.collapse_key, pull, self.n, waits=waits))
         while len(self.pending) > CAP:
             lowest = max(m.priority for m in self.pending)
-            oldest = min((m for m in self.pending if m.priority == lowest), key=lambda m: m.n)
-            oldest.state = "evicted"
-            ended.append((oldest.id, "evicted"))
-        return ended
+            self.end(min((m for m in self.pending if m.priority == lowest), key=lambda m: m.n), "evicted")
 
     @precondition(lambda self: self.connections)
     @rule(data=st.data())
@@ -178,6 +211,7 @@ class Machine(RuleBasedStateMachine):
         [found] = self.run(self.register.bind([BindItem(*self.where(c), Bind(PRODUCT, 1, []), sorted(c.window), LIMIT)]))
         if self._loses(c, found.status):
             return
+        self.owes(found.owed)
         assert found.page is not None
         c.bound = True
         self._page(c, found.page)
@@ -203,6 +237,7 @@ class Machine(RuleBasedStateMachine):
         c.window -= {*acks, *noticed}
         if self._loses(c, found.status):
             return
+        self.owes(found.owed)
         for message in self.pending:
             if message.id in noticed:  # [U13] it stays pending, and this session has its notice
                 message.noticed = (c.generation, c.number)
@@ -224,6 +259,8 @@ class Machine(RuleBasedStateMachine):
         newer = held is not None and (held.generation, held.number) > (c.generation, c.number)
         assert (found.status, found.pages) == ("superseded" if newer else "ok", [])
         assert found.missing == (not newer and held is not c)
+        if not newer:
+            self.owes(found.owed)
 
     def _loses(self, c: Connection, status: str) -> bool:
         """Exactly the session that the register has, or may have, goes on."""
@@ -233,7 +270,11 @@ class Machine(RuleBasedStateMachine):
     def _settle(self, ids: list[str]) -> None:
         for message in self.log:
             if message.id in ids and not message.state:
-                message.state = "acked"
+                message.state, message.waits = "acked", False
+                if message.marked:
+                    self.owing.append((message.id, "acked", "handed over"))
+            elif message.id in ids and message.marked:  # a repeat, or it was ended before: the last word counts
+                self.owing = [(each, "acked" if each == message.id else state, detail) for each, state, detail in self.owing]
 
     def _page(self, c: Connection, page: Any) -> None:
         assert isinstance(page.items, list)
@@ -244,8 +285,8 @@ class Machine(RuleBasedStateMachine):
         c.window |= {item.id for item in page.items}
 
     @precondition(lambda self: self.connections)
-    @rule(data=st.data(), fruitless=st.integers(0, 3), acked=st.sampled_from([False, False, True]))
-    def disconnect(self, data: st.DataObject, fruitless: int, acked: bool) -> None:
+    @rule(data=st.data(), fruitless=st.integers(0, 3), acked=st.sampled_from([False, False, True]), repeated=st.booleans())
+    def disconnect(self, data: st.DataObject, fruitless: int, acked: bool, repeated: bool) -> None:
         """[S4] An end counts its acks whoever has the session, and removes it only if it is still this one."""
         c = data.draw(st.sampled_from([c for c in self.connections if c.window] or self.connections))
         acks = sorted(c.window)[:1] if acked else []
@@ -259,9 +300,13 @@ class Machine(RuleBasedStateMachine):
         )  # fmt: skip
         [found] = self.run(self.register.disconnect([item], Parking(PARK_AFTER, 0)))
         assert found.status == ("ok" if self.session is c else "superseded")
+        if repeated:  # its answer was lost: what is to be parked is named again, and nothing counts twice [U12]
+            [again] = self.run(self.register.disconnect([item], Parking(PARK_AFTER, 0)))
+            assert (again.status, again.parked) == ("superseded", found.parked)
         if self.session is c:
             self.session, self.counter = None, self.counter + 1
         self._settle(acks)
+        self.owes(found.owed)
         self._parked([(each.id, each.body.payload) for each in found.parked], unacked, fruitless, acked)
         c.window.clear()
         self.connections.remove(c)
@@ -279,7 +324,7 @@ class Machine(RuleBasedStateMachine):
         self.run(self.register.settle([(self.key, PRODUCT, [(each, 1)]) for each in due]))
         for message in self.log:
             if message.id in due:
-                message.state = "dead"
+                message.state, message.waits = "dead", False
 
     @rule(number=st.integers(0, 12))
     def pull(self, number: int) -> None:
@@ -291,24 +336,71 @@ class Machine(RuleBasedStateMachine):
         else:
             assert found.status == "gone"
 
+    @precondition(lambda self: any(m.waits for m in self.log))
+    @rule(data=st.data())
+    def advance_to_due(self, data: st.DataObject) -> None:
+        """The time of some has come, or the claim of a worker that died is over."""
+        waiting = [m for m in self.log if m.waits]
+        shard = self.register.shards.all[0]
+        for message in data.draw(st.lists(st.sampled_from(waiting), min_size=1, unique_by=lambda m: m.id)):
+            member = names.due_member(self.key, PRODUCT, message.id)
+            self.run(shard.pipe([("ZADD", due_key(slot_of_client(self.key)), "XX", 1, member)]))
+            message.due = True
+        self.run(remind(shard, {slot_of_client(self.key): 1}))
+
+    @rule(dies=st.sampled_from(["", "", "before kafka", "before the mark"]))
+    def hand_over(self, dies: str) -> None:
+        """[F1] Exactly what is due and unsettled is claimed; [F2] a worker that dies leaves it to the next."""
+        shard, slot = self.register.shards.all[0], slot_of_client(self.key)
+        now, slots = self.run(slots_due(shard))
+        expected = {m.id for m in self.pending if m.due and m.waits}
+        assert slot in slots or not expected
+        members = self.run(members_due(shard, [slot], now))
+        ids = [message for key, _, message in members if key == self.key]
+        assert set(ids) == expected
+        [found] = self.run(self.register.hand([(self.key, PRODUCT, ids)], 1 << 40))
+        self.owes(found.owed)
+        assert [(m.id, m.body.payload) for m in found.messages] == [(each, each[1:].encode()) for each in ids]
+        [again] = self.run(self.register.hand([(self.key, PRODUCT, ids)], 1 << 40))
+        assert again.messages == []  # it is claimed
+        for message in [m for m in self.log if m.id in ids]:
+            message.due, message.marked = False, True
+            message.handed += dies != "before kafka"
+            message.crashes += dies == "before the mark"
+            message.waits = bool(dies)
+        if dies != "before kafka":
+            self.receipts += [(each, "fallback") for each in ids]
+        if not dies:
+            self.run(self.register.handed([(self.key, PRODUCT, ids)]))
+        self.run(corrected(shard, [slot]))
+
     @rule()
     def lose_redis(self) -> None:
         """[R1] Emptied, then folded from Kafka: what was pending is pending, what was settled is settled, and nothing else."""
         self.run(_wiped(self.register))
-        self.session, self.counter, self.guard = None, 0, {}
+        self.session, self.counter, self.guard, self.owing = None, 0, {}, []
         self.run(self._fold())
         self.n = len(self.pending)
         for place, message in enumerate(sorted(self.pending, key=lambda m: m.n), 1):
-            message.n, message.noticed = place, (0, 0)
+            message.n, message.noticed, message.due = place, (0, 0), False
+            waited = message.waits or message.marked
+            message.marked = (message.id, "fallback") in self.receipts
+            message.waits = waited and not message.marked
 
     async def _fold(self) -> None:
         shard = self.register.shards.all[0]
         run_id, marker = await shard.look()
         assert marker is None or marker.incarnation.run_id == run_id
         fold = await _folding(self.register)
-        await fold.settle([(self.key, PRODUCT, [(message, 1) for message, _ in self.receipts])])
-        settled = {message for message, _ in self.receipts}
-        again = [_message(m.id, m.priority, m.collapse, m.pull) for m in self.log if m.id not in settled]
+        settled = {message for message, state in self.receipts if state != "fallback"}
+        handed = {message for message, state in self.receipts if state == "fallback"}
+        await fold.settle([(self.key, PRODUCT, [(message, 1) for message in sorted(settled)])])
+        await fold.handed([(self.key, PRODUCT, sorted(handed))])
+        again = [
+            _message(m.id, m.priority, m.collapse, m.pull, (0 if m.id in handed else FUTURE) if m.waits or m.marked else None)
+            for m in self.log
+            if m.id not in settled
+        ]
         owed = await fold.store([StoreItem(self.key, PRODUCT, CAP, again)]) if again else []
         assert owed == []  # what would be ended again had its receipt
         assert await fold.done(0, 1)
@@ -325,17 +417,33 @@ class Machine(RuleBasedStateMachine):
         """[U7] What is not pending has its receipt in Kafka, in the state in which it ended first."""
         first: dict[str, str] = {}
         for message, state in self.receipts:
-            first.setdefault(message, state)
+            if state != "fallback":
+                first.setdefault(message, state)
         for message in self.log:
             assert bool(message.state) == (message.id in first), message
 
+    @invariant()
+    def the_due_index_has_what_waits(self) -> None:
+        """[F1] What is settled, on whatever path, leaves the index; what is handed over leaves it too."""
+        shard = self.register.shards.all[0]
+        [found] = self.run(shard.pipe([("ZRANGE", due_key(slot_of_client(self.key)), 0, -1)]))
+        members = [names.parse_due_member(member.decode()) for member in found]
+        waiting = {(self.key, PRODUCT, m.id) for m in self.pending if m.waits}
+        assert {member for member in members if member[0] == self.key} == waiting
 
-def _message(message_id: str, priority: int, collapse: str, pull: bool) -> StoreMessage:
+    @invariant()
+    def handed_over_once(self) -> None:
+        """[F2] Once, and once more for each worker that died after Kafka had it."""
+        for message in self.log:
+            assert message.handed <= 1 + message.crashes, message
+
+
+def _message(message_id: str, priority: int, collapse: str, pull: bool, due_ms: int | None) -> StoreMessage:
     """Its body is its number, which in mode `pull` lies apart."""
     body = message_id[1:].encode()
     if pull:
-        return StoreMessage(message_id, priority, FUTURE, collapse, Stored(b"", mode="pull", size=len(body)), body)
-    return StoreMessage(message_id, priority, FUTURE, collapse, Stored(body))
+        return StoreMessage(message_id, priority, FUTURE, collapse, Stored(b"", mode="pull", size=len(body)), body, due_ms)
+    return StoreMessage(message_id, priority, FUTURE, collapse, Stored(body), due_ms=due_ms)
 
 
 async def _folding(register: Register) -> Fold:

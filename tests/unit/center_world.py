@@ -15,9 +15,11 @@ from infra.register import ClientView, PendingItem, PendingPage, Pulled, Registe
 from infra.rooms import RoomView
 from infra.tokens import Verifier
 from infra.wire import Lease, PullItem, RoomEntry
+from schemas import names
 from workers.center import app
-from workers.center.ports import Parts
+from workers.center.ports import Parts, QueueChange
 from workers.center.problems import Problem
+from workers.center.switch import changed
 
 KEY = "a-secret-key"
 
@@ -121,6 +123,24 @@ class KeysTwin:
 
 
 @dataclass
+class QueuesTwin:
+    """Own queues by document; a change is taken as it is, and kept."""
+
+    documents: DocumentsTwin
+    changes: list[QueueChange] = field(default_factory=list)
+
+    async def topic_of(self, product: Product) -> str:
+        return names.queue_topic(product.name) if product.queue else names.MESSAGES
+
+    async def change(self, product: str, change: QueueChange) -> Product:
+        self.changes.append(change)
+        before = self.documents.products[product]
+        after = before.model_copy(update={"queue": changed(before.name, before.queue, change)})
+        self.documents.products[product] = after
+        return after
+
+
+@dataclass
 class HealthTwin:
     found: dict[str, str] = field(default_factory=dict)
 
@@ -141,6 +161,7 @@ class World:
         self.kicks = KicksTwin()
         self.tokens = Verifier()
         self.jobs = JobsTwin()
+        self.queues = QueuesTwin(self.documents)
         self.health = HealthTwin()
 
     @property
@@ -156,6 +177,8 @@ class World:
             tokens=self.tokens,
             keys=self.keys,
             jobs=self.jobs,
+            topics=self.queues,
+            switch=self.queues,
             health=self.health,
             api_key=KEY,
         )

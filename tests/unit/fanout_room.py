@@ -9,6 +9,7 @@ import mqtt5
 
 from gateway.client import BindState, Client
 from gateway.fanout import FanOut
+from infra.attributes import Interned
 from infra.wire import Announce, EndJob, JobContent, JobNumber, Slice, SliceReply
 from schemas.codes import SLOTS
 
@@ -36,6 +37,7 @@ class Room:
         self.wires: dict[str, Wire] = {}
         self.sleeps: list[float] = []
         self.seq = 0
+        self.attributes = Interned()
         self._connections = 0
 
     async def _sleep(self, seconds: float) -> None:
@@ -64,8 +66,9 @@ class Room:
         first_bind_ms: int = 0,
         settled: tuple[JobNumber, ...] = (),
         product: str = PRODUCT,
+        attrs: dict[str, str] | None = None,
     ) -> BindState:
-        bind = BindState(client, product, qos, "", {})
+        bind = BindState(client, product, qos, "", self.attributes.of(attrs or {}))
         bind.groups = frozenset(groups)
         bind.first_bind_ms = first_bind_ms
         bind.ready = True

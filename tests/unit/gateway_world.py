@@ -34,9 +34,11 @@ from infra.wire import (
     DoneResult,
     Downlink,
     EndJob,
+    Estimate,
     Hint,
     JobNumber,
     Page,
+    PauseJob,
     PullItem,
     PullResult,
     SettledJob,
@@ -322,7 +324,10 @@ class FanOutLog:
         self.calls.append(("saved", bind.product))
         self.jobs = [job for job in self.jobs if job not in jobs]
 
-    def control(self, message: Announce | EndJob) -> ControlReply:
+    def control(self, message: Announce | EndJob | PauseJob) -> ControlReply:
+        return ControlReply("ok")
+
+    async def estimate(self, message: Estimate) -> ControlReply:
         return ControlReply("ok")
 
     async def slice(self, order: Slice) -> SliceReply:

@@ -10,7 +10,7 @@ import pytest
 
 from infra.journal import Entry, JournalDown
 from schemas import codec, names
-from schemas.broadcasts import Broadcast, JobRecord
+from schemas.broadcasts import Broadcast, JobRecord, Transition
 from schemas.partition import partition_of
 from tests.unit.broadcast_world import PARTITIONS, Cluster, MemoryRoom, record, until
 from workers import broadcast
@@ -25,6 +25,11 @@ def command(offset: int, *, partition: int = NEWS, value: bytes | None = None, *
     whole: dict[str, object] = {"id": "j1", "product": "news", "payload": b"hello", **fields}
     data = value if value is not None else codec.encode(Broadcast(**whole))  # type: ignore[arg-type]
     return Incoming(names.BROADCASTS, partition, offset, int(time.time() * 1000), b"news", data)
+
+
+def asked(offset: int, action: str, *, job: str = "j1", product: str = "news", **fields: object) -> Incoming:
+    data = codec.encode(Transition(job=job, product=product, action=action, **fields))  # type: ignore[arg-type]
+    return Incoming(names.BROADCASTS, NEWS, offset, int(time.time() * 1000), product.encode(), data)
 
 
 @pytest.fixture
@@ -83,6 +88,7 @@ async def test_given_the_same_id_again_when_handled_then_it_is_not_started_twice
         ({"product": "nobody"}, "product nobody is not known"),
         ({"partition": (NEWS + 1) % PARTITIONS}, "key them by the product"),
         ({"payload": b"x" * 20_000}, "more than the product's 16384"),
+        ({"rate": 10_001}, "rate 10001 is more than the product's 10000"),
     ],
 )
 async def test_given_a_bad_command_when_handled_then_it_is_dead_with_the_reason_and_others_go_on(cluster, worker, bad, reason):
@@ -152,6 +158,69 @@ async def test_given_jobs_long_over_when_taken_over_then_they_are_forgotten(clus
         await cluster.journal.produce([Entry(names.JOBS, f"{job}/3", item, by="news")])
     await worker.assigned(frozenset({NEWS}))
     assert set(cluster.journal.jobs()) == {"recent"}
+
+
+# --- transitions --------------------------------------------------------------------------------------------------------
+
+
+async def test_given_a_broadcast_and_commands_in_one_batch_when_handled_then_they_are_obeyed_in_order_and_kept(cluster, worker):
+    batch = [command(0, rate=20, draft=True), asked(1, "rate", rate=5_000), asked(2, "start", by="ann")]
+    assert await worker.handle(NEWS, batch) == []
+    kept = cluster.journal.jobs()["j1"].record
+    assert (kept.rate, kept.applied) == (5_000, 2)
+    await until(lambda: len(cluster.bus.rooms["a"].got) == 20)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (asked(5, "pause", job="nobody"), "product news has no broadcast nobody"),
+        (asked(5, "pause", product="other"), "product other has no broadcast j1"),
+        (asked(5, "explode"), "action 'explode' is not one of"),
+        (asked(5, "pause", rate=7), "a rate belongs to the action rate"),
+    ],
+    ids=lambda item: item if isinstance(item, str) else "",
+)
+async def test_given_a_command_that_fits_nothing_when_handled_then_it_is_dead_with_the_reason_and_the_job_goes_on(
+    cluster, worker, bad, reason
+):
+    await worker.handle(NEWS, [command(0)])
+    dead = await worker.handle(NEWS, [bad])
+    assert [reason in item.reason for item in dead] == [True]
+    await until(lambda: len(cluster.bus.rooms["a"].got) == 20)
+
+
+async def test_given_a_job_that_is_over_when_commanded_then_a_repeat_is_nothing_and_anything_else_is_refused(cluster, worker):
+    worker.commands[NEWS, 0] = Broadcast(id="j1", product="news", payload=b"hello")
+    await worker.handle(NEWS, [command(0), asked(1, "cancel")])
+    await until(lambda: worker._owned[NEWS].runs == {})
+    for _ in range(2):  # for this owner, and for the next one
+        assert await worker.handle(NEWS, [asked(1, "cancel")]) == []
+        (dead,) = await worker.handle(NEWS, [asked(2, "resume")])
+        assert dead.reason == "broadcast j1 is over: it can't resume"
+        await worker.revoked(frozenset({NEWS}))
+        await worker.assigned(frozenset({NEWS}))
+
+
+async def test_given_a_paused_job_when_the_partition_is_given_back_then_it_is_still_paused(cluster, worker):
+    worker.commands[NEWS, 0] = Broadcast(id="j1", product="news", payload=b"hello")
+    await worker.handle(NEWS, [command(0, rate=10), asked(1, "pause", reason="lunch")])
+    await worker.revoked(frozenset({NEWS}))
+    await worker.assigned(frozenset({NEWS}))
+    await until(lambda: "j1" in cluster.bus.kv)
+    written = len(cluster.bus.rooms["a"].times)
+    await asyncio.sleep(0.5)
+    view = cluster.bus.job("j1")
+    assert (view.state, view.reason, len(cluster.bus.rooms["a"].times)) == ("paused", "lunch", written)
+    await worker.handle(NEWS, [asked(1, "pause"), asked(2, "resume"), asked(3, "rate", rate=10_000)])
+    await until(lambda: len(cluster.bus.rooms["a"].got) == 20)
+
+
+async def test_given_too_many_open_broadcasts_when_one_more_comes_then_it_is_refused(cluster, worker, monkeypatch):
+    monkeypatch.setattr(broadcast, "MAX_OPEN", 2)
+    batch = [command(i, id=f"d{i}", draft=True) for i in range(4)]
+    reasons = [item.reason for item in await worker.handle(NEWS, batch)]
+    assert reasons == ["product news has 2 broadcasts that are not over: cancel some"] * 2
 
 
 # --- the fold ----------------------------------------------------------------------------------------------------------

@@ -110,6 +110,10 @@ async def test_given_validate_only_then_200_and_nothing_is_stored() -> None:
         ({"ttl": "10 parsecs"}, "ttl"),
         ({"ttl": 29 * 86_400}, "ttl"),
         ({"ttl": True}, "ttl"),
+        ({"fallback_after": 0}, "fallback_after"),
+        ({"fallback_after": -5}, "fallback_after"),
+        ({"fallback_after": "later"}, "fallback_after"),
+        ({"fallback_after": 29 * 86_400}, "fallback_after"),
         ({"priority": "urgent"}, "priority"),
         ({"collapse_key": "a b"}, "collapse_key"),
         ({"group": "UP"}, "group"),
@@ -253,3 +257,24 @@ async def test_given_the_key_as_bearer_then_it_is_taken() -> None:
     async with World().client(key="") as http:
         response = await http.post("/v1/messages", json=GOOD, headers={"Authorization": f"bearer {KEY}"})
     assert response.status_code == 202
+
+
+async def test_given_a_fallback_then_the_record_has_whole_seconds() -> None:
+    world = World()
+    assert (await post(world, {**GOOD, "ttl": "1h", "fallback_after": "90.5s"})).status_code == 202
+    assert only(world).fallback_after_s == 91
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ({"fallback_after": "2h", "ttl": "1h"}, "fallback_after_s 7200 is longer than the time to live, 3600 s"),
+        ({"fallback_after": "61s"}, "fallback_after_s 61 is longer than the time to live, 60 s"),  # the product's
+        ({"fallback_after": "10s", "qos": 0}, "fallback_after_s at QoS 0: what is never stored can't be handed over"),
+    ],
+)
+async def test_given_a_fallback_that_would_never_come_then_400_says_why(change: dict[str, Any], detail: str) -> None:
+    world = World()
+    response = await post(world, {**GOOD, **change})
+    assert (response.status_code, response.json()["detail"]) == (400, detail)
+    assert world.journal.entries == []

@@ -413,3 +413,11 @@ def test_given_documents_then_tables_show_their_numbers() -> None:
     lines = job_text(job).splitlines()
     assert lines[0] == "j: running, 50% of 8"
     assert lines[-1].split() == ["all", "4", "0", "3", "0", "0", "0", "0"]
+
+
+def test_given_a_fallback_then_its_time_goes_to_center_as_it_was_written(center: Center, tmp_path: Path) -> None:
+    center.will(202, {"id": "m-1"})
+    arguments = ("--product", "demo", "--client", "c1", "--fallback-after", "10m", "hi")
+    assert pushctl("send", "--data", tmp_path, *arguments).exit_code == 0
+    [(_, _, body)] = center.asked
+    assert body["fallback_after"] == "10m"

@@ -99,6 +99,18 @@ async def test_given_large_items_when_sent_then_the_bytes_of_a_batch_are_bounded
     assert len(server.batches) == 5
 
 
+async def test_given_an_item_larger_than_any_batch_when_asked_then_it_is_given_up_and_the_others_go() -> None:
+    server = Server()
+    batcher = made(server)
+    results: list[Any] = []
+    batcher.ask(item("k" * MAX_BYTES), results.append)
+    assert results == [None]
+    batcher.ask(item(), results.append)
+    await settled(batcher)
+    assert results == [None, DoneResult("ok")]
+    assert max(server.sizes) <= MAX_BYTES
+
+
 def retry_second(request: Request[UnbindItem]) -> Reply[DoneResult]:
     return Reply(request.seq, [DoneResult("retry" if entry.key == "k1" else "ok") for entry in request.items])
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 
 import mqtt5
+import pytest
 from gateway_world import Device, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import delivery, window
 from gateway.client import FIRST_BROADCAST_ID
 from infra.keeper import Policy
 from infra.settings import RoomSettings
@@ -24,6 +26,54 @@ def bound(world: World, *, qos: int = 1, **connect: object) -> Device:
 
 def packet_ids(packets: list[mqtt5.PublishPacket]) -> list[int]:
     return [packet.packet_id or 0 for packet in packets]
+
+
+# --- savers that are away ----------------------------------------------------------------------------------------------
+
+
+def test_given_savers_away_when_much_is_settled_then_nothing_more_is_written_until_they_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "MAX_UNCONFIRMED", 8)
+    world = World()
+    device = bound(world, qos=0)
+    world.register.held = True
+    outcomes = []
+    for number in range(12):
+        outcomes.append(world.push(world.register.store(f"m{number}")))
+        world.flush()
+    assert outcomes == ["written"] * 8 + ["behind"] * 4
+    assert device.pushed_ids() == [f"m{number}" for number in range(8)]
+    world.register.held = False
+    while world.register.waiting:
+        world.register.answer()
+    for _ in range(4):
+        world.flush()
+    assert device.pushed_ids() == [f"m{number}" for number in range(8, 12)]
+    assert world.register.settled == [(f"m{number}", "written") for number in range(12)]
+
+
+@pytest.mark.parametrize("end", [False, True], ids=["connected", "disconnected"])
+def test_given_more_acks_than_one_request_may_carry_then_they_go_in_several(monkeypatch: pytest.MonkeyPatch, end: bool) -> None:
+    monkeypatch.setattr(window, "ACKS_BYTES", 100)
+    world = World()
+    device = bound(world, receive_max=32)
+    world.register.held = True
+    for number in range(32):
+        world.push(world.register.store(f"m{number}"))
+    for packet in device.pushed():
+        device.puback(packet.packet_id or 0)
+    if end:
+        device.lose()
+    world.register.held = False
+    while world.register.waiting:
+        world.register.answer()
+    for _ in range(16):
+        world.flush()
+    carried = [len(item.acks) for item in [*world.register.of(SyncItem), *world.register.disconnects]]
+    assert max(carried) == 5  # of 19 bytes each
+    assert sorted(set(world.register.settled)) == sorted((f"m{number}", "acked") for number in range(32))
+    assert bool(world.register.disconnects) == end
 
 
 # --- hints -------------------------------------------------------------------------------------------------------------

@@ -215,6 +215,30 @@ def test_given_a_saver_that_is_away_when_5_s_passed_then_0x88_and_a_late_session
     assert [item.number for item in world.register.disconnects] == [44]
 
 
+def test_given_a_session_in_another_room_when_the_client_connects_then_it_is_taken_over_only_as_seen_and_while_we_wait() -> None:
+    world = World()
+    world.register.held = True
+    device = world.accept()
+    device.connect()
+    world.pass_time(2.0)
+    world.register.answer(ConnectResult("elsewhere", 3, 7, now_ms=1_000_000))
+    assert world.register.of(ConnectItem)[1:] == [ConnectItem("main:c1", "r1", 5, 1, (3, 7), 1_003_000)]
+    assert device.socket.paused
+    world.register.answer(ConnectResult("ok", 3, 8, now_ms=1_000_001))
+    assert device.session.state is State.OPEN
+
+
+def test_given_we_stood_still_when_the_session_is_in_another_room_then_it_is_left_there() -> None:
+    world = World()
+    world.register.held = True
+    device = world.accept()
+    device.connect()
+    world.now += 30  # no tick: the answer is read first
+    world.register.answer(ConnectResult("elsewhere", 3, 7, now_ms=1_000_000))
+    assert len(world.register.of(ConnectItem)) == 1
+    assert int(device.socket.one(mqtt5.ConnAckPacket).reason_code) == Reason.SERVER_UNAVAILABLE
+
+
 def test_given_a_client_when_it_connects_again_here_then_the_older_connection_is_taken_over() -> None:
     world = World()
     old = world.device("c1", "push/demo")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from infra.demo.ledger import Ledger
 from schemas.codes import State
 
@@ -71,8 +73,9 @@ def test_given_more_duplicates_than_the_bound_then_it_contradicts() -> None:
     assert "more than the bound" in ledger.balance().contradictions[0]
 
 
-def test_given_an_expansion_receipt_then_it_settles_nothing() -> None:
+@pytest.mark.parametrize("state", [State.EXPANDED, State.MOVED])
+def test_given_a_receipt_of_where_it_goes_on_then_it_settles_nothing(state: State) -> None:
     ledger = adding_up()
     ledger.accept("m3", "a")
-    ledger.receipt("m3", "a", State.EXPANDED)
+    ledger.receipt("m3", "a", state)
     assert ledger.balance().lost == [("m3", "a")]

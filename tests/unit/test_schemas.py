@@ -16,7 +16,7 @@ from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, Broadcast, JobRecord, Quiet, RoomCursor
 from schemas.codes import MAX_PAYLOAD, SLOTS
 from schemas.partition import murmur2, partition_of, slot_of
-from schemas.records import RECORDS, ClientProduct, ClientRecord, PushMessage, Receipt, StatusEvent
+from schemas.records import RECORDS, ClientProduct, ClientRecord, Fallback, PushMessage, Receipt, StatusEvent
 
 EXAMPLES = [
     PushMessage(id="m", product="p", client="c", payload=b"\0\xff", properties={"a": "b"}, ttl_s=5, correlation=b"x"),
@@ -53,6 +53,18 @@ EXAMPLES = [
     ),
     Receipt(id="m", product="p", realm="main", client="c", state="acked", at_ms=1),
     AudienceChunk(audience="a", product="p", upload="u", number=3, clients=("c", "d"), sealed=5),
+    Fallback(
+        id="m",
+        product="p",
+        realm="main",
+        client="c",
+        user="u",
+        payload=b"\xff",
+        content_type=None,
+        properties={"a": "b"},
+        accepted_ms=1,
+        reason="r",
+    ),
 ]
 
 
@@ -73,7 +85,7 @@ def test_the_header_is_the_single_object_encoding_of_the_specification() -> None
     assert codec.encode(EXAMPLES[0])[:2] == b"\xc3\x01"
 
 
-@pytest.mark.parametrize("version", ["PushMessage.v1", "PushMessage.v2"])
+@pytest.mark.parametrize("version", ["PushMessage.v1", "PushMessage.v2", "PushMessage.v3"])
 def test_a_producer_that_only_has_the_schema_file_is_understood(version: str) -> None:
     document = codec.load_schema(version)
     body = io.BytesIO()
@@ -127,6 +139,10 @@ def test_given_any_bytes_after_a_header_then_they_are_a_record_or_undecodable(ta
         {"collapse_key": "a|b"},
         {"group": "Up"},
         {"correlation": b"x" * 1025},
+        {"fallback_after_s": 0},
+        {"fallback_after_s": 61, "ttl_s": 60},
+        {"fallback_after_s": 28 * 24 * 3600 + 1},
+        {"fallback_after_s": 60, "qos": 0},
     ],
     ids=str,
 )
@@ -194,3 +210,9 @@ def test_everything_of_a_client_has_one_hash_tag() -> None:
     keys = [names.session_key(key), names.counter_key(key), names.owed_key(key)]
     keys += [make(key, "p") for make in (names.pending_key, names.bodies_key, names.number_key, names.settled_key)]
     assert {text[text.index("{") : text.index("}") + 1] for text in keys} == {"{main:c:1}"}
+
+
+@given(st.from_regex(r"[A-Za-z0-9._:@=+~-]{1,40}", fullmatch=True), st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True))
+def test_a_member_of_the_due_index_is_read_back(client: str, message: str) -> None:
+    key = names.client_key("main", client)
+    assert names.parse_due_member(names.due_member(key, "shop", message)) == (key, "shop", message)

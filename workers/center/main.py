@@ -12,6 +12,7 @@ from infra.journal import Journal
 from infra.keeper import Keeper
 from infra.lifecycle import EXIT_FAILED, Lifecycle
 from infra.mirror import Mirror
+from infra.queues import OwnQueues
 from infra.register import Register
 from infra.register.idempotency import IdempotencyKeys
 from infra.rooms import Rooms
@@ -27,6 +28,7 @@ from workers.center.kick import Kicks
 from workers.center.ports import Parts
 from workers.center.readiness import Readiness
 from workers.center.server import HttpServer
+from workers.center.switch import Switch
 
 NAME: Final = "center"
 
@@ -57,6 +59,8 @@ async def main(settings: Settings) -> int:
         tokens=tokens,
         keys=IdempotencyKeys(register),
         jobs=JobMirror(bus, jobs),
+        topics=OwnQueues(journal),
+        switch=Switch(settings.kafka, keeper, journal),
         health=readiness,
         api_key=settings.center.api_key.get_secret_value(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
@@ -13,7 +14,7 @@ from schemas import names
 from schemas.codes import Priority
 from schemas.records import MAX_PULL_AFTER_MS, PushMessage
 from workers.center.auth import DOCUMENTED
-from workers.center.content import Content, GroupName, IdempotencyKey, accept, claim_key, from_base64, product_of
+from workers.center.content import Content, GroupName, IdempotencyKey, Ttl, accept, claim_key, from_base64, product_of
 from workers.center.ids import choose_id
 from workers.center.ports import Parts
 from workers.center.problems import Problem, responses
@@ -45,6 +46,9 @@ class Message(Content):
     )
     pull_after: Annotated[Seconds, Field(le=MAX_PULL_AFTER_MS / 1000, allow_inf_nan=False)] | None = Field(
         default=None, description="With a notice: how long the device shall wait before it pulls, as `2s`."
+    )
+    fallback_after: Ttl | None = Field(
+        default=None, description="What is unsettled then goes to another channel, as `10m`; at most the time to live."
     )
     validate_only: bool = Field(default=False, description="Check the request, store nothing (answered 200).")
 
@@ -78,7 +82,8 @@ def router(parts: Parts) -> APIRouter:
             response.status_code = 200
         else:
             await claim_key(parts, message, idempotency_key, record.id)
-            entry = Entry(names.MESSAGES, record.client or record.user or "", record)
+            topic = await parts.topics.topic_of(product_of(parts, record.product))
+            entry = Entry(topic, record.client or record.user or "", record)
             await accept(parts, entry, kind="message", record_id=record.id)
         return Accepted(id=record.id)
 
@@ -105,9 +110,11 @@ def _record(parts: Parts, message: Message, idempotency_key: str | None) -> Push
         properties=message.properties,
         mode=message.mode,
         pull_after_ms=round(1000 * (message.pull_after or 0)),
+        fallback_after_s=None if message.fallback_after is None else math.ceil(message.fallback_after),
     )
     try:
         record.check()
+        record.check_fallback(product.ttl_s)
     except ValueError as error:
         raise Problem("bad-input", str(error)) from None
     return record

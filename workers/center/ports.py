@@ -98,6 +98,30 @@ class JobBoard(Protocol):
         """Show an accepted job before its owner does. Only a hint: never raises, never replaces what is there."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueChange:
+    """What is asked of a product's own queue: `pause`, `resume`, `rate` (switches it on, too), `off`; by whom and why."""
+
+    action: str
+    rate: int | None = None
+    by: str
+    reason: str | None = None
+
+
+class QueueTopics(Protocol):
+    """Where messages go (infra.queues.OwnQueues)."""
+
+    async def topic_of(self, product: Product) -> str:
+        """The topic for a product's messages: its own queue, once that is there. Never raises."""
+
+
+class QueueSwitch(Protocol):
+    """Who changes a product's own queue (workers.center.switch.Switch)."""
+
+    async def change(self, product: str, change: QueueChange) -> Product:
+        """Change it in the keeper, audited; returns the product as it is now. Raises problems.Problem, JournalDown."""
+
+
 class Health(Protocol):
     """Whether the center can do its work (workers.center.readiness.Readiness)."""
 
@@ -119,5 +143,7 @@ class Parts:
     tokens: TokenCheck
     keys: KeyTable
     jobs: JobBoard
+    topics: QueueTopics
+    switch: QueueSwitch
     health: Health
     api_key: str

@@ -1,4 +1,4 @@
--- KEYS: a shard's marker. ARGV: run id, generation, then partition, offset, …: everything of the partition below the offset is stored.
+-- KEYS: a shard's marker. ARGV: run id, generation, then partition (or partition:product), offset, …: all of it below the offset is stored.
 -- What survives a crash is a prefix of what was written, so the beat that survives says what does (docs/adr/0007). Returns 1, or 0
 -- where the shard is not open in this generation.
 local m = KEYS[1]

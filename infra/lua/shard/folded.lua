@@ -1,5 +1,5 @@
--- KEYS: a shard's marker. ARGV: run id, generation, partition, number of partitions. One partition is folded; with the last one the
--- shard is open. Returns 'open', 'folding', or 'other' where the generation is another one now.
+-- KEYS: a shard's marker. ARGV: run id, generation, what is folded (a partition, or partition:product of an own queue), number of
+-- partitions, then the products that have an own queue. With the last of all these the shard is open. Returns 'open', 'folding', or 'other' where the generation is another one now.
 local m = KEYS[1]
 local known = redis.call('HMGET', m, 'run_id', 'generation', 'state')
 if known[1] ~= ARGV[1] or known[2] ~= ARGV[2] then return 'other' end
@@ -7,6 +7,9 @@ if known[3] == 'open' then return 'open' end
 redis.call('HSET', m, 'f:' .. ARGV[3], ARGV[2])
 for p = 0, tonumber(ARGV[4]) - 1 do
   if redis.call('HGET', m, 'f:' .. p) ~= ARGV[2] then return 'folding' end
+  for i = 5, #ARGV do
+    if redis.call('HGET', m, 'f:' .. p .. ':' .. ARGV[i]) ~= ARGV[2] then return 'folding' end
+  end
 end
 local t = redis.call('TIME')
 local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))

@@ -1,0 +1,84 @@
+"""Changing a product's own queue: its topic is made, the change is in the audit, then the keeper's document says it."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import structlog
+
+from infra.bus import KvErrors
+from infra.journal import Entry, Journal, create_queues
+from infra.keeper import Keeper, Product, Queue, product_key
+from infra.settings import KafkaSettings
+from schemas import names
+from schemas.broadcasts import Audit
+from workers.center.ports import QueueChange
+from workers.center.problems import RETRY_AFTER_S, Problem
+
+ATTEMPTS: Final = 3
+SUBJECT: Final = "queue"
+
+log = structlog.get_logger("center")
+
+
+def changed(product: str, queue: Queue | None, change: QueueChange) -> Queue | None:
+    """The queue after a change; raises a Problem (404) where there is none to pause, resume or switch off."""
+    if change.action == "rate":
+        assert change.rate is not None
+        return Queue(rate=change.rate, paused=queue is not None and queue.paused)
+    if queue is None:
+        raise Problem("unknown-queue", f"product {product} has no queue of its own; action rate switches one on")
+    return None if change.action == "off" else queue.model_copy(update={"paused": change.action == "pause"})
+
+
+def queue_text(queue: Queue | None) -> str:
+    """As the audit shows it."""
+    return "off" if queue is None else f"{queue.rate}/s{', paused' if queue.paused else ''}"
+
+
+class Switch:
+    """`workers.center.ports.QueueSwitch` on the keeper's bucket and Kafka."""
+
+    def __init__(self, settings: KafkaSettings, keeper: Keeper, journal: Journal) -> None:
+        self._settings = settings
+        self._keeper = keeper
+        self._journal = journal
+
+    async def change(self, product: str, change: QueueChange) -> Product:
+        """See the port. What changes nothing is not audited; an audited change that then fails is answered as failed."""
+        try:
+            for _ in range(ATTEMPTS):
+                if (found := await self._attempt(product, change)) is not None:
+                    return found
+        except KeyError:
+            raise Problem("unknown-product", f"product {product} is not in the keeper") from None
+        except KvErrors as error:
+            log.warning("queue not changed", product=product, error=type(error).__name__)
+            raise Problem("bus-down", "NATS did not answer; ask again", retry_after_s=RETRY_AFTER_S) from None
+        raise Problem("changed-meanwhile", f"product {product} was changed meanwhile, {ATTEMPTS} times; look, and ask again")
+
+    async def _attempt(self, product: str, change: QueueChange) -> Product | None:
+        """The product after the change; None where somebody else was faster."""
+        document, revision = await self._keeper.read(product_key(product))
+        assert isinstance(document, Product)
+        after = document.model_copy(update={"queue": changed(product, document.queue, change)})
+        if after == document:
+            return after
+        if document.queue is None:
+            await create_queues(self._settings, [product])
+        await self._journal.produce([Entry(names.AUDIT, product, _audit(document, after, change))])
+        return after if await self._keeper.replace(product_key(product), after, revision) else None
+
+
+def _audit(before: Product, after: Product, change: QueueChange) -> Audit:
+    return Audit(
+        product=before.name,
+        subject=SUBJECT,
+        action=change.action,
+        by=change.by,
+        at_ms=int(time.time() * 1000),
+        before=queue_text(before.queue),
+        after=queue_text(after.queue),
+        reason=change.reason,
+    )
