@@ -24,6 +24,10 @@ MAX_RATE = 10_000_000
 MAX_GROUPS = 64
 MAX_BY = 128
 """Characters of who did it, and of why."""
+MAX_CHUNK = 1_000
+"""Client ids in a chunk of an audience, at most; with 128 bytes each they stay below half of what a record may have."""
+MAX_AUDIENCE = 10_000_000
+"""Client ids in an audience, at most."""
 
 _ACTIONS = frozenset(action.value for action in Action)
 
@@ -72,7 +76,8 @@ class Broadcast:
     `groups`: in any of them, or with `every_group` in all; `segment`: an expression over client attributes
     (infra/segments.py); `sample_bp`: a stable share by hash of client and `sample_seed` (default: the job's id). `rate` is
     persons per second, 0 the product's; `ramp_s` how long it takes to get there. `start_ms` schedules; a `draft` waits for a
-    Transition `start`. `audience` names an explicit list in `push.audiences`. `fallback_after_s`: what is unsettled then is
+    Transition `start`. `audience` names an explicit list in `push.audiences`, and excludes every
+    other choice. `fallback_after_s`: what is unsettled then is
     handed to another channel.
     """
 
@@ -121,6 +126,8 @@ class Broadcast:
         for text in (self.audience, self.sample_seed):
             if text is not None:
                 names.message_id(text)
+        if self.audience is not None:
+            self._check_listed()
         for part in (self.canary, self.quiet):
             if part is not None:
                 part.check()
@@ -129,6 +136,52 @@ class Broadcast:
         _check_words(self.by)
         check_ttl(self.ttl_s)
         check_content(self.payload, self.properties, self.content_type)
+
+    def _check_listed(self) -> None:
+        """A list says who gets it: whatever else would choose among clients is refused, since nobody would look at it."""
+        given = {
+            "groups": bool(self.groups),
+            "segment": self.segment is not None,
+            "a sample": self.sample_bp != WHOLE,
+            "quiet hours": self.quiet is not None,
+            "include_new": self.include_new,
+        }
+        if any(given.values()):
+            found = ", ".join(name for name, there in given.items() if there)
+            raise ValueError(f"an audience is who gets it, whatever else would choose: leave out {found}, or the audience")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudienceChunk:
+    """`push.audiences`, key `names.audience_key`: a piece of an explicit list of clients, in order.
+
+    `number` counts the chunks of one `upload` from 0. The last one carries `sealed`, the number of ids in all of them; until
+    then the audience can't be used. An id is once in a chunk, and may be in several: a message is stored once by its id.
+    """
+
+    SCHEMA: ClassVar[str] = "AudienceChunk.v1"
+
+    audience: str
+    product: str
+    realm: str = names.DEFAULT_REALM
+    upload: str
+    number: int
+    clients: tuple[str, ...] = ()
+    sealed: int | None = None
+
+    def check(self) -> None:
+        """Raise ValueError if a field is out of its bounds."""
+        names.message_id(self.audience)
+        names.product(self.product)
+        names.realm(self.realm)
+        names.message_id(self.upload)
+        check_range("number", self.number, 0, MAX_AUDIENCE)
+        if len(self.clients) > MAX_CHUNK:
+            raise ValueError(f"{len(self.clients)} clients in a chunk, more than {MAX_CHUNK}")
+        for client in self.clients:
+            names.client(client)
+        if self.sealed is not None:
+            check_range("sealed", self.sealed, 1, MAX_AUDIENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

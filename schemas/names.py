@@ -169,6 +169,11 @@ def job_key(job: str, term: int) -> str:
     return f"{job}/{term}"
 
 
+def audience_key(product_name: str, audience: str) -> str:
+    """The key of an audience's chunks: one audience lies in one partition, in order, and each product names its own."""
+    return f"{product_name}/{audience}"
+
+
 def job_claim_key(job: str, claim: str) -> str:
     """The key of a claim, whose offset becomes the term: it can't name it yet, so it names the claim (a random text)."""
     return f"{job}/new-{claim}"

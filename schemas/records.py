@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from schemas import names
-from schemas.broadcasts import Audit, Broadcast, JobRecord, Transition
+from schemas.broadcasts import AudienceChunk, Audit, Broadcast, JobRecord, Transition
 from schemas.checks import MAX_TTL_S, check_content, check_range, check_ttl
 from schemas.codes import Mode, Priority, State, Status
 
@@ -236,6 +236,7 @@ Record = (
     | Broadcast
     | Transition
     | JobRecord
+    | AudienceChunk
     | Audit
     | Receipt
     | Uplink
@@ -250,6 +251,7 @@ RECORDS: tuple[type[Record], ...] = (
     Broadcast,
     Transition,
     JobRecord,
+    AudienceChunk,
     Audit,
     Receipt,
     Uplink,

@@ -27,9 +27,11 @@ from schemas.broadcasts import Broadcast, JobRecord, Transition
 from schemas.jobs import JobState, NotAllowed
 from schemas.partition import partition_of
 from workers import joblife
+from workers.jobbase import Claim, JobBase, Shared, Tools
 from workers.jobcursor import first_cursors
 from workers.jobfold import UNNUMBERED, Folded, fold, number_of, read_broadcasts, read_jobs
-from workers.jobrun import Claim, JobRun, Shared, Tools
+from workers.jobrun import JobRun
+from workers.listrun import ListRun
 from workers.pace import Pace, Pressure
 from workers.runner import Dead, Incoming
 
@@ -58,7 +60,7 @@ class _Owned:
 
     known: set[str] = field(default_factory=set)
     products: dict[str, Shared] = field(default_factory=dict)
-    runs: dict[str, JobRun] = field(default_factory=dict)
+    runs: dict[str, JobBase] = field(default_factory=dict)
     over: dict[str, int] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -127,7 +129,8 @@ class Broadcasts:
         source = (record.partition, record.offset)
         first = joblife.first(broadcast, product, source=source, accepted_ms=record.timestamp_ms)
         if first.state == JobState.SCHEDULED and first.started_ms <= record.timestamp_ms:
-            return replace(first, state=JobState.RUNNING, rooms=first_cursors(self._tools.rooms, product.name))
+            rooms = first_cursors(self._tools.rooms, product.name) if broadcast.audience is None else ()
+            return replace(first, state=JobState.RUNNING, rooms=rooms)
         return first
 
     def _product_of(self, broadcast: Broadcast) -> Product:
@@ -194,7 +197,8 @@ class Broadcasts:
             pace = Pace(document.rate if document is not None else claim.record.rate, now)
             shared = owned.products[claim.record.product] = Shared(pace, asyncio.Semaphore(MAX_ACTIVE), Pressure())
             self._watch_health(owned, claim.record.product, shared.pressure)
-        run = owned.runs[claim.record.job] = JobRun(claim, self._tools, shared, wall_ms=int(time.time() * 1000), now=now)
+        kind = JobRun if claim.content.audience is None else ListRun
+        run = owned.runs[claim.record.job] = kind(claim, self._tools, shared, wall_ms=int(time.time() * 1000), now=now)
         task = asyncio.ensure_future(run.run())
         owned.tasks.add(task)
         task.add_done_callback(lambda done: self._ended(owned, claim.record.job, done))

@@ -141,18 +141,22 @@ async def delivery(settings: Settings) -> int:
 
 async def broadcast(settings: Settings) -> int:
     """Run a broadcast worker: jobs from `push.broadcasts`, slice by slice to rooms; returns the exit status."""
+    from infra.audiences import Audiences
     from workers.broadcast import Broadcasts
     from workers.health import HealthProbes
-    from workers.jobrun import Tools
+    from workers.jobbase import Tools
+    from workers.receiptcount import ReceiptCounts
 
     process = _Process("broadcast", settings)
     keeper = process.keeper
     rooms = Rooms(process.bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=process.life.fail)
     probes = HealthProbes(keeper)
-    tools = Tools(process.bus, process.journal, keeper, rooms, probes)
+    audiences = Audiences(settings.kafka, process.journal.partitions, name=process.instance)
+    receipts = ReceiptCounts(settings.kafka, process.journal.partitions, fail=process.life.fail)
+    tools = Tools(process.bus, process.journal, keeper, rooms, probes, audiences, receipts)
     handler = Broadcasts(settings.kafka, tools, fail=process.life.fail)
     runner = process.runner(names.BROADCASTS, names.BROADCAST_GROUP, handler)
-    parts = (("rooms", rooms), ("probes", probes), ("runner", runner))
+    parts = (("rooms", rooms), ("probes", probes), ("receipts", receipts), ("runner", runner))
     return await process.run(*parts, ready=lambda: "" if runner.joined else NOT_JOINED)
 
 

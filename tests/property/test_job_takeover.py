@@ -17,7 +17,8 @@ from schemas.broadcasts import Broadcast, JobRecord, Transition
 from schemas.jobs import TRANSITIONS, Action, JobState
 from tests.unit.broadcast_world import Cluster, MemoryRoom, until
 from workers import joblife
-from workers.jobrun import Claim, JobRun, Shared
+from workers.jobbase import Claim, Shared
+from workers.jobrun import JobRun
 from workers.pace import Pace, Pressure
 
 STEPS = st.lists(st.sampled_from(["takeover", "zombie", "pause", "resume", "rate", "again", "wait"]), min_size=2, max_size=7)

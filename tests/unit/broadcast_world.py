@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +14,18 @@ import msgspec
 from gateway.client import BindState, Client
 from gateway.fanout import FanOut
 from infra import wire
+from infra.audiences import Audience, Chunk
 from infra.bus import BusTimeout, NoResponders
 from infra.journal import Entry, JournalDown, Position
 from infra.keeper import Policy, Product
 from infra.rooms import RoomView
-from schemas import codec
-from schemas.broadcasts import JobRecord
+from schemas import codec, names
+from schemas.broadcasts import AudienceChunk, JobRecord
 from schemas.partition import partition_of
+from workers.jobbase import Tools
 from workers.jobfold import Folded, Read, fold
-from workers.jobrun import Tools
 from workers.pace import Pressure
+from workers.receiptcount import Followed
 
 PARTITIONS = 3
 
@@ -123,19 +125,70 @@ class MemoryJournal:
         return fold(read for log in self.logs.get("push.jobs", []) for read in log)
 
 
+class MemoryAudiences:
+    """The audiences that a journal in memory holds; so many calls `down` fail."""
+
+    def __init__(self, journal: MemoryJournal) -> None:
+        self._journal = journal
+        self.down = 0
+
+    def _chunks(self, product: str, audience: str) -> list[Chunk]:
+        reads = [read for log in self._journal.logs.get(names.AUDIENCES, []) for read in log]
+        chunks = [Chunk(read.offset, codec.decode_as(AudienceChunk, read.value or b"")) for read in reads]
+        return [chunk for chunk in chunks if (chunk.record.product, chunk.record.audience) == (product, audience)]
+
+    def _fail(self) -> None:
+        if self.down > 0:
+            self.down -= 1
+            raise JournalDown("Kafka is away")
+
+    async def find(self, product: str, audience: str) -> Audience | None:
+        self._fail()
+        chunks = self._chunks(product, audience)
+        if not chunks:
+            return None
+        record, clients = chunks[0].record, sum(len(chunk.record.clients) for chunk in chunks)
+        sealed = chunks[-1].record.sealed == clients
+        return Audience(audience, product, record.realm, record.upload, chunks[0].offset, clients, len(chunks), sealed)
+
+    async def read(self, product: str, audience: str, offset: int) -> AsyncGenerator[Chunk]:
+        for chunk in self._chunks(product, audience):
+            self._fail()
+            await asyncio.sleep(0)
+            if chunk.offset >= offset:
+                yield chunk
+
+
+class MemoryReceipts:
+    """Who is followed; a test changes their counts itself."""
+
+    def __init__(self) -> None:
+        self.followed: dict[str, Followed] = {}
+
+    def follow(self, followed: Followed) -> None:
+        followed.joined = followed.current = True
+        self.followed[followed.job] = followed
+
+    def leave(self, followed: Followed) -> None:
+        if self.followed.get(followed.job) is followed:
+            del self.followed[followed.job]
+
+
 class Cluster:
     """Everything that the worker's `Tools` name, in memory."""
 
     def __init__(self, *rooms: MemoryRoom, rate: int = 10_000) -> None:
         self.bus = MemoryBus({room.name: room for room in rooms})
         self.journal = MemoryJournal()
+        self.audiences = MemoryAudiences(self.journal)
+        self.receipts = MemoryReceipts()
         self.keeper = SimpleNamespace(products={"news": Product(name="news", rate=rate)}, policy=Policy(lease_interval=0.01))
 
     def live(self) -> list[RoomView]:
         return [room.view() for room in self.bus.rooms.values()]
 
     def tools(self) -> Tools:
-        return Tools(self.bus, self.journal, self.keeper, self, self)  # type: ignore[arg-type]
+        return Tools(self.bus, self.journal, self.keeper, self, self, self.audiences, self.receipts)  # type: ignore[arg-type]
 
     async def watch(self, product: str, pressure: Pressure, moving: Callable[[], bool]) -> None:
         """The product is healthy; its tests have a world of their own (test_broadcast_health.py)."""

@@ -19,7 +19,8 @@ from schemas.checks import MAX_TTL_S
 from schemas.jobs import Action, NotAllowed
 from tests.unit.broadcast_world import Cluster, MemoryRoom, until
 from workers import joblife
-from workers.jobrun import Claim, JobRun, Shared
+from workers.jobbase import Claim, Shared
+from workers.jobrun import JobRun
 from workers.pace import Pace, Pressure
 
 

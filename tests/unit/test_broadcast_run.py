@@ -12,8 +12,9 @@ from infra import wire
 from schemas.broadcasts import Broadcast
 from schemas.codes import SLOTS
 from tests.unit.broadcast_world import Cluster, MemoryRoom, record, until
+from workers.jobbase import Claim, Shared
 from workers.jobcursor import first_cursors
-from workers.jobrun import Claim, JobRun, Shared
+from workers.jobrun import JobRun
 from workers.pace import Pace, Pressure
 
 CONTENT = Broadcast(id="j1", product="news", payload=b"hello", properties={"k": "v"})

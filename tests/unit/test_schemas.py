@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import codec, names
-from schemas.broadcasts import Broadcast, JobRecord, RoomCursor
+from schemas.broadcasts import AudienceChunk, Broadcast, JobRecord, Quiet, RoomCursor
 from schemas.codes import MAX_PAYLOAD, SLOTS
 from schemas.partition import murmur2, partition_of, slot_of
 from schemas.records import RECORDS, ClientProduct, ClientRecord, Fallback, PushMessage, Receipt, StatusEvent
@@ -52,6 +52,7 @@ EXAMPLES = [
         settled_jobs=("p:1:2",),
     ),
     Receipt(id="m", product="p", realm="main", client="c", state="acked", at_ms=1),
+    AudienceChunk(audience="a", product="p", upload="u", number=3, clients=("c", "d"), sealed=5),
     Fallback(
         id="m",
         product="p",
@@ -148,6 +149,40 @@ def test_given_any_bytes_after_a_header_then_they_are_a_record_or_undecodable(ta
 def test_given_a_field_out_of_bounds_then_the_message_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         PushMessage(**{"id": "m", "product": "p", "client": "c", **fields}).check()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"groups": ("g",)}, "groups"),
+        ({"segment": "os == 'x'"}, "segment"),
+        ({"sample_bp": 500}, "sample"),
+        ({"include_new": True}, "include_new"),
+        ({"quiet": Quiet(from_minute=1, to_minute=2), "groups": ("g",)}, "groups, quiet hours"),
+    ],
+    ids=str,
+)
+def test_given_an_audience_and_another_choice_then_the_broadcast_is_refused(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=f"leave out .*{named}"):
+        Broadcast(**{"id": "b", "product": "p", "audience": "a", **fields}).check()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"clients": ("c",) * 1001}, {"clients": ("no spaces",)}, {"number": -1}, {"sealed": 0}, {"audience": ""}], ids=str
+)
+def test_given_a_chunk_out_of_bounds_then_it_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        AudienceChunk(**{"audience": "a", "product": "p", "upload": "u", "number": 0, **fields}).check()  # type: ignore[arg-type]
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=100))
+def test_given_a_first_field_then_its_records_and_no_others_begin_with_it(text: str) -> None:
+    def receipt(name: str) -> bytes:
+        return codec.encode(Receipt(id=name, product="p", realm="main", client="c", state="acked", at_ms=1))  # type: ignore[arg-type]
+
+    begins = codec.beginning(Receipt, text)
+    assert receipt(text).startswith(begins)
+    assert receipt(text + "x").startswith(begins) is False
 
 
 @given(st.binary(max_size=64))
