@@ -288,9 +288,9 @@ class JobRun:
             started_ms=record.started_ms,
             expires_ms=record.expires_ms,
             completed_ms=record.completed_ms,
-            totals=msgspec.structs.asdict(plan.totals(now)),
+            totals=numbers(plan.totals(now)),
             rooms=[
-                wire.JobRoom(item.room, item.epoch, item.slot, msgspec.structs.asdict(item.counts))
+                wire.JobRoom(item.room, item.epoch, item.slot, numbers(item.counts))
                 for item in rooms[:MAX_VIEWED_ROOMS]
             ],
             targeted=sum(item.start for item in rooms),
@@ -329,8 +329,13 @@ def cursor(plan: RoomPlan) -> RoomCursor:
         room=plan.room,
         epoch=plan.epoch,
         slot=plan.slot,
-        counts={START: plan.start, **msgspec.structs.asdict(plan.counts)},
+        counts={START: plan.start, **numbers(plan.counts)},
     )
+
+
+def numbers(counts: wire.Counts) -> dict[str, int]:
+    """The counts that are plain numbers, by name."""
+    return {name: value for name, value in msgspec.structs.asdict(counts).items() if isinstance(value, int)}
 
 
 def plans(record: JobRecord, now: float) -> list[RoomPlan]:
