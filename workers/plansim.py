@@ -104,11 +104,12 @@ class DenseRoom:
 
     def answer(self, order: Order | Slice) -> tuple[float, SliceReply]:
         """Walk a slice; returns how many seconds that takes, and the reply."""
-        first, wanted = self.cursor, max(0, order.hi - self.cursor)
+        wanted = max(0, order.hi - self.cursor)
         self.cursor += min(wanted, self._slots_of(order.most)) if order.most else wanted
         before, self.sent = self.sent, self.clients * self.cursor // SLOTS
         persons = self.sent - before
-        spread = order.spread_ms / 1000 * (self.cursor - first) / wanted if wanted else 0.0
+        part = min(1.0, persons / order.most) if order.most else float(wanted > 0)
+        spread = order.spread_ms / 1000 * part
         reply = SliceReply("ok", order.seq, self.cursor, persons, self._counts())
         return max(spread, persons * self._delivery_s), reply
 
