@@ -28,7 +28,7 @@ from bench.counters import Nats, RedisCounts, Touched, kafka_records, save
 from bench.forecasts import CROWD, Owner, at_full_size, paced
 from bench.load import Crowd, Failed, Followed
 from bench.process import cores, cpu_seconds, pin, raise_descriptor_limit
-from bench.servers import PRODUCT, PRODUCTS, Gateway, subscribe
+from bench.servers import JOB_TTL_S, PRODUCT, PRODUCTS, Gateway, subscribe
 from bench.walk import BareWalk
 from infra.keeper import POLICY, Policy, Product, product_key
 from workers.plansim import Campaign
@@ -44,8 +44,8 @@ AFTER_S: Final = 1.5
 QUIET: Final = (0.1, 0.002)
 """What a room does for a broadcast is over when in so many seconds it used no more than so many of CPU."""
 MARGIN_S: Final = 10
-LOOK_S: Final = 6.0
-"""What offline clients cost is looked at for so long: the whole life of a job of 5 s is in it."""
+LOOK_S: Final = JOB_TTL_S + 3.0
+"""What offline clients cost is looked at for so long: the whole life of a job is in it, and its end."""
 LOOKS: Final = 3
 DOCUMENTS: Final = {
     **PRODUCTS,
@@ -174,6 +174,7 @@ class Bench:
         """One job that takes 20 s, read as it comes, with pings; beside it the forecast."""
         rate = len(self._crowd) // PACED_S
         self._say(f"{rate} persons a second for {PACED_S} s…")
+        time.sleep(LOOK_S)  # the jobs before it are over
         campaign = Campaign(len(self._crowd), len(self._gateway.pids), rate, PAYLOAD, qos=0)
 
         def run() -> tuple[str, Followed]:
@@ -227,6 +228,7 @@ class Bench:
     def _full_size(self) -> None:
         size = self._size
         self._say(f"an owner with {size.stand_ins} rooms that only answer, {size.clients:,} clients…")
+        time.sleep(LOOK_S)
         campaign = Campaign(size.clients, size.stand_ins, 1_000_000, PAYLOAD)
         self.found.full = at_full_size(self._owner, self._gateway, self._nats, campaign)
 

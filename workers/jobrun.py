@@ -289,10 +289,7 @@ class JobRun:
             expires_ms=record.expires_ms,
             completed_ms=record.completed_ms,
             totals=numbers(plan.totals(now)),
-            rooms=[
-                wire.JobRoom(item.room, item.epoch, item.slot, numbers(item.counts))
-                for item in rooms[:MAX_VIEWED_ROOMS]
-            ],
+            rooms=[wire.JobRoom(item.room, item.epoch, item.slot, numbers(item.counts)) for item in rooms[:MAX_VIEWED_ROOMS]],
             targeted=sum(item.start for item in rooms),
             progress=plan.progress(),
             term=self._claim.term,

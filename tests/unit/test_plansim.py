@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pacing_world import World, room_of
 
 import cli
 from schemas.codec import MAX_RECORD
 from schemas.codes import SLOTS
+from tests.unit.pacing_world import World, room_of
 from workers.pacing import Order, Pace
 from workers.plansim import COSTS, Campaign, DenseRoom, NoPlan, Simulation
 
