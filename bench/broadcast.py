@@ -25,13 +25,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.counters import Nats, RedisCounts, Touched, kafka_records, save
-from bench.forecasts import CROWD, Owner, at_full_size, paced
+from bench.forecasts import CROWD, Owner, at_full_size, owner_costs, paced
 from bench.load import Crowd, Failed, Followed
 from bench.process import cores, cpu_seconds, pin, raise_descriptor_limit
 from bench.servers import JOB_TTL_S, PRODUCT, PRODUCTS, Gateway, subscribe
 from bench.walk import BareWalk
 from infra.keeper import POLICY, Policy, Product, product_key
-from workers.plansim import Campaign
+from infra.settings import KafkaSettings
+from workers.plansim import COSTS, Campaign
 
 FILE: Final = Path("build/bench-broadcast.json")
 PAYLOAD: Final = 256
@@ -39,8 +40,6 @@ PACED_S: Final = 20
 WINDOW_S: Final = 5.0
 PINGED: Final = 500
 PING_EVERY: Final = 0.01
-AFTER_S: Final = 1.5
-"""After a job's last arrival, until its state and its cursor say so."""
 QUIET: Final = (0.1, 0.002)
 """What a room does for a broadcast is over when in so many seconds it used no more than so many of CPU."""
 MARGIN_S: Final = 10
@@ -74,9 +73,13 @@ class Results:
     rates: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     errors: list[float] = field(default_factory=list)
     followed: Followed = field(default_factory=Followed)
+    idle: list[Touched] = field(default_factory=list)
     offline: dict[str, list[Touched]] = field(default_factory=dict)
+    """How many are away → what a broadcast brought beyond what comes anyway."""
     small: dict[str, Any] = field(default_factory=dict)
     full: dict[str, Any] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    """Of the owner, µs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +183,7 @@ class Bench:
         def run() -> tuple[str, Followed]:
             job = self._gateway.post(PAYLOAD, rate=rate, ttl_s=PACED_S + MARGIN_S)
             sample = min(PINGED, len(self._crowd))
-            followed = self._crowd.follow(sample=sample, ping_every=PING_EVERY, within=PACED_S + MARGIN_S)
-            time.sleep(AFTER_S)
-            return job, followed
+            return job, self._crowd.follow(sample=sample, ping_every=PING_EVERY, within=PACED_S + MARGIN_S)
 
         self.found.followed, self.found.small = paced(self._owner, self._owner.idle(), campaign, run)
         self.found.errors = window_errors(self.found.followed.arrivals, rate)
@@ -204,8 +205,11 @@ class Bench:
 
     def _look_at(self, label: str) -> None:
         for _ in range(LOOKS):
-            idle = self._touched(lambda: None)
-            self.found.offline.setdefault(label, []).append(self._touched(self._read_one) - idle)
+            idle, busy = self._touched(lambda: None), self._touched(self._read_one)
+            if busy.records <= idle.records:
+                raise Failed(f"Kafka took {busy.records} records with a broadcast and {idle.records} without: not counted well")
+            self.found.idle.append(idle)
+            self.found.offline.setdefault(label, []).append(busy - idle)
 
     def _read_one(self) -> None:
         self._job()
@@ -220,7 +224,7 @@ class Bench:
 
     def _counts(self) -> Touched:
         commands = self._redis.take()
-        records = asyncio.run(kafka_records(self._gateway.system.kafka))
+        records = asyncio.run(kafka_records(KafkaSettings(bootstrap=self._gateway.system.kafka)))
         return Touched(commands["read"], commands["write"], records)
 
     # --- at full size -------------------------------------------------------------------------------------------------
@@ -231,6 +235,7 @@ class Bench:
         time.sleep(LOOK_S)
         campaign = Campaign(size.clients, size.stand_ins, 1_000_000, PAYLOAD)
         self.found.full = at_full_size(self._owner, self._gateway, self._nats, campaign)
+        self.found.costs = owner_costs(self.found.small, self.found.full)
 
 
 def window_errors(arrivals: list[float], rate: int) -> list[float]:
@@ -276,8 +281,10 @@ def document(size: Size, found: Results) -> dict[str, Any]:
         "ping_p50_ms": 1000 * pings[len(pings) // 2],
         "pings": len(pings),
         "offline": {label: [vars_of(item) for item in items] for label, items in found.offline.items()},
+        "idle": [vars_of(item) for item in found.idle],
         "plan_small": found.small,
         "plan_full": found.full,
+        "owner_costs": found.costs,
     }
 
 
@@ -319,8 +326,12 @@ def forecasts(found: Results) -> Table:
         for name, value in part.items():
             if isinstance(value, list):
                 shown.add_row(f"{title}: {name}", *(f"{number:,.3f}" if number < 10 else f"{number:,.0f}" for number in value))
-    for name, value in found.full.get("costs", {}).items():
-        shown.add_row(f"owner: {name}", "", f"{value:.1f}")
+    for name, value in found.costs.items():
+        shown.add_row(f"owner: {name}", f"{getattr(COSTS, name):,.1f}", f"{value:,.1f}")
+    for qos, per_us in enumerate(COSTS.delivery_us):
+        shown.add_row(
+            f"rooms: delivery_us, QoS {qos}", f"{per_us:.1f}", f"{1e6 / statistics.median(found.rates['unlimited', qos]):.1f}"
+        )
     return shown
 
 

@@ -15,11 +15,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.load import Failed
+from infra.journal import topic_specs
 from infra.local.nats_server import config, find
 from infra.local.ports import HOST, PortLease
+from infra.settings import KafkaSettings
 
 START: Final = 15.0
-COMMITS: Final = "__consumer_offsets"
 
 
 class Nats:
@@ -93,13 +94,12 @@ class RedisCounts:
         return totals
 
 
-async def kafka_records(bootstrap: str) -> int:
-    """How many records all topics have taken so far, by their end offsets; not what consumers commit."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+async def kafka_records(settings: KafkaSettings) -> int:
+    """How many records all topics have taken so far, by their end offsets (what consumers commit is not among them)."""
+    places = [TopicPartition(spec.name, part) for spec in topic_specs(settings.partitions) for part in range(spec.partitions)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, enable_auto_commit=False)
     await consumer.start()
     try:
-        topics = await consumer.topics() - {COMMITS}
-        places = [TopicPartition(topic, part) for topic in topics for part in consumer.partitions_for_topic(topic) or ()]
         return sum((await consumer.end_offsets(places)).values())
     finally:
         await consumer.stop()

@@ -34,6 +34,10 @@ CROWD_TTL_S: Final = 60
 STEADY_AFTER_S: Final = 5.0
 STEADY_S: Final = 20.0
 LOOKS: Final = 200
+REPLY_S: Final = 0.2
+"""After a broadcast's last arrival, until the owner has the reply."""
+CURSOR_S: Final = 1.5
+"""Until its cursor is in Kafka."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,9 @@ def paced(owner: Owner, idle: Seen, campaign: Campaign, run: Callable[[], tuple[
     """Run a broadcast of real connections; returns what `run` gave beside the job's id, and the forecast beside what was."""
     before = owner.look()
     job, result = run()
+    time.sleep(REPLY_S)
     seen = owner.look().since(before, idle)
+    time.sleep(CURSOR_S)
     sizes = owner.cursors(job)
     forecast = Simulation(campaign).run()
     # Beside slices, announces and cursors: center's own entry of the accepted job.
@@ -100,6 +106,7 @@ def paced(owner: Owner, idle: Seen, campaign: Campaign, run: Callable[[], tuple[
         "nats_messages": [messages, seen.messages],
         "cursor_bytes": [forecast.cursor_bytes, max(sizes, default=0)],
         "owner_cpu_s": [forecast.owner_cores * forecast.seconds, seen.cpu_s],
+        "counted": _counted(forecast, seen, 1.0),
     }
 
 
@@ -146,7 +153,7 @@ def at_full_size(owner: Owner, gateway: Gateway, nats: Nats, campaign: Campaign)
         "cursor_bytes": [forecast.cursor_bytes, max(sizes, default=0)],
         "owner_cores": [forecast.owner_cores, seen.cpu_s / seen.at],
         "simulated_cpu_s": took,
-        "costs": _owner_costs(campaign, forecast, seen),
+        "counted": _counted(forecast, seen, seen.at / forecast.seconds),
     }
 
 
@@ -155,12 +162,31 @@ def _messages_per_s(forecast: Forecast) -> float:
     return 2 * forecast.slices_per_s + forecast.cursors / forecast.seconds
 
 
-def _owner_costs(campaign: Campaign, forecast: Forecast, seen: Seen) -> dict[str, float]:
-    """The parts of the owner's CPU, µs (`workers.plansim.Costs`): two are timed apart, the slices have the rest."""
+def _counted(forecast: Forecast, seen: Seen, part: float) -> dict[str, float]:
+    """What the owner's CPU was spent on: slices as counted; looks and cursors are that part of the forecast's."""
+    return {"cpu_s": seen.cpu_s, "slices": seen.slices, "looks": part * forecast.looks, "cursors": part * forecast.cursors}
+
+
+def owner_costs(small: dict[str, Any], full: dict[str, Any]) -> dict[str, float]:
+    """The parts of the owner's CPU, µs (`workers.plansim.Costs`), from two runs that differ in size.
+
+    A look at a room and a room of a cursor are timed apart; slices and saves share the rest, and two runs tell them apart.
+    """
+    campaign = Campaign(**full["campaign"])
     look_us, cursor_us = _look_us(campaign), _cursor_us(campaign)
-    looks, cursors = forecast.looks / forecast.seconds, forecast.cursors / forecast.seconds
-    rest_us = 1e6 * seen.cpu_s / seen.at - looks * look_us - cursors * campaign.rooms * cursor_us
-    return {"slice_us": rest_us * seen.at / seen.slices, "look_us": look_us, "cursor_us": cursor_us}
+    equations = []
+    for found in (small, full):
+        counted, rooms = found["counted"], found["campaign"]["rooms"]
+        rest_us = 1e6 * counted["cpu_s"] - counted["looks"] * look_us - counted["cursors"] * rooms * cursor_us
+        equations.append((counted["slices"], counted["cursors"], rest_us))
+    (slices, cursors, rest), (more_slices, more_cursors, more_rest) = equations
+    scale = slices * more_cursors - more_slices * cursors
+    return {
+        "slice_us": (rest * more_cursors - more_rest * cursors) / scale,
+        "save_us": (slices * more_rest - more_slices * rest) / scale,
+        "look_us": look_us,
+        "cursor_us": cursor_us,
+    }
 
 
 def _plan(campaign: Campaign) -> tuple[JobPlan, Pace]:

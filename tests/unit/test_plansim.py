@@ -72,7 +72,9 @@ def test_given_more_rooms_when_simulated_then_orders_grow_with_them_and_the_time
 
 def test_given_costs_when_simulated_then_cpu_is_what_was_counted_times_these() -> None:
     campaign = Campaign(clients=50_000, rooms=10, rate=5_000)
-    cheap = Simulation(campaign, replace(COSTS, look_us=0.0, cursor_us=0.0, slice_us=1_000.0, delivery_us=(1.0, 2.0))).run()
+    cheap = Simulation(
+        campaign, replace(COSTS, look_us=0.0, cursor_us=0.0, save_us=0.0, slice_us=1_000.0, delivery_us=(1.0, 2.0))
+    ).run()
     assert cheap.owner_cores * cheap.seconds == pytest.approx(cheap.slices / 1_000)
     assert cheap.rooms_cpu_s == pytest.approx(50_000 * 2 / 1e6)
 
