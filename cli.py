@@ -208,6 +208,32 @@ def listen(data: Path | None, as_json: bool, count: int, **fields: Any) -> None:
         raise Ending(f"{seen} of {count} messages came in time", LATE)
 
 
+@cli.group()
+def plan() -> None:
+    """What something would take, before it is done."""
+
+
+@plan.command("broadcast")
+@json_option
+@click.option("--clients", type=click.IntRange(1, 10**10), required=True, help="Bound and online, all of them meant.")
+@click.option("--rooms", type=click.IntRange(1, 10_000), required=True, help="Over which they are spread evenly.")
+@click.option("--rate", type=click.IntRange(1), required=True, help="Persons per second.")
+@click.option("--payload", type=click.IntRange(0, 64 * 1024), default=256, show_default=True, help="Bytes.")
+@click.option("--qos", type=click.IntRange(0, 1), default=1, show_default=True, help="Of the clients' binds.")
+def plan_broadcast(as_json: bool, **fields: int) -> None:
+    """Simulate a broadcast with the owner's own planner: duration, messages, cursor, CPU. Nothing is asked or sent."""
+    from dataclasses import asdict
+
+    from infra.ops.plan import forecast_text
+    from workers.plansim import Campaign, NoPlan, Simulation
+
+    try:
+        forecast = Simulation(Campaign(**fields)).run()
+    except NoPlan as error:
+        raise Ending(str(error), FAILED) from error
+    show({**fields, **asdict(forecast)}, as_json, forecast_text)
+
+
 # --- looking -----------------------------------------------------------------------------------------------------------
 
 
