@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
-from workers.center import broadcasts, clients, dispatch, messages, page, problems, pull, queues, rooms
+from workers.center import audiences, broadcasts, clients, dispatch, messages, page, problems, pull, queues, rooms
 from workers.center.auth import KeyCheck
 from workers.center.gate import MAX_BODY, Gate
 from workers.center.ports import Parts
@@ -20,7 +20,7 @@ DESCRIPTION: Final = "Push to one device, to a user's devices, or to everyone at
 def build(parts: Parts, *, version: str) -> ASGIApp:
     """The whole application; raises auth.NoKey if no API key is configured."""
     app = api(parts, version=version)
-    return Gate(KeyCheck(app, key=parts.api_key))
+    return Gate(KeyCheck(app, key=parts.api_key), streamed=audiences.STREAMED)
 
 
 def api(parts: Parts, *, version: str) -> FastAPI:
@@ -35,7 +35,7 @@ def api(parts: Parts, *, version: str) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
-    for noun in (messages, broadcasts, queues, clients, pull, rooms, dispatch):
+    for noun in (messages, broadcasts, audiences, queues, clients, pull, rooms, dispatch):
         app.include_router(noun.router(parts))
     app.include_router(_operations(parts))
     _describe(app)

@@ -36,6 +36,9 @@ _TITLES: Final = {
     "unknown-client": (404, "Nothing is known of this client"),
     "not-connected": (404, "The client has no session now"),
     "unknown-broadcast": (404, "There is no such broadcast"),
+    "unknown-audience": (404, "There is no such audience"),
+    "bad-lines": (400, "Some lines of the list are no client ids"),
+    "audience-sealed": (409, "The audience is there already, or is being uploaded"),
     "not-pending": (404, "Nothing is pending under this id"),
     "bad-token": (401, "The device's token is missing or wrong"),
     "forbidden": (403, "The token does not name this product"),
@@ -73,6 +76,8 @@ class ProblemDocument(BaseModel):
     id: str | None = Field(
         default=None, description="For `journal-down`: repeat the request with this id; it is then stored once."
     )
+    bad: list[dict[str, Any]] | None = Field(default=None, description="For `bad-lines`: the first 100, `line` and `reason`.")
+    bad_count: int | None = Field(default=None, description="For `bad-lines`: how many there are.")
 
 
 class Problem(Exception):
