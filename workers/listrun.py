@@ -155,7 +155,9 @@ class ListRun(JobBase):
         self._changed = True
 
     def _message(self, client: str) -> PushMessage:
-        content = self._content
+        content, now_ms = self._content, self._now_ms()
+        ttl_s = _seconds(self.record.expires_ms - now_ms)
+        fallback_ms = self.record.started_ms + 1000 * (content.fallback_after_s or 0)
         return PushMessage(
             id=self.job,
             product=self.record.product,
@@ -163,9 +165,10 @@ class ListRun(JobBase):
             realm=content.realm,
             payload=content.payload,
             priority=content.priority,
-            ttl_s=max(1, -((self._now_ms() - self.record.expires_ms) // 1000)),
+            ttl_s=ttl_s,
             content_type=content.content_type,
             properties=content.properties,
+            fallback_after_s=min(ttl_s, _seconds(fallback_ms - now_ms)) if content.fallback_after_s else None,
         )
 
     def _look(self, now: float) -> None:
@@ -284,3 +287,8 @@ class ListRun(JobBase):
             eta_s=0.0 if not left else round(left / pace, 1) if pace > 0 else None,
             canary=self._canary_view(),
         )
+
+
+def _seconds(left_ms: int) -> int:
+    """Whole seconds, rounded up, one at least."""
+    return max(1, -(-left_ms // 1000))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, Final
 
 import httpx
 
 from infra.system import System
+
+UPLOAD_TIMEOUT: Final = 120.0
+"""How long center may be silent at the end of an upload: it looks its list up in Kafka."""
 
 
 class Unreachable(Exception):
@@ -48,6 +52,11 @@ class CenterClient:
     async def put(self, path: str, body: dict[str, Any]) -> Any:
         """PUT a JSON document; raises Unreachable, NotFound, Answered."""
         return await self._ask("PUT", path, json=body)
+
+    async def upload(self, path: str, body: AsyncIterator[bytes], *, content_type: str, **params: str) -> Any:
+        """PUT a body piece by piece; raises Unreachable, NotFound, Answered."""
+        headers = {"Content-Type": content_type}
+        return await self._ask("PUT", path, content=body, headers=headers, params=params, timeout=UPLOAD_TIMEOUT)
 
     async def _ask(self, method: str, path: str, **more: Any) -> Any:
         try:

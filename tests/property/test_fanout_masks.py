@@ -20,10 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gateway import jobs
 from gateway.client import BindState
-from gateway.eligibility import share_of
 from gateway.jobs import Job
 from infra.wire import Cap, JobContent, PauseJob, QuietHours
 from schemas.codes import SLOTS
+from schemas.partition import Shares
 from tests.unit.fanout_room import PRODUCT, TERM, Room
 
 PEOPLE = 6
@@ -63,7 +63,7 @@ class MaskMachine(RuleBasedStateMachine):
             return False
         if content.segment and bind.attrs.get("os") != "ios":
             return False
-        if share_of(bind.client.key, content.sample_seed) >= content.sample_bp:
+        if Shares(content.sample_seed).of(bind.client.key) >= content.sample_bp:
             return False
         return content.include_new or bind.first_bind_ms <= content.started_ms
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from journal_twin import JournalTwin
 
+from infra.audiences import Audience
 from infra.journal import JournalDown
 from infra.keeper import Policy, Product
 from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown, SessionView
@@ -18,7 +19,7 @@ from infra.rooms import RoomView
 from infra.tokens import Verifier
 from infra.wire import JobContent, Lease, PullItem, RoomEntry
 from schemas import names
-from schemas.broadcasts import Audit
+from schemas.broadcasts import AudienceChunk, Audit
 from workers.center import app
 from workers.center.census import Known, RoomAnswer
 from workers.center.jobs import JobIndex
@@ -129,6 +130,27 @@ class JobsTwin:
             self.put(**document)
 
 
+class AudiencesTwin:
+    """What the journal's twin holds of audiences: the first that was sealed, else the last that began."""
+
+    def __init__(self, journal: JournalTwin) -> None:
+        self._journal = journal
+
+    async def find(self, product: str, audience: str, *, deadline: float = 60.0) -> Audience | None:
+        if self._journal.down:
+            raise JournalDown("the twin is down")
+        uploads: dict[str, Audience] = {}
+        for offset, record in enumerate(self._journal.records):
+            if isinstance(record, AudienceChunk) and (record.product, record.audience) == (product, audience):
+                found = uploads.setdefault(record.upload, Audience(audience, product, record.realm, record.upload, offset))
+                found.clients += len(record.clients)
+                found.chunks += 1
+                found.sealed = record.sealed == found.clients
+                if found.sealed:
+                    return found
+        return next(reversed(uploads.values()), None)
+
+
 @dataclass
 class KeysTwin:
     found: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -205,6 +227,7 @@ class World:
         self.kicks = KicksTwin()
         self.tokens = Verifier()
         self.jobs = JobsTwin()
+        self.audiences = AudiencesTwin(self.journal)
         self.queues = QueuesTwin(self.documents)
         self.health = HealthTwin()
         self.census = CensusTwin()
@@ -224,6 +247,7 @@ class World:
             tokens=self.tokens,
             keys=self.keys,
             jobs=self.jobs,
+            audiences=self.audiences,
             topics=self.queues,
             switch=self.queues,
             health=self.health,

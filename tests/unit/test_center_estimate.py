@@ -9,9 +9,10 @@ from center_world import World, room
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.meant import of_registry
 from infra.wire import JobContent
 from schemas.records import ClientProduct, ClientRecord
-from workers.center.census import Known, matcher
+from workers.center.census import Known
 
 NEWS: dict[str, Any] = {"product": "shop", "groups": ["news", "vip"], "match": "all", "sample": "5%", "sample_seed": "s"}
 
@@ -99,10 +100,10 @@ NAMES = st.frozensets(st.sampled_from(["a", "b", "c"]))
 
 @given(wanted=NAMES, joined=NAMES)
 def test_given_groups_then_any_or_all_of_them_decide(wanted: frozenset[str], joined: frozenset[str]) -> None:
-    assert matcher(content(wanted))(record(joined)) == (not wanted or bool(wanted & joined))
-    assert matcher(content(wanted, every_group=True))(record(joined)) == (wanted <= joined)
+    assert of_registry(content(wanted))(record(joined)) == (not wanted or bool(wanted & joined))
+    assert of_registry(content(wanted, every_group=True))(record(joined)) == (wanted <= joined)
 
 
 def test_given_a_segment_then_the_clients_attributes_decide() -> None:
-    meant = matcher(content(segment='lang == "de"'))
+    meant = of_registry(content(segment='lang == "de"'))
     assert [meant(record(frozenset(), attrs)) for attrs in ({"lang": "de"}, {"lang": "fr"}, {})] == [True, False, False]

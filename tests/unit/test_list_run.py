@@ -112,7 +112,9 @@ async def running(job: ListJob) -> AsyncIterator[asyncio.Task[None]]:
 async def test_given_a_list_when_run_then_everyone_on_it_has_one_message_under_the_jobs_id_at_the_pace():
     cluster = Wire()
     clients = await cluster.audience(420)
-    job = ListJob(cluster, rate=200, ttl_s=600, priority=2, properties={"k": "v"}, content_type="text/plain").claim()
+    job = ListJob(
+        cluster, rate=200, ttl_s=600, priority=2, properties={"k": "v"}, content_type="text/plain", fallback_after_s=300
+    ).claim()
     async with running(job):
         await until(lambda: job.state() == "completed")
         view = cluster.bus.job("j1")
@@ -121,6 +123,7 @@ async def test_given_a_list_when_run_then_everyone_on_it_has_one_message_under_t
     assert (first.id, first.payload, first.qos, first.priority, first.content_type) == ("j1", b"hello", 1, 2, "text/plain")
     assert first.properties == {"k": "v"}
     assert 590 <= (first.ttl_s or 0) <= 600
+    assert 290 <= (first.fallback_after_s or 0) <= 300
     took = cluster.times[-1] - cluster.times[0]
     assert 1.8 <= took <= 2.9
     bins = Counter(int((when - cluster.times[0]) * 10) for when in cluster.times)

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
 from workers.center import (
+    audiences,
     broadcasts,
     clients,
     dispatch,
@@ -33,7 +34,7 @@ DESCRIPTION: Final = "Push to one device, to a user's devices, or to everyone at
 def build(parts: Parts, *, version: str) -> ASGIApp:
     """The whole application; raises auth.NoKey if no API key is configured."""
     app = api(parts, version=version)
-    return Gate(KeyCheck(app, key=parts.api_key))
+    return Gate(KeyCheck(app, key=parts.api_key), streamed=audiences.STREAMED)
 
 
 def api(parts: Parts, *, version: str) -> FastAPI:
@@ -48,7 +49,7 @@ def api(parts: Parts, *, version: str) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
-    for noun in (messages, broadcasts, estimate, steering, watching, queues, clients, pull, rooms, dispatch):
+    for noun in (messages, broadcasts, estimate, steering, watching, audiences, queues, clients, pull, rooms, dispatch):
         app.include_router(noun.router(parts))
     app.include_router(_operations(parts))
     _describe(app)

@@ -14,12 +14,11 @@ from typing import Final
 import msgspec
 import structlog
 
-from infra import segments
 from infra.bus import Bus, BusError
+from infra.meant import of_registry
 from infra.settings import KafkaSettings
 from infra.wire import OK, ControlReply, Estimate, JobContent
 from schemas import codec, names
-from schemas.broadcasts import WHOLE
 from schemas.records import ClientRecord
 from workers.center.problems import RETRY_AFTER_S, Problem
 from workers.center.tail import read_tail
@@ -45,8 +44,7 @@ class RoomAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Clients that ever bound the product, and those of them that are meant. `exact`: all records were read, and no sample was
-    taken (a share of them is expected then, which of them the rooms decide)."""
+    """Clients that have bound the product, and those of them that are meant. `exact`: all records were read."""
 
     clients: int
     meant: int
@@ -87,7 +85,7 @@ class Census:
         """See the port."""
         if self._readers.locked():
             raise Problem("busy", "others are counting clients; ask again", retry_after_s=RETRY_AFTER_S)
-        meant, suffix = matcher(content), f" {content.product}".encode()
+        meant, suffix = of_registry(content), f" {content.product}".encode()
         found: dict[bytes, bool] = {}
 
         def take(key: bytes | None, value: bytes | None) -> None:
@@ -101,22 +99,8 @@ class Census:
         async with self._readers:
             partitions = range(await self._partitions(names.CLIENTS))
             covered = await read_tail(self._settings, names.CLIENTS, partitions, most=self._most, take=take)
-        scale, share = covered.total / covered.read if covered.read else 1.0, content.sample_bp / WHOLE
-        exact = covered.whole and content.sample_bp == WHOLE
-        return Known(round(len(found) * scale), round(sum(found.values()) * scale * share), exact)
-
-
-def matcher(content: JobContent) -> Callable[[ClientRecord], bool]:
-    """Whom a content means, of the durable registry, but for its sample: in its groups, and in its segment."""
-    groups, segment = frozenset(content.groups), segments.compile(content.segment) if content.segment else None
-
-    def meant(record: ClientRecord) -> bool:
-        joined = groups.intersection(record.bind.groups)
-        if groups and (joined != groups if content.every_group else not joined):
-            return False
-        return segment is None or segment.matches(record.bind.attrs)
-
-    return meant
+        scale = covered.total / covered.read if covered.read else 1.0
+        return Known(round(len(found) * scale), round(sum(found.values()) * scale), covered.whole)
 
 
 def _decoded(value: bytes) -> ClientRecord | None:

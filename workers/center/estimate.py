@@ -51,9 +51,7 @@ class EstimateView(BaseModel):
         description="Clients that are meant and not connected: they get it if they come before it expires."
     )
     known: int | None = Field(description="Clients that have bound the product, meant or not.")
-    offline_estimated: bool = Field(
-        description="The two numbers are scaled: there are more clients than were read, or a sample is taken."
-    )
+    offline_estimated: bool = Field(description="The two numbers are scaled: there are more clients than were read.")
     rate: int = Field(description="Persons per second that it would be sent at.")
     takes_s: float = Field(description="Seconds until all who are online have it at that rate.")
 

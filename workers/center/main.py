@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from infra import VERSION
+from infra.audiences import Audiences
 from infra.bus import Bus, BusDown
 from infra.journal import Journal
 from infra.keeper import Keeper
@@ -63,6 +64,7 @@ async def main(settings: Settings) -> int:
         tokens=tokens,
         keys=IdempotencyKeys(register),
         jobs=JobMirror(bus, jobs, index),
+        audiences=Audiences(settings.kafka, journal.partitions, name=NAME),
         topics=OwnQueues(journal),
         switch=Switch(settings.kafka, keeper, journal),
         health=readiness,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from infra.audiences import SEARCH, Audience
 from infra.journal import Entry, Position
 from infra.keeper import Policy, Product
 from infra.register import ClientView, PendingPage, Pulled, SessionView
@@ -150,6 +151,13 @@ class QueueSwitch(Protocol):
         """Change it in the keeper, audited; returns the product as it is now. Raises problems.Problem, JournalDown."""
 
 
+class AudienceTable(Protocol):
+    """Explicit lists as they lie in Kafka (infra.audiences.Audiences)."""
+
+    async def find(self, product: str, audience: str, *, deadline: float = SEARCH) -> Audience | None:
+        """The audience, sealed or not, None if there is nothing of it; raises JournalDown."""
+
+
 class Health(Protocol):
     """Whether the center can do its work (workers.center.readiness.Readiness)."""
 
@@ -171,6 +179,7 @@ class Parts:
     tokens: TokenCheck
     keys: KeyTable
     jobs: JobBoard
+    audiences: AudienceTable
     topics: QueueTopics
     switch: QueueSwitch
     health: Health

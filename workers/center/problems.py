@@ -38,6 +38,9 @@ _TITLES: Final = {
     "unknown-broadcast": (404, "There is no such broadcast"),
     "wrong-state": (409, "The broadcast is not in a state for this"),
     "too-many-broadcasts": (409, "The product has as many broadcasts as it may"),
+    "unknown-audience": (404, "There is no such audience"),
+    "bad-lines": (400, "Some lines of the list are no client ids"),
+    "audience-sealed": (409, "The audience is there already, or is being uploaded"),
     "not-pending": (404, "Nothing is pending under this id"),
     "bad-token": (401, "The device's token is missing or wrong"),
     "forbidden": (403, "The token does not name this product"),
@@ -78,6 +81,8 @@ class ProblemDocument(BaseModel):
     )
     state: str | None = Field(default=None, description="For `wrong-state`: where the broadcast is now.")
     possible: list[str] | None = Field(default=None, description="For `wrong-state`: what may be asked of it there.")
+    bad: list[dict[str, Any]] | None = Field(default=None, description="For `bad-lines`: the first 100, `line` and `reason`.")
+    bad_count: int | None = Field(default=None, description="For `bad-lines`: how many there are.")
 
 
 class Problem(Exception):
