@@ -232,7 +232,8 @@ class JobRecord:
 
     `number` is the (partition, offset) of the job's first record in this topic; it is (−1, −1) in that first record itself,
     which is its own number. `source` is the (partition, offset) of the Broadcast in `push.broadcasts`. `applied` is the offset
-    of the last Transition that this state includes. `canary_passed`: the walk may go beyond the canary's share.
+    of the last Transition that this state includes. `canary_passed`: the walk may go beyond the canary's share. `handed`: how
+    many clients went to another channel (`fallback_after_s`), None until that was done.
     """
 
     SCHEMA: ClassVar[str] = "JobRecord.v2"
@@ -253,7 +254,7 @@ class JobRecord:
     reason: str | None = None
     applied: int = -1
     canary_passed: bool = False
-    fallback_done: bool = False
+    handed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,7 @@ def view(
     pace: float,
     pressure: float,
     canary: dict[str, int | str] | None,
+    handed: int,
 ) -> JobView:
     """The document in the bucket `jobs`."""
     rooms, totals = list(plan.rooms.values()), plan.totals(now)
@@ -74,7 +75,7 @@ def view(
         started_ms=record.started_ms,
         expires_ms=record.expires_ms,
         completed_ms=record.completed_ms,
-        totals={**numbers(totals), "expired": sum(item.expired for item in rooms)},
+        totals={**numbers(totals), "expired": sum(item.expired for item in rooms), "fallback": handed},
         rooms=[JobRoom(item.room, item.epoch, item.slot, numbers(item.counts)) for item in rooms[:MAX_VIEWED_ROOMS]],
         targeted=sum(item.start for item in rooms),
         progress=plan.progress(),

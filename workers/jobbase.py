@@ -29,6 +29,7 @@ from schemas import names
 from schemas.broadcasts import Audit, Broadcast, JobRecord, RoomCursor, Transition
 from schemas.jobs import IDLE, JobState
 from workers import funnel, joblife
+from workers.jobchannel import Fallbacks
 from workers.joblife import CanaryWatch
 from workers.pace import Pace, Pressure, ramped
 from workers.receiptcount import ReceiptCounts
@@ -64,6 +65,7 @@ class Tools:
     probes: Probes
     audiences: Audiences
     receipts: ReceiptCounts
+    fallbacks: Fallbacks
 
 
 @dataclass(frozen=True, slots=True)

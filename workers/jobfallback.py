@@ -59,13 +59,23 @@ class Due:
 
 
 class JobFallback:
-    """Hands over jobs. `held`: clients held at a time."""
+    """Hands over jobs (a part of the process: infra.lifecycle.Part). `held`: clients held at a time.
+
+    The register is opened by the first job that needs it: broadcasts go on without Redis.
+    """
 
     def __init__(self, settings: KafkaSettings, journal: Journal, register: Register, *, held: int = HELD) -> None:
         self._settings = settings
         self._journal = journal
         self._register = register
         self._held = held
+
+    async def start(self) -> None:
+        """Nothing yet."""
+
+    async def stop(self) -> None:
+        """Close the register."""
+        await self._register.stop()
 
     async def run(
         self, due: Due, *, take: Take, passed: Callable[[int, Reach], Awaitable[None]], skip: Container[int] = frozenset()
@@ -75,6 +85,8 @@ class JobFallback:
         `take(n)` returns when n persons may be handed over. `passed(partition, reach)` is awaited when all of the partition is
         in Kafka, acknowledged. Raises JournalDown or RegisterDown: begin again with what had not passed.
         """
+        if not self._register.shards.all:
+            await self._register.start()
         for partition in range(await self._journal.partitions(names.CLIENTS)):
             if partition not in skip:
                 await passed(partition, await self._partition(due, partition, take))

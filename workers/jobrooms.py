@@ -42,7 +42,7 @@ class JobRooms:
 
     async def announce(self, plan: RoomPlan, record: JobRecord, *, left_ms: int) -> wire.ControlReply:
         """Make the job known in a room; everything below the plan's slot counts as walked there."""
-        return await self._control(plan.room, wire.Announce(self._job_content(record, left_ms), self._term, plan.slot))
+        return await self._control(plan.room, wire.Announce(self.content(record, left_ms), self._term, plan.slot))
 
     async def slice(self, record: JobRecord, order: Order, view: RoomView) -> wire.SliceReply:
         """Have a slice written; answered when it is."""
@@ -75,7 +75,8 @@ class JobRooms:
     async def _control(self, room: str, message: wire.Control) -> wire.ControlReply:
         return self._answer.decode(await self._bus.request(names.room_control(room), self._encoder.encode(message)))
 
-    def _job_content(self, record: JobRecord, left_ms: int) -> wire.JobContent:
+    def content(self, record: JobRecord, left_ms: int) -> wire.JobContent:
+        """What a room needs of the job."""
         content = self._content
         return wire.JobContent(
             job=record.job,

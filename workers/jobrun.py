@@ -16,13 +16,16 @@ import structlog
 from prometheus_client import Counter
 
 from infra.lifecycle import end
+from infra.meant import of_registry
 from infra.rooms import RoomView
 from infra.wire import JobView
 from schemas.broadcasts import JobRecord, RoomCursor
 from schemas.jobs import JobState
 from workers import funnel
 from workers.jobbase import RETRY, TICK, Claim, JobBase, Shared, Tools, persons
+from workers.jobchannel import JobChannel
 from workers.jobcursor import cursor, first_cursors, plans
+from workers.jobfallback import Due
 from workers.jobrooms import UNREACHED, JobRooms
 from workers.pace import WEIGHTS
 from workers.pacing import JobPlan, Order, RoomKey, RoomPlan
@@ -42,6 +45,8 @@ class JobRun(JobBase):
         self._sending: dict[RoomKey, asyncio.Task[None]] = {}
         self._retry_at: dict[RoomKey, float] = {}
         self._pausing: set[asyncio.Task[None]] = set()
+        self._channel = JobChannel(tools.fallbacks, rate=claim.record.rate, moving=self.moving)
+        self._handing: asyncio.Task[int] | None = None
 
     # --- what the job does in its own way -----------------------------------------------------------------------------
 
@@ -63,7 +68,7 @@ class JobRun(JobBase):
         self._plan.hurry(time.monotonic())
 
     async def _let_go(self) -> None:
-        await end([*self._sending.values(), *self._pausing])
+        await end([*self._sending.values(), *self._pausing, *([self._handing] if self._handing is not None else [])])
 
     def _cursors(self) -> tuple[RoomCursor, ...]:
         return tuple(cursor(item) for item in self._plan.rooms.values())
@@ -88,6 +93,7 @@ class JobRun(JobBase):
             pace=self._pace.share(self.job) if self.moving() else 0.0,
             pressure=self._shared.pressure.factor,
             canary=self._canary_view(),
+            handed=self._channel.handed if self.record.handed is None else self.record.handed,
         )
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -104,6 +110,7 @@ class JobRun(JobBase):
             self._plan.due(self._pace, now, hold=not self.moving())
             self._send(views, now)
             self._judge(now)
+            self._hand_over()
             await self._rest_until(self._plan.next_at(now))
 
     def _look(self, now: float) -> dict[RoomKey, RoomView]:
@@ -147,6 +154,19 @@ class JobRun(JobBase):
     async def _rest_until(self, when: float) -> None:
         if await self._rest(max(when - time.monotonic(), TICK[0])):
             await asyncio.sleep(TICK[0])  # replies come in flocks
+
+    def _hand_over(self) -> None:
+        """Its fallback is due: beside everything else, who has not settled it goes to another channel, once."""
+        after = self._content.fallback_after_s
+        if after is None or self.record.handed is not None or not self.moving():
+            return
+        if self._handing is None and self._now_ms() >= self.record.started_ms + 1000 * after:
+            content = self._rooms.content(self.record, 0)
+            due = Due(job=self._content, number=content.number, started_ms=self.record.started_ms, matches=of_registry(content))
+            self._handing = asyncio.ensure_future(self._channel.run(due))
+            self._handing.add_done_callback(lambda done: self._woken.set())
+        elif self._handing is not None and self._handing.done():
+            self._change(replace(self.record, handed=self._handing.result()), "fallback")
 
     # --- rooms --------------------------------------------------------------------------------------------------------
 

@@ -145,6 +145,7 @@ async def broadcast(settings: Settings) -> int:
     from workers.broadcast import Broadcasts
     from workers.health import HealthProbes
     from workers.jobbase import Tools
+    from workers.jobfallback import JobFallback
     from workers.receiptcount import ReceiptCounts
 
     process = _Process("broadcast", settings)
@@ -153,10 +154,11 @@ async def broadcast(settings: Settings) -> int:
     probes = HealthProbes(keeper)
     audiences = Audiences(settings.kafka, process.journal.partitions, name=process.instance)
     receipts = ReceiptCounts(settings.kafka, process.journal.partitions, fail=process.life.fail)
-    tools = Tools(process.bus, process.journal, keeper, rooms, probes, audiences, receipts)
+    fallbacks = JobFallback(settings.kafka, process.journal, Register(settings.redis))
+    tools = Tools(process.bus, process.journal, keeper, rooms, probes, audiences, receipts, fallbacks)
     handler = Broadcasts(settings.kafka, tools, fail=process.life.fail)
     runner = process.runner(names.BROADCASTS, names.BROADCAST_GROUP, handler)
-    parts = (("rooms", rooms), ("probes", probes), ("receipts", receipts), ("runner", runner))
+    parts = (("rooms", rooms), ("probes", probes), ("receipts", receipts), ("fallbacks", fallbacks), ("runner", runner))
     return await process.run(*parts, ready=lambda: "" if runner.joined else NOT_JOINED)
 
 

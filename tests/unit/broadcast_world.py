@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, JobRecord
 from schemas.partition import partition_of
 from workers.jobbase import Tools
+from workers.jobfallback import Due, Reach
 from workers.jobfold import Folded, Read, fold
 from workers.pace import Pressure
 from workers.receiptcount import Followed
@@ -174,6 +175,36 @@ class MemoryReceipts:
             del self.followed[followed.job]
 
 
+class MemoryFallbacks:
+    """A registry of three partitions with `unsettled` clients each; Kafka is away once, after the first one."""
+
+    def __init__(self) -> None:
+        self.unsettled = 4
+        self.dues: list[Due] = []
+        self.times: list[float] = []
+        self._failed = False
+
+    async def run(
+        self,
+        due: Due,
+        *,
+        take: Callable[[int], Awaitable[None]],
+        passed: Callable[[int, Reach], Awaitable[None]],
+        skip: Container[int] = frozenset(),
+    ) -> None:
+        self.dues.append(due)
+        for partition in range(PARTITIONS):
+            if partition in skip:
+                continue
+            if partition and not self._failed:
+                self._failed = True
+                raise JournalDown("Kafka is away")
+            for _ in range(self.unsettled):
+                await take(1)
+                self.times.append(time.monotonic())
+            await passed(partition, Reach(eligible=2 * self.unsettled, handed=self.unsettled))
+
+
 class Cluster:
     """Everything that the worker's `Tools` name, in memory."""
 
@@ -182,13 +213,14 @@ class Cluster:
         self.journal = MemoryJournal()
         self.audiences = MemoryAudiences(self.journal)
         self.receipts = MemoryReceipts()
+        self.fallbacks = MemoryFallbacks()
         self.keeper = SimpleNamespace(products={"news": Product(name="news", rate=rate)}, policy=Policy(lease_interval=0.01))
 
     def live(self) -> list[RoomView]:
         return [room.view() for room in self.bus.rooms.values()]
 
     def tools(self) -> Tools:
-        return Tools(self.bus, self.journal, self.keeper, self, self, self.audiences, self.receipts)  # type: ignore[arg-type]
+        return Tools(self.bus, self.journal, self.keeper, self, self, self.audiences, self.receipts, self.fallbacks)  # type: ignore[arg-type]
 
     async def watch(self, product: str, pressure: Pressure, moving: Callable[[], bool]) -> None:
         """The product is healthy; its tests have a world of their own (test_broadcast_health.py)."""

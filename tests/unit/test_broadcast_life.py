@@ -243,6 +243,35 @@ def job_state(cluster: Cluster, job: str) -> str:
     return cluster.bus.job(job).state if job in cluster.bus.kv else ""
 
 
+# --- another channel ----------------------------------------------------------------------------------------------------
+
+
+async def test_given_a_fallback_when_due_then_who_is_unsettled_is_handed_over_once_at_the_pace_and_the_funnel_says_so():
+    cluster = two_rooms(10)
+    job = Job(cluster, fallback_after_s=1, rate=10, ttl_s=60).claim()
+    async with running(job):
+        await until(lambda: cluster.fallbacks.times != [])
+        assert time.time() * 1000 >= job.run.record.started_ms + 1000
+        await job.ask(Action.PAUSE)
+        await asyncio.sleep(0.2)
+        paused = len(cluster.fallbacks.times)
+        await asyncio.sleep(0.8)
+        assert len(cluster.fallbacks.times) == paused < 12
+        await job.ask(Action.RESUME)
+        await until(lambda: job.kept().handed == 12)
+        await until(lambda: cluster.bus.job("j1").totals["fallback"] == 12)
+        asked = len(cluster.fallbacks.dues)
+        await asyncio.sleep(0.3)
+    assert (asked, len(cluster.fallbacks.dues)) == (2, 2)  # Kafka was away once
+    assert [item.action for item in job.audits()].count("fallback") == 1
+    first = cluster.fallbacks.times[0]
+    assert sum(when < first + 0.5 for when in cluster.fallbacks.times) <= 10 * 0.5 + 13
+    job.claim(job.kept(), term=9)
+    async with running(job):
+        await asyncio.sleep(0.5)
+    assert len(cluster.fallbacks.dues) == 2  # the next owner knows that it was done
+
+
 # --- canaries -----------------------------------------------------------------------------------------------------------
 
 
