@@ -1,4 +1,4 @@
-"""Own queues on real brokers: their pace, their pause, what is moved to them, and a Redis that is wiped meanwhile."""
+"""Own queues on real brokers: their pace, their pause, and what is moved to them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient
 from core import Core, TopicReader, eventually, unique
 
 from infra.journal import apply_topics
 from infra.keeper import Queue, product_key
 from infra.ops import again, queues
 from infra.settings import Settings
-from infra.wire import Ack
 from schemas import names
 from schemas.broadcasts import Audit
 from schemas.codes import State
@@ -33,7 +33,12 @@ async def core(settings: Settings) -> AsyncIterator[Core]:
     running = Core(settings)
     await running.start()
     yield running
+    topics = sorted(await running.journal.topics(f"{names.MESSAGES}."))
     await running.stop()
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap)
+    await admin.start()
+    await admin.delete_topics(topics)  # other modules' workers would consume them
+    await admin.close()
 
 
 def message(product: str, client: str, number: int, **more: object) -> PushMessage:
@@ -170,42 +175,6 @@ async def test_given_messages_in_both_topics_when_replayed_then_each_is_looked_a
     wanted = again.Wanted(since=since, client=client, everything=True)
     found = await again.replay(core.settings.kafka, wanted, dry_run=True, rate=100)
     assert (found.matched, found.produced) == (2, 2)
-
-
-async def test_given_half_of_an_own_queue_delivered_when_redis_is_wiped_then_just_what_was_pending_is_pending(
-    core: Core,
-) -> None:
-    product, clients = await core.queued(rate=30, paused=True), [unique("c") for _ in range(CLIENTS)]
-    await core.push(*[message(product, client, i) for i in range(20) for client in clients])  # moved
-    await core.handled()
-    await core.push_own(product, *[message(product, client, i) for i in range(20, 40) for client in clients])
-    await core.queue(product, rate=30)
-    await eventually(lambda: _at_least(core, clients, product, 60), what="some of it")
-    await core.queue(product, rate=30, paused=True)
-    await asyncio.sleep(1)
-    devices = {client: await (await core.room()).connect(client) for client in clients}
-    before = {}
-    for client, device in devices.items():
-        pending = (await device.bind(product, limit=1000)).page.items
-        acks = [Ack(product, item.id, State.ACKED) for item in pending[:3]]
-        assert (await device.sync(product, acks=acks, limit=0)).status == "ok"
-        before[client] = [item.id for item in pending[3:]]
-    assert 0 < sum(map(len, before.values())) < 17 * CLIENTS  # some that were moved are still in the queue
-
-    incarnation = core.register.shards.all[0].incarnation
-    await core.register.shards.all[0].pipe([("FLUSHALL",)])
-    await eventually(lambda: core.register.shards.all[0].incarnation not in (incarnation, None), within=30, what="the register")
-
-    for client, device in devices.items():
-        assert [item.id for item in (await device.sync(product, limit=1000)).pages[0].items] == before[client]
-    await core.queue(product, rate=100_000)
-    await eventually(lambda: has(core, clients, product, 37 * CLIENTS), what="the rest of the queue")
-    for client in clients:
-        assert sorted(await page(core, client, product)) == list(range(3, 40))
-
-
-async def _at_least(core: Core, clients: list[str], product: str, count: int) -> bool:
-    return await total(core, clients, product) >= count
 
 
 async def test_given_two_workers_when_one_comes_then_the_rate_holds_over_both(core: Core) -> None:

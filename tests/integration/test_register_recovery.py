@@ -239,3 +239,42 @@ async def test_given_a_dead_room_when_swept_then_its_clients_are_offline_and_a_s
 def _session(device: object) -> tuple[object, ...]:
     key, room, epoch, _, generation, number = device.where()  # type: ignore[attr-defined]
     return (key, room, epoch, generation, number)
+
+
+@pytest.mark.parametrize("loss", ["flushed", "tail_lost"])
+async def test_given_half_of_an_own_queue_delivered_when_redis_loses_data_then_exactly_what_was_pending_is_pending(
+    core: Core, local: LocalBrokers, loss: str
+) -> None:
+    product, clients, room = await core.queued(rate=30, paused=True), [unique("c") for _ in range(10)], await core.room()
+    await core.push(*[message(product, client, i) for i in range(20) for client in clients])  # moved
+    await core.handled()
+    await core.push_own(product, *[message(product, client, i) for i in range(20, 40) for client in clients])
+    await core.queue(product, rate=30)
+    await eventually(lambda: _pending_in_all(core, clients, product, 60), what="some of it")
+    await core.queue(product, rate=30, paused=True)
+    await asyncio.sleep(1)  # what was taken before is stored
+    devices = {client: await room.connect(client) for client in clients}
+    before, settled = {}, {}
+    for client, device in devices.items():
+        pending = (await device.bind(product, limit=1000)).page.items
+        acks = [Ack(product, item.id, State.ACKED) for item in pending[:3]]
+        assert (await device.sync(product, acks=acks, limit=0)).status == "ok"
+        before[client], settled[client] = [item.id for item in pending[3:]], len(acks)
+    assert 0 < sum(map(len, before.values())) < 17 * len(clients), "none that was moved is still in the queue"
+
+    generation = generation_of(core)
+    await getattr(Loss(local), loss)(core)
+    await opened(core, generation)
+
+    for client, device in devices.items():
+        assert [item.id for item in (await device.sync(product, limit=1000)).pages[0].items] == before[client]
+    await core.queue(product, rate=100_000)
+    left = 40 * len(clients) - sum(settled.values())
+    await eventually(lambda: _pending_in_all(core, clients, product, left), what="the rest")
+    for client in clients:
+        page = (await devices[client].sync(product, limit=1000)).pages[0]
+        assert [int(item.payload) for item in page.items] == list(range(settled[client], 40))
+
+
+async def _pending_in_all(core: Core, clients: list[str], product: str, count: int) -> bool:
+    return sum([await core.pending(client, product) for client in clients]) >= count
