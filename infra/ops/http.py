@@ -9,7 +9,6 @@ import httpx
 
 from infra.system import System
 
-
 UPLOAD_TIMEOUT: Final = 120.0
 """How long center may be silent at the end of an upload: it looks its list up in Kafka."""
 
