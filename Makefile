@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 QUIET = run() { out=$$("$$@" 2>&1) || { printf '%s\n' "$$out"; exit 1; }; }; run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo play test check bench bench-rebuild bench-unicast chaos clean
+.PHONY: help install demo play test check bench bench-broadcast bench-rebuild bench-unicast chaos clean
 
 help:
 	@echo "make demo     see it work: real brokers, one server, devices, pushes (installs what is missing)"
@@ -19,6 +19,7 @@ help:
 	@echo "make check    format, lint, types, import contracts"
 	@echo "make chaos    the whole system under every fault (FAULT=redis-wiped SEED=7: one of them)"
 	@echo "make bench    measure the fan-out on this machine"
+	@echo "make bench-broadcast  whole broadcasts: cost beside a bare walk, pace, pings, offline clients, the forecast"
 	@echo "make bench-unicast  messages a CPU-second, at least once, all processes included"
 	@echo "make bench-rebuild  how long an emptied Redis takes to be whole again"
 	@echo "make clean    remove .venv, caches and builds (not data, which README names)"
@@ -49,6 +50,10 @@ check: install
 
 bench: install
 	@$(BIN)/python -m bench.fanout
+
+bench-broadcast: install
+	@$(BIN)/python -m infra.local.jars fetch
+	@$(BIN)/python -m bench.broadcast
 
 bench-unicast: install
 	@$(BIN)/python -m infra.local.jars fetch

@@ -1,7 +1,7 @@
 """One command for everything a person or a script does with Longwire.
 
-Exit status: 0 done · 1 bad configuration or input, or a process failed · 2 wrong usage · 3 not reachable or not running ·
-4 not found · 5 refused by the server · 6 not in time · 130 interrupted.
+Exit status: 0 done · 1 bad configuration or input, a process failed, or the job that was watched was halted or cancelled ·
+2 wrong usage · 3 not reachable or not running · 4 not found · 5 refused by the server · 6 not in time · 130 interrupted.
 """
 # Commands import what they run only when they are run, and define no defaults of their own: those are in `infra.settings`.
 
@@ -17,12 +17,14 @@ import click
 
 from infra import VERSION
 from infra.ops.audience_commands import audience
+from infra.ops.job_commands import broadcast, job
 from infra.ops.log_commands import dlq, register, replay, tail
 from infra.ops.queue_commands import queue
 from infra.ops.shell import (
     FAILED,
     LATE,
     Ending,
+    ask_center,
     data_option,
     json_option,
     kafka_of,
@@ -36,7 +38,6 @@ from infra.ops.shell import (
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-    from infra.system import System
 
 
 @click.group(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
@@ -184,22 +185,8 @@ def send(data: Path | None, as_json: bool, payload: str, **fields: Any) -> None:
     body = {name: value for name, value in fields.items() if value is not None}
     if ("client" in body) == ("user" in body):
         raise click.UsageError("name either --client or --user, and not both")
-    document = run_main(_post(system_of(data), "/v1/messages", {**body, "payload": payload}))
+    document = ask_center(data, "POST", "/v1/messages", {**body, "payload": payload})
     show(document, as_json, lambda shown: f"accepted {shown['id']}")
-
-
-async def _post(system: System, path: str, body: dict[str, Any]) -> Any:
-    from infra.ops.http import CenterClient
-
-    async with CenterClient(system) as center:
-        return await center.post(path, body)
-
-
-async def _get(system: System, path: str, **params: str) -> Any:
-    from infra.ops.http import CenterClient
-
-    async with CenterClient(system) as center:
-        return await center.get(path, **params)
 
 
 @cli.command()
@@ -222,54 +209,33 @@ def listen(data: Path | None, as_json: bool, count: int, **fields: Any) -> None:
         raise Ending(f"{seen} of {count} messages came in time", LATE)
 
 
-@cli.command()
-@data_option
+@cli.group()
+def plan() -> None:
+    """What something would take, before it is done."""
+
+
+@plan.command("broadcast")
 @json_option
-@click.argument("payload")
-@click.option("--product", required=True)
-@click.option("--group", "groups", multiple=True, help="Only to members of this group (repeat: any of them).")
-@click.option("--rate", type=click.IntRange(1), help="Persons per second (default: the product's).")
-@click.option("--ttl", type=click.IntRange(1), help="Seconds that late joiners still get it.")
-@click.option("--watch", is_flag=True, help="Show the progress until every room has sent it.")
-def broadcast(data: Path | None, as_json: bool, watch: bool, **fields: Any) -> None:
-    """Push one content to everyone bound to a product, or to groups, at a controlled rate."""
-    body = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items() if value}
-    document = run_main(_broadcast(system_of(data), body, watch))
-    from infra.ops.show import watched_text
+@click.option("--clients", type=click.IntRange(1, 10**10), required=True, help="Bound and online, all of them meant.")
+@click.option("--rooms", type=click.IntRange(1, 10_000), required=True, help="Over which they are spread evenly.")
+@click.option("--rate", type=click.IntRange(1), required=True, help="Persons per second.")
+@click.option("--payload", type=click.IntRange(0, 64 * 1024), default=256, show_default=True, help="Bytes.")
+@click.option("--qos", type=click.IntRange(0, 1), default=1, show_default=True, help="Of the clients' binds.")
+def plan_broadcast(as_json: bool, **fields: int) -> None:
+    """Simulate a broadcast with the owner's own planner: duration, messages, cursor, CPU. Nothing is asked or sent."""
+    from dataclasses import asdict
 
-    show(document, as_json, lambda shown: f"job {shown['id']} " + (watched_text(shown) if watch else shown["state"]))
+    from infra.ops.plan import forecast_text
+    from workers.plansim import Campaign, NoPlan, Simulation
 
-
-async def _broadcast(system: System, body: dict[str, Any], watch: bool) -> Any:
-    from rich.console import Console
-
-    from infra.ops.http import CenterClient
-    from infra.ops.jobs import watch as watch_job
-
-    async with CenterClient(system) as center:
-        accepted = await center.post("/v1/broadcasts", body)
-        if not watch:
-            return accepted
-        return {"id": accepted["id"], **await watch_job(center, accepted["id"], Console(stderr=True))}
+    try:
+        forecast = Simulation(Campaign(**fields)).run()
+    except NoPlan as error:
+        raise Ending(str(error), FAILED) from error
+    show({**fields, **asdict(forecast)}, as_json, forecast_text)
 
 
 # --- looking -----------------------------------------------------------------------------------------------------------
-
-
-@cli.group()
-def job() -> None:
-    """Broadcasts, as they run."""
-
-
-@job.command("show")
-@data_option
-@json_option
-@click.argument("job_id")
-def job_show(data: Path | None, as_json: bool, job_id: str) -> None:
-    """Show a job: state, progress, counts by room."""
-    from infra.ops.show import job_text
-
-    show(run_main(_get(system_of(data), f"/v1/broadcasts/{job_id}")), as_json, job_text)
 
 
 @cli.group()
@@ -285,7 +251,7 @@ def client_show(data: Path | None, as_json: bool, client_id: str) -> None:
     """Show a client: its session, binds and what is pending."""
     from infra.ops.show import client_text
 
-    show(run_main(_get(system_of(data), f"/v1/clients/{client_id}")), as_json, client_text)
+    show(ask_center(data, "GET", f"/v1/clients/{client_id}"), as_json, client_text)
 
 
 @client.command("kick")
@@ -294,7 +260,7 @@ def client_show(data: Path | None, as_json: bool, client_id: str) -> None:
 @click.option("--reason", default="", help="Told to the client.")
 def client_kick(data: Path | None, client_id: str, reason: str) -> None:
     """End a client's session: it is told not to come back by itself. What is pending stays."""
-    run_main(_post(system_of(data), f"/v1/clients/{client_id}/kick", {"reason": reason}))
+    ask_center(data, "POST", f"/v1/clients/{client_id}/kick", {"reason": reason})
     note(f"{client_id} was told to leave")
 
 
@@ -310,7 +276,7 @@ def room_list(data: Path | None, as_json: bool) -> None:
     """List the live rooms."""
     from infra.ops.show import rooms_text
 
-    show(run_main(_get(system_of(data), "/v1/rooms")), as_json, rooms_text)
+    show(ask_center(data, "GET", "/v1/rooms"), as_json, rooms_text)
 
 
 @cli.group()
@@ -334,7 +300,7 @@ def topics_apply(data: Path | None, as_json: bool) -> None:
     show(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
 
 
-for command in (audience, tail, dlq, replay, register, queue):
+for command in (broadcast, job, audience, tail, dlq, replay, register, queue):
     cli.add_command(command)
 
 

@@ -5,12 +5,14 @@ No device SDK and no event loop: what is measured is the server, so this side do
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 Address = tuple[str, int]
@@ -22,18 +24,29 @@ SOURCES: Final = 8
 ANSWER: Final = 15.0
 READ: Final = 64 * 1024
 CONNACK: Final = 0x20
+PUBLISH: Final = 0x30
 SUBACK: Final = 0x90
+PINGRESP: Final = 0xD0
+PINGREQ: Final = b"\xc0\x00"
 
 
 class Failed(Exception):
     """The server did not do what the measurement needs; the text says what was seen."""
 
 
-class Crowd:
-    """Connections to one server. Use as a context manager: it closes them."""
+@dataclass(slots=True)
+class Followed:
+    """One broadcast as it came, and pings meanwhile. `arrivals`: monotonic times, ascending; `pings`: round trips, s."""
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    arrivals: list[float] = field(default_factory=list)
+    pings: list[float] = field(default_factory=list)
+
+
+class Crowd:
+    """Connections to servers, to each address in turn. Use as a context manager: it closes them."""
+
+    def __init__(self, *addresses: Address) -> None:
+        self._addresses = addresses
         self._sockets: dict[int, socket.socket] = {}
         self._epoll = select.epoll()
 
@@ -51,7 +64,7 @@ class Crowd:
     # --- joining ------------------------------------------------------------------------------------------------------
 
     def join(self, count: int, hello: Callable[[int], bytes] | None = None) -> None:
-        """Connect `count` more. `hello(i)`: CONNECT and SUBSCRIBE of connection i; both must be granted, at QoS 0.
+        """Connect `count` more. `hello(i)`: CONNECT and SUBSCRIBE at QoS 0 of connection i; both must be granted.
 
         Raises Failed, OSError.
         """
@@ -62,7 +75,7 @@ class Crowd:
                 for i, item in enumerate(batch, low):
                     item.sendall(hello(i))
                 for item in batch:
-                    _granted(item)
+                    _granted(item, (CONNACK, SUBACK), qos=0)
             for item in batch:
                 item.setblocking(False)
                 self._sockets[item.fileno()] = item
@@ -74,8 +87,20 @@ class Crowd:
         item.settimeout(ANSWER)
         item.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         item.bind((f"127.0.0.{1 + number % SOURCES}", 0))
-        item.connect(self._address)
+        item.connect(self._addresses[number % len(self._addresses)])
         return item
+
+    def subscribe_again(self, packet: bytes, *, qos: int) -> None:
+        """Send this SUBSCRIBE on every connection; it must be granted at `qos`. Raises Failed, OSError."""
+        items = list(self._sockets.values())
+        for low in range(0, len(items), AT_ONCE):
+            batch = items[low : low + AT_ONCE]
+            for item in batch:
+                item.sendall(packet)
+            for item in batch:
+                item.settimeout(ANSWER)
+                _granted(item, (SUBACK,), qos=qos)
+                item.setblocking(False)
 
     # --- broadcasts ---------------------------------------------------------------------------------------------------
 
@@ -89,6 +114,38 @@ class Crowd:
     def drain(self) -> int:
         """Read what was left; returns how many bytes each connection had. Raises Failed if they differ."""
         return _same(len(item.recv(READ)) for item in self._sockets.values())
+
+    def acknowledge(self) -> int:
+        """Read one PUBLISH at QoS 1 that was left at each connection, and acknowledge it; returns as `drain()` does."""
+        return _same(_acknowledged(item) for item in self._sockets.values())
+
+    def follow(self, *, sample: int, ping_every: float, within: float) -> Followed:
+        """Read one broadcast as it comes, and ping meanwhile, so often, one of a sample of the connections after the other.
+
+        Raises Failed if a connection has it not within `within` seconds, or twice, or a ping is not answered.
+        """
+        found, pinging = Followed(), _Pinging(random.sample(list(self._sockets.values()), sample), ping_every)
+        left, rests, deadline = set(self._sockets), dict[int, bytes](), time.monotonic() + within
+        while left or pinging.sent:
+            now = time.monotonic()
+            if now > deadline:
+                raise Failed(f"{len(left)} of {len(self)} connections have no broadcast, {len(pinging.sent)} no PINGRESP")
+            pause = pinging.send(now) if left else ping_every
+            for fd, _ in self._epoll.poll(pause, len(self)):
+                data = rests.pop(fd, b"") + self._sockets[fd].recv(READ)
+                now = time.monotonic()
+                for kind, body in _packets(data):
+                    data = data[len(body) + _header(data) :]
+                    if kind == PINGRESP:
+                        found.pings.append(now - pinging.sent.pop(fd))
+                    elif kind == PUBLISH and fd in left:
+                        left.remove(fd)
+                        found.arrivals.append(now)
+                    else:
+                        raise Failed(f"a connection got an unexpected packet of type {kind:#x}, or a broadcast twice")
+                if data:
+                    rests[fd] = data
+        return found
 
     def live(self) -> list[float]:
         """Read one broadcast as it comes; returns as `parked()` does. Raises Failed."""
@@ -127,11 +184,50 @@ def _same(sizes: Iterable[int]) -> int:
 # --- just enough MQTT 5 ------------------------------------------------------------------------------------------------
 
 
-def _granted(connection: socket.socket) -> None:
-    """Read CONNACK and SUBACK; raises Failed if either refuses."""
+def _acknowledged(connection: socket.socket) -> int:
+    """Read a PUBLISH at QoS 1, answer it with a PUBACK (MQTT 5 §3.4); returns its bytes."""
+    data = connection.recv(READ)
+    at = _header(data)
+    at += 2 + int.from_bytes(data[at : at + 2], "big")  # the topic, then the packet id (MQTT 5 §3.3.2)
+    connection.sendall(b"\x40\x02" + data[at : at + 2])
+    return len(data)
+
+
+def _header(data: bytes) -> int:
+    """Bytes of the fixed header that `data` begins with."""
+    size = 2
+    while data[size - 1] & 0x80:
+        size += 1
+    return size
+
+
+class _Pinging:
+    """Who is pinged next. `sent`: file descriptor → when, of those that are not answered."""
+
+    def __init__(self, sample: list[socket.socket], every: float) -> None:
+        self.sent: dict[int, float] = {}
+        self._sample = sample
+        self._every = every
+        self._turn = 0
+        self._next = 0.0
+
+    def send(self, now: float) -> float:
+        """Ping the next one if it is time; returns the seconds to the next time."""
+        if now >= self._next:
+            item = self._sample[self._turn % len(self._sample)]
+            if item.fileno() not in self.sent:
+                item.sendall(PINGREQ)
+                self.sent[item.fileno()] = now
+            self._turn += 1
+            self._next = max(self._next + self._every, now)
+        return max(0.0, self._next - now)
+
+
+def _granted(connection: socket.socket, wanted: tuple[int, ...], *, qos: int) -> None:
+    """Read CONNACK and SUBACK, or the SUBACK alone; raises Failed if either refuses."""
     data = bytearray()
     packets: list[tuple[int, bytes]] = []
-    while len(packets) < 2:
+    while len(packets) < len(wanted):
         with suppress(TimeoutError):
             got = connection.recv(READ)
             data += got
@@ -139,11 +235,11 @@ def _granted(connection: socket.socket) -> None:
             if got:
                 continue
         raise Failed(f"the server ended the connection or did not answer within {ANSWER:.0f} s; it had sent {bytes(data[:64])!r}")
-    (first, connack), (second, suback) = packets[:2]
-    if first != CONNACK or connack[1] != 0:  # flags, then the reason code (MQTT 5 §3.2.2)
-        raise Failed(f"CONNECT was refused: {connack[:64]!r}")
-    if second != SUBACK or suback[-1] != 0:  # the reason codes come last (MQTT 5 §3.9.3)
-        raise Failed(f"SUBSCRIBE was not granted at QoS 0: {suback[:64]!r}")
+    for kind, (found, body) in zip(wanted, packets, strict=False):
+        if found != kind or (kind == CONNACK and body[1] != 0):  # flags, then the reason code (MQTT 5 §3.2.2)
+            raise Failed(f"CONNECT was refused, or something else came: type {found:#x}, {body[:64]!r}")
+        if kind == SUBACK and body[-1] != qos:  # the reason codes come last (MQTT 5 §3.9.3)
+            raise Failed(f"SUBSCRIBE was not granted at QoS {qos}: {body[:64]!r}")
 
 
 def _packets(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,16 +18,18 @@ import mqtt5
 from bench.load import Address, Crowd, Failed
 from bench.process import pin
 from infra.bus import Bus
-from infra.keeper import Keeper, Product, product_key
+from infra.keeper import Document, Keeper, Product, product_key
 from infra.ops.tokens import make_token
 from infra.settings import NatsSettings
 from infra.system import System, read
 
 PRODUCT: Final = Product(name="bench", rate=1_000_000)
 """A rate at which pacing does not hold anything back: a job is one burst."""
+PRODUCTS: Final[Mapping[str, Document]] = {product_key(PRODUCT.name): PRODUCT}
+NOTHING: Final[Mapping[str, str]] = {}
 JOB_TTL_S: Final = 5
 """A room has 64 places for a product's jobs: each of ours is over soon after it was written."""
-START: Final = 120.0
+START: Final = 300.0
 STOP: Final = 40.0
 WAIT: Final = 15.0
 PROBE: Final = 999_999
@@ -55,63 +57,85 @@ class Server(Protocol):
 
 
 class Gateway:
-    """A system of `pushctl up` with one room; a broadcast is a job, posted to center."""
+    """A system of `pushctl up`; a broadcast is a job, posted to center. `pid` and `address` are those of its first room."""
 
     name = "gateway_qos0"
 
-    def __init__(self, data: Path, core: int) -> None:
-        """Start it, the room on `core`; raises Failed."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith("LONGWIRE_")}
-        command = [sys.executable, "-m", "cli", "up", "--json", "--rooms", "1", "--data", str(data)]
-        self._data = data
-        self._up = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    def __init__(
+        self,
+        data: Path,
+        core: int,
+        *,
+        rooms: int = 1,
+        env: Mapping[str, str] = NOTHING,
+        documents: Mapping[str, Document] = PRODUCTS,
+    ) -> None:
+        """Start it, the rooms on `core`; `env`: variables of its processes, `documents` go to the keeper. Raises Failed."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("LONGWIRE_")}
+        command = [sys.executable, "-m", "cli", "up", "--json", "--rooms", str(rooms), "--data", str(data)]
+        self.data = data
+        self._up = subprocess.Popen(command, env={**kept, **env}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
-            system = self._started()
-            report = json.loads((data / "run" / f"{system.rooms[0].id}.json").read_text())
-            self.pid = int(report["pid"])
-            pin(self.pid, frozenset([core]))
-            asyncio.run(_put_product(system, data))
-            self.address = (system.rooms[0].host, system.rooms[0].port)
+            self.system = self._started()
+            self.pids = [int(self.report(room.id)["pid"]) for room in self.system.rooms]
+            self.pid = self.pids[0]
+            for pid in self.pids:
+                pin(pid, frozenset([core]))
+            asyncio.run(_put(self.system, data, documents))
+            self.addresses = [(room.host, room.port) for room in self.system.rooms]
+            self.address = self.addresses[0]
             self._http = httpx.Client(
-                base_url=system.center, headers={"Authorization": f"Bearer {system.api_key}"}, timeout=15, trust_env=False
+                base_url=self.system.center,
+                headers={"Authorization": f"Bearer {self.system.api_key}"},
+                timeout=15,
+                trust_env=False,
             )
-            _until("the room to know the product", self._granted)
+            _until("the rooms to know the product", lambda: all(self._granted(address) for address in self.addresses))
         except BaseException:
             self.stop()
             raise
 
+    def report(self, process: str) -> dict[str, Any]:
+        """What a process said of itself when it was ready: `pid`, `internal` (its metrics)."""
+        found: dict[str, Any] = json.loads((self.data / "run" / f"{process}.json").read_text())
+        return found
+
     def hello(self, number: int) -> bytes:
         """CONNECT and SUBSCRIBE at QoS 0 of device `number`."""
         client = f"bench-{number}"
-        token = make_token(self._data, client=client, product=PRODUCT.name)
-        bind = mqtt5.TopicFilter(f"push/{PRODUCT.name}", max_qos=mqtt5.QoS.AT_MOST_ONCE)
-        return mqtt5.ConnectPacket(client, password=token.encode()).write() + mqtt5.SubscribePacket(1, [bind]).write()
+        token = make_token(self.data, client=client, product=PRODUCT.name)
+        return mqtt5.ConnectPacket(client, password=token.encode()).write() + subscribe(qos=0)
 
     def broadcast(self, size: int) -> None:
         """Post a job; returns when it is accepted. Raises Failed."""
-        self._ask("POST", "/v1/broadcasts", json={"product": PRODUCT.name, "payload": "x" * size, "ttl": JOB_TTL_S})
+        self.post(size)
 
-    def until_known(self, connections: int) -> None:
-        """Wait for the lease that says so: the broadcast worker sees the same ones. Raises Failed."""
-        _until(f"a lease with {connections} connections", lambda: self._bound() == connections)
+    def post(self, size: int, *, product: str = PRODUCT.name, ttl_s: int = JOB_TTL_S, rate: int = 0) -> str:
+        """Post a job at `rate` (0: the product's); returns its id when it is accepted. Raises Failed."""
+        body = {"product": product, "payload": "x" * size, "ttl": ttl_s, **({"rate": rate} if rate else {})}
+        return str(self._ask("POST", "/v1/broadcasts", json=body)["id"])
+
+    def until_known(self, connections: int, *, product: str = PRODUCT.name) -> None:
+        """Wait for the leases that say so: the broadcast worker sees the same ones. Raises Failed."""
+        _until(f"leases with {connections} connections", lambda: self._bound(product) == connections)
 
     def _started(self) -> System:
         deadline = time.monotonic() + START
         while time.monotonic() < deadline:
-            if (system := read(self._data)) is not None:
+            if (system := read(self.data)) is not None:
                 return system
             if self._up.poll() is not None:
                 raise Failed("the system ended while it started: see above")
             time.sleep(0.1)
         raise Failed(f"the system was not ready within {START:.0f} s")
 
-    def _bound(self) -> int:
+    def _bound(self, product: str) -> int:
         rooms = self._ask("GET", "/v1/rooms")["rooms"]
-        return sum(int(room["bound"].get(PRODUCT.name, 0)) for room in rooms)
+        return sum(int(room["bound"].get(product, 0)) for room in rooms)
 
-    def _granted(self) -> bool:
+    def _granted(self, address: Address) -> bool:
         try:
-            with Crowd(self.address) as crowd:
+            with Crowd(address) as crowd:
                 crowd.join(1, lambda _: self.hello(PROBE))
         except Failed:
             return False
@@ -159,11 +183,19 @@ class Loop:
         _end(self._process)
 
 
-async def _put_product(system: System, data: Path) -> None:
+def subscribe(*, qos: int) -> bytes:
+    """SUBSCRIBE to the product of the benchmarks."""
+    most = mqtt5.QoS.AT_LEAST_ONCE if qos else mqtt5.QoS.AT_MOST_ONCE
+    return mqtt5.SubscribePacket(1, [mqtt5.TopicFilter(f"push/{PRODUCT.name}", max_qos=most)]).write()
+
+
+async def _put(system: System, data: Path, documents: Mapping[str, Document]) -> None:
     bus = Bus(NatsSettings(url=system.nats), name="bench", version="0.1.0")
     await bus.start()
     try:
-        await Keeper(bus, disk=data / "bench").put(product_key(PRODUCT.name), PRODUCT)
+        keeper = Keeper(bus, disk=data / "bench")
+        for key, document in documents.items():
+            await keeper.put(key, document)
     finally:
         await bus.stop()
 

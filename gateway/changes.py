@@ -150,5 +150,5 @@ class Changes:
             else:
                 bind.ready = True
                 bind.fenced = delivery.silent
-                delivery.host.fanout.bound(bind, result.settled_jobs)
+                delivery.host.fanout.bound(bind, result.settled_jobs, result.recent_jobs)
         delivery.pump()

@@ -7,11 +7,14 @@ Plain data with `__slots__`: no task, no timer, no dict of its own for an idle c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from infra.attributes import Attributes
 from infra.wire import Ack
 from schemas.partition import slot_of
+
+if TYPE_CHECKING:
+    from gateway.caps import Recent
 
 NO_GROUPS: Final[frozenset[str]] = frozenset()
 FIRST_BROADCAST_ID: Final = 0x8000
@@ -46,12 +49,12 @@ class BindState:
 
     `n` is 0 until something came. `behind`: pending holds something that no hint will bring; a sync will. `sent`, `settled`,
     `saved` are bit masks over the places of the product's active jobs in this room; `early` are numbers of settled jobs that the
-    register told us of before the job was announced here.
+    register told us of before the job was announced here; `recent` is what a frequency cap counts, where there is one.
     """
 
     __slots__ = (
         "attrs", "behind", "client", "early", "fenced", "first_bind_ms", "groups", "hinted_n", "n", "product",
-        "qos", "ready", "saved", "sent", "settled", "user",
+        "qos", "ready", "recent", "saved", "sent", "settled", "user",
     )  # fmt: skip
 
     def __init__(self, client: Client, product: str, qos: int, user: str, attrs: Attributes) -> None:
@@ -71,6 +74,7 @@ class BindState:
         self.settled = 0
         self.saved = 0
         self.early: tuple[tuple[int, int], ...] = ()
+        self.recent: Recent | None = None
 
 
 class Client:

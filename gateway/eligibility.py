@@ -7,13 +7,13 @@ distinct attribute set that the room holds (infra/attributes.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Final
 
 from gateway.client import BindState
 from infra import segments
 from infra.attributes import Attributes
 from infra.wire import WHOLE, JobContent
+from schemas.partition import Shares
 
 Condition = Callable[[BindState], bool]
 
@@ -42,16 +42,6 @@ class Target:
     def means(self, bind: BindState) -> bool:
         """Is it about this bind? Whether something may be written to it now is another question."""
         return bind.first_bind_ms <= self.newest_ms and (self.condition is None or self.condition(bind))
-
-
-def share_of(key: str, seed: str) -> int:
-    """Where a client stands in the whole by its `realm:client` key, 0 ≤ share < WHOLE: the same in every room and at any time,
-    evenly spread, and for each seed another. A sample of n basis points is who stands below n: 5 % of a seed are in its 10 %."""
-    return _share(blake2b(seed.encode() + b"\0" + key.encode(), digest_size=8).digest())
-
-
-def _share(digest: bytes) -> int:
-    return int.from_bytes(digest, "big") * WHOLE >> 64
 
 
 def _conditions(content: JobContent, groups: frozenset[str]) -> list[Condition]:
@@ -88,15 +78,8 @@ def _in_all(groups: frozenset[str]) -> Condition:
 
 
 def _sampled(most: int, seed: str) -> Condition:
-    """`share_of`, with the seed hashed once."""
-    begun = blake2b(seed.encode() + b"\0", digest_size=8)
-
-    def meets(bind: BindState) -> bool:
-        hashed = begun.copy()
-        hashed.update(bind.client.key.encode())
-        return _share(hashed.digest()) < most
-
-    return meets
+    shares = Shares(seed)
+    return lambda bind: shares.of(bind.client.key) < most
 
 
 class Segmented:

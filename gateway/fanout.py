@@ -9,27 +9,32 @@ written: gateway/walk.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
 from prometheus_client import Counter
 
-from gateway import packets
+from gateway import caps, packets
+from gateway.caps import BadCap, Recent
 from gateway.client import BindState, Client
 from gateway.eligibility import Target
 from gateway.index import Index
 from gateway.jobs import Job, Jobs, NoPlace
+from gateway.quiet import BadZone, Quiet, Zones
 from gateway.walk import LOOKS, Walk
 from infra.segments import BadSegment
 from infra.wire import (
     Announce,
+    Cap,
     ControlReply,
     EndJob,
     Estimate,
     JobContent,
     JobNumber,
     PauseJob,
+    RecentJob,
     SettledJob,
     Slice,
     SliceReply,
@@ -57,7 +62,8 @@ class FanOut:
     """All broadcasts of a room.
 
     `clock`: the room's monotonic clock, s, as its leases show it. `watch(client)` is called after a write at QoS 0: then, or
-    whenever the buffer is empty next, the owner calls `drained(client)`.
+    whenever the buffer is empty next, the owner calls `drained(client)`. `wall`: the time of day, s since the epoch, for quiet
+    hours and caps.
     """
 
     def __init__(
@@ -66,23 +72,29 @@ class FanOut:
         clock: Callable[[], float],
         watch: Callable[[Client], None] = _unwatched,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
         self._watch = watch
         self._sleep = sleep
+        self._wall = wall
+        self._zones = Zones()
         self._index = Index()
         self._jobs = Jobs()
 
     # --- binds --------------------------------------------------------------------------------------------------------
 
-    def bound(self, bind: BindState, settled: list[JobNumber]) -> None:
-        """The saver has answered the bind, which is ready; `settled`: broadcasts that the client already has.
+    def bound(self, bind: BindState, settled: Sequence[JobNumber], recent: Sequence[RecentJob] = ()) -> None:
+        """The saver has answered the bind, which is ready; `settled`: broadcasts that the client already has; `recent`: those
+        that its frequency cap counts.
 
         May be called again for the same bind (a repeated SUBSCRIBE).
         """
         self._index.add(bind)
         if settled:
             bind.early = tuple(settled[-MAX_EARLY:])
+        if recent and bind.recent is None:
+            bind.recent = Recent(recent)
         self.regrouped(bind)
 
     def unbound(self, bind: BindState) -> None:
@@ -186,14 +198,19 @@ class FanOut:
     # --- what the register keeps --------------------------------------------------------------------------------------
 
     def settled_jobs(self, bind: BindState, *, all: bool = False) -> list[SettledJob]:  # noqa: A002 - agreed name
-        """Active jobs that the bind has settled and the saver does not know of; with `all`, those it knows too."""
+        """Active jobs that the bind has settled, and what its cap counts: what the saver does not know of, or with `all` all."""
         mask = bind.settled if all else bind.settled & ~bind.saved
         now = self._clock()
-        return [SettledJob(bind.product, *job.number, job.remember_s(now)) for job in self._jobs.at(bind.product, mask)]
+        found = [SettledJob(bind.product, *job.number, job.remember_s(now)) for job in self._jobs.at(bind.product, mask)]
+        if bind.recent is not None:
+            found += bind.recent.to_save(bind.product, int(self._wall()), all=all)
+        return found
 
     def saved(self, bind: BindState, jobs: list[SettledJob]) -> None:
         """The saver has confirmed these."""
-        numbers = {(item.partition, item.offset) for item in jobs}
+        numbers = {(item.partition, item.offset) for item in jobs if not item.sent_s}
+        if bind.recent is not None:
+            bind.recent.saved((item.partition, item.offset) for item in jobs if item.sent_s)
         for job in self._jobs.at(bind.product, bind.settled & ~bind.saved):
             if job.number in numbers:
                 bind.saved |= job.bit
@@ -221,9 +238,10 @@ class FanOut:
             return ControlReply("gone")
         binds = self._index.binds(content.product)
         try:
-            job = self._jobs.add(content, Target(content), term=message.term, cursor=message.slot, now=self._clock(), binds=binds)
-        except BadSegment as error:
-            return _refuse(content, "segment", error)
+            target, quiet = Target(content), self._limits(content)
+            job = self._jobs.add(content, target, quiet, term=message.term, cursor=message.slot, now=self._clock(), binds=binds)
+        except (BadSegment, BadZone, BadCap) as error:
+            return _refuse(content, error)
         except NoPlace as error:
             log.warning("no place for the broadcast", job=content.job, product=content.product, reason=str(error))
             return ControlReply("full")
@@ -241,6 +259,12 @@ class FanOut:
         log.info("broadcast over", job=message.job, product=job.content.product, term=message.term)
         return ControlReply("ok", counts)
 
+    def _limits(self, content: JobContent) -> Quiet | None:
+        """Raises BadZone, BadCap."""
+        if content.cap is not None:
+            caps.check(content.cap)
+        return Quiet(content.quiet, self._zones, self._wall) if content.quiet is not None else None
+
     def _pause(self, message: PauseJob) -> ControlReply:
         """The slice that is being written stops at its next look at the job, and answers with what it did."""
         job = self._jobs.by_id.get(message.job)
@@ -257,7 +281,7 @@ class FanOut:
         try:
             target = Target(message.content)
         except BadSegment as error:
-            return _refuse(message.content, "segment", error)
+            return _refuse(message.content, error)
         at, persons, limit = 0, 0, LOOKS // target.looks
         while at < SLOTS:
             binds, at = self._index.take(message.content.product, at, SLOTS, limit)
@@ -302,8 +326,11 @@ class FanOut:
         return reply
 
     def offer(self, job: Job, bind: BindState, now: float) -> bool:
-        """Write the job to a bind that wants it; False if its window has no place (then it waits as blocked)."""
+        """Write the job to a bind that wants it; False if its window has no place (then it waits as blocked), if it waits for the
+        end of its quiet hours, is left out by its cap, or can't take a packet so large."""
         client = bind.client
+        if job.limited and not self._allowed(job, bind):
+            return False
         if bind.qos and not client.has_broadcast_place():
             job.late.pop(bind, None)
             job.blocked[bind] = None
@@ -317,6 +344,8 @@ class FanOut:
             return False
         bind.sent |= job.bit
         job.count_write(client.key)
+        if job.cap is not None:
+            self._note(job, job.cap, bind)
         client.write(data)
         if bind.qos:
             if not client.broadcasts_inflight:
@@ -326,14 +355,31 @@ class FanOut:
             self._watch(client)
         return True
 
+    def _allowed(self, job: Job, bind: BindState) -> bool:
+        """Neither in quiet hours (then it waits for their end), nor left out by the cap: that settles nothing."""
+        if job.quiet is not None and job.quiet.holds(bind):
+            return False
+        recent = bind.recent
+        if job.cap is None or recent is None or recent.allows(job.cap, job.number, int(self._wall())):
+            return True
+        if not recent.left_out & job.bit:
+            recent.left_out |= job.bit
+            job.capped += 1
+        return False
+
+    def _note(self, job: Job, cap: Cap, bind: BindState) -> None:
+        if bind.recent is None:
+            bind.recent = Recent()
+        bind.recent.note(cap, job.number, int(self._wall()))
+
 
 def _outstanding(client: Client) -> int:
     """How many broadcasts are in flight to a client by its masks."""
     return sum((bind.sent & ~bind.settled).bit_count() for bind in client.binds.values() if bind.qos)
 
 
-def _refuse(content: JobContent, word: str, error: ValueError) -> ControlReply:
+def _refuse(content: JobContent, error: BadSegment | BadZone | BadCap) -> ControlReply:
     """A content that means nothing here: nobody gets it."""
-    refused.labels(word).inc()
+    refused.labels(type(error).__name__).inc()
     log.warning("broadcast refused", job=content.job, product=content.product, reason=str(error))
     return ControlReply("refused")

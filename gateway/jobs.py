@@ -17,6 +17,7 @@ from gateway import packets
 from gateway.ack_times import AckTimes
 from gateway.client import FIRST_BROADCAST_ID, BindState
 from gateway.eligibility import Target
+from gateway.quiet import Quiet
 from infra.wire import Counts, JobContent, JobNumber, SliceReply
 from schemas import names
 
@@ -36,21 +37,33 @@ class Job:
 
     Every slot below `cursor` was walked; a walk that began before the last of `pauses` stops. `late` may be written to when a
     grant is there; `blocked` have no window place now. Slots below `unswept` still have to be looked through for
-    late joiners: the job came here when they were walked elsewhere.
+    late joiners: the job came here when they were walked elsewhere. `limited`: who wants it may have to wait or be left out.
     """
 
     __slots__ = (
-        "_bytes", "_condition", "_newest_ms", "_second", "acked", "bit", "blocked", "content", "cursor", "expires_at",
-        "interrupted", "late", "lock", "number", "over", "packet_id", "pauses", "rejected", "repeated", "reply", "sent",
-        "skipped", "target", "term", "times", "too_large", "unswept", "written",
+        "_bytes", "_condition", "_newest_ms", "_second", "acked", "bit", "blocked", "cap", "capped", "content", "cursor",
+        "expires_at", "interrupted", "late", "limited", "lock", "number", "over", "packet_id", "pauses", "quiet", "rejected",
+        "repeated", "reply", "sent", "skipped", "target", "term", "times", "too_large", "unswept", "written",
     )  # fmt: skip
 
     def __init__(
-        self, content: JobContent, target: Target, *, term: int, cursor: int, bit: int, packet_id: int, now: float
+        self,
+        content: JobContent,
+        target: Target,
+        quiet: Quiet | None,
+        *,
+        term: int,
+        cursor: int,
+        bit: int,
+        packet_id: int,
+        now: float,
     ) -> None:
         self.content = content
         self.number: JobNumber = content.number
         self.target = target
+        self.quiet = quiet
+        self.cap = content.cap
+        self.limited = quiet is not None or content.cap is not None
         self._condition, self._newest_ms = target.condition, target.newest_ms  # the walk asks them of everyone
         self.term = term
         self.cursor = cursor
@@ -66,7 +79,8 @@ class Job:
         self.blocked: OrderedDict[BindState, None] = OrderedDict()
         self.interrupted: set[str] = set()
         self.times = AckTimes()
-        self.sent = self.written = self.acked = self.rejected = self.repeated = self.skipped = self.too_large = 0
+        self.sent = self.written = self.acked = self.rejected = self.repeated = self.skipped = 0
+        self.capped = self.too_large = 0
         self._bytes: dict[tuple[str, int], bytes] = {}
         self._second = -1
 
@@ -92,13 +106,24 @@ class Job:
         """The slot is behind the cursor: wait for a grant, or leave the queue if the bind is no target (any more)."""
         if not self.wants(bind):
             self.forget(bind)
+        elif self.quiet is not None and self.quiet.holds(bind):
+            self.late.pop(bind, None)
+            self.blocked.pop(bind, None)
         elif bind not in self.blocked:
             self.late[bind] = None
 
     def forget(self, bind: BindState) -> None:
-        """Take the bind out of both queues."""
+        """Take the bind out of every queue."""
         self.late.pop(bind, None)
         self.blocked.pop(bind, None)
+        if self.quiet is not None:
+            self.quiet.forget(bind)
+
+    def wake(self) -> None:
+        """Whose quiet hours are over waits for a grant now."""
+        if self.quiet is not None:
+            for bind in self.quiet.over():
+                self.late[bind] = None
 
     # --- what ---------------------------------------------------------------------------------------------------------
 
@@ -163,6 +188,8 @@ class Job:
             repeated=self.repeated,
             skipped=self.skipped,
             waiting=len(self.late) + len(self.blocked),
+            deferred=len(self.quiet) if self.quiet is not None else 0,
+            capped=self.capped,
             too_large=self.too_large,
             ack_times=list(self.times.counts),
         )
@@ -174,6 +201,8 @@ class Job:
         self.blocked.clear()
         self.interrupted.clear()
         self.times.end()
+        if self.quiet is not None:
+            self.quiet.clear()
         self._bytes.clear()
 
 
@@ -221,6 +250,8 @@ class ProductJobs:
             bind.sent &= keep
             bind.settled &= keep
             bind.saved &= keep
+            if bind.recent is not None:
+                bind.recent.left_out &= keep
         for job in gone:
             self._places[job.bit.bit_length() - 1] = None
         return gone
@@ -245,11 +276,21 @@ class Jobs:
         jobs = self._products.get(product)
         return jobs.at(mask) if jobs is not None and mask else ()
 
-    def add(self, content: JobContent, target: Target, *, term: int, cursor: int, now: float, binds: Iterable[BindState]) -> Job:
+    def add(
+        self,
+        content: JobContent,
+        target: Target,
+        quiet: Quiet | None,
+        *,
+        term: int,
+        cursor: int,
+        now: float,
+        binds: Iterable[BindState],
+    ) -> Job:
         """Take a job in; `binds` are the product's, in case places have to be cleared. Raises NoPlace."""
         jobs = self._products.setdefault(content.product, ProductJobs())
         bit = jobs.free_bit() or self._reclaim(jobs, binds, now)
-        job = Job(content, target, term=term, cursor=cursor, bit=bit, packet_id=self._packet_id(), now=now)
+        job = Job(content, target, quiet, term=term, cursor=cursor, bit=bit, packet_id=self._packet_id(), now=now)
         jobs.add(job)
         self.by_id[content.job] = job
         self.by_packet[job.packet_id] = job

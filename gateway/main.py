@@ -42,7 +42,11 @@ async def main(settings: Settings) -> int:
     sender = f"{room_id}:{epoch}"
     saver = SaverLink(bus.request, sender=sender)
     uplinks = UplinkLink(bus.request, sender=sender)
-    fanout = FanOut(clock=time.monotonic, watch=lambda client: room.watch(client))  # noqa: PLW0108 - the room is built below
+    fanout = FanOut(
+        clock=time.monotonic,
+        wall=time.time,
+        watch=lambda client: room.watch(client),  # noqa: PLW0108 - the room is built below
+    )
     host = Host(
         room=room_id,
         epoch=epoch,

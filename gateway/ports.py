@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from gateway.client import BindState, Client
@@ -21,6 +21,7 @@ from infra.wire import (
     PauseJob,
     PullItem,
     PullResult,
+    RecentJob,
     SettledJob,
     Slice,
     SliceReply,
@@ -108,8 +109,8 @@ class Uplinks(Protocol):
 class FanOut(Protocol):
     """Broadcasts in this room (`gateway/fanout.py`)."""
 
-    def bound(self, bind: BindState, settled: list[JobNumber]) -> None:
-        """The saver has answered the bind; `settled`: broadcasts that the client already has."""
+    def bound(self, bind: BindState, settled: Sequence[JobNumber], recent: Sequence[RecentJob] = ()) -> None:
+        """The saver has answered the bind; `settled`: broadcasts that the client already has; `recent`: what its cap counts."""
 
     def unbound(self, bind: BindState) -> None:
         """UNSUBSCRIBE, or the socket is gone; once for each ready bind."""

@@ -53,14 +53,19 @@ class Walk:
     async def go(self) -> int:
         """Write all that is due as time passes; returns to how many persons."""
         job, order = self._job, self._order
+        job.wake()
         begun, spread = self._clock(), min(order.spread_ms, MAX_SPREAD_MS) / 1000
         await self._sweep()
         first, last = job.cursor, max(job.cursor, order.hi)
         share = 0.0
         while share < 1 and not self._stopped() and self._anything_left(last):
+            job.wake()
             passed = self._clock() - begun
             share = min(1.0, passed / spread) if spread > 0 else 1.0
-            await self._walk(first + int((last - first) * share))
+            if order.most:  # by persons: slots hold them unevenly, and `hi` is beyond where they are expected
+                await self._walk(last, max(1, int(order.most * share)))
+            else:
+                await self._walk(first + int((last - first) * share), 0)
             await self._draw(int(order.late * share))
             if share < 1:
                 await self._sleep(TICK)
@@ -83,11 +88,14 @@ class Walk:
             return True
         return self._drawn < self._order.late and bool(job.late or job.blocked)
 
-    async def _walk(self, upto: int) -> None:
-        """Offer the job to everyone in the slots below `upto`. Slots below the cursor are never walked again."""
-        job, order = self._job, self._order
-        while job.cursor < upto and not self._full() and not self._stopped():
-            limit = min(CHUNK, order.most - self._walked) if order.most else CHUNK
+    async def _walk(self, upto: int, persons: int) -> None:
+        """Offer the job to everyone in the slots below `upto`, until this slice has reached so many persons (0: all of them).
+
+        Slots below the cursor are never walked again.
+        """
+        job = self._job
+        while job.cursor < upto and not (persons and self._walked >= persons) and not self._stopped():
+            limit = min(CHUNK, persons - self._walked) if persons else CHUNK
             binds, job.cursor = self._index.take(job.content.product, job.cursor, upto, limit)
             now, before = self._clock(), self._walked
             for bind in binds:

@@ -2,10 +2,13 @@
 
 A lease routes, it does not decide: a room counts as live while its last lease is younger than `lease_dead_after` by this
 process's own monotonic clock. No clocks of two hosts are compared: a room's own clock is followed by its leases.
+
+While this process stood still it could hear nobody: then silence is counted anew, or all rooms would seem dead when it goes on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +18,16 @@ import msgspec
 import structlog
 
 from infra.bus import Bus
+from infra.lifecycle import Loops
 from infra.mirror import Mirror
 from infra.wire import Lease, RoomEntry
 from schemas import names
 
 ENDED: Final = 1024
 """Boots of rooms whose end is remembered."""
+TICK: Final = 1.0
+STOOD_STILL: Final = 3.0
+"""Seconds without a tick of ours after which we were stopped, or so busy that leases may lie unread."""
 
 log = structlog.get_logger("rooms")
 
@@ -47,7 +54,8 @@ class Rooms:
         self._entries: dict[str, RoomEntry] = {}
         self._leases: dict[str, tuple[Lease, float]] = {}
         self._ended: dict[tuple[str, int], float] = {}
-        self._listening = time.monotonic()
+        self._listening = self._ticked = time.monotonic()
+        self._loops = Loops(fail)
         self._mirror = Mirror(bus, names.KV_ROOMS, on_change=self._take_entry, fail=fail)
         self._lease = msgspec.msgpack.Decoder(Lease)
         self._entry = msgspec.json.Decoder(RoomEntry)
@@ -58,9 +66,12 @@ class Rooms:
         self._bus.on_reconnect.append(self._listen_anew)
         await self._bus.subscribe(names.ROOMS_LEASE, self._take_lease)
         await self._mirror.start()
+        self._tick()
+        self._loops.start("rooms", self._run())
 
     async def stop(self) -> None:
         """Stop following."""
+        await self._loops.stop()
         await self._mirror.stop()
 
     def live(self) -> list[RoomView]:
@@ -80,6 +91,7 @@ class Rooms:
 
     def silent_for(self, room: str, epoch: int) -> float:
         """Seconds for which this boot of a room gave no sign of life, as far as we listened; 0 while we can't hear any."""
+        self._tick()  # whoever asks may run before the loop does
         if not self._bus.connected:
             return 0.0
         lease, seen = self._leases.get(room, (None, 0.0))
@@ -90,6 +102,18 @@ class Rooms:
     def dead(self, room: str, epoch: int) -> bool:
         """Has this boot of a room been silent for so long that it counts as dead? Not while we could not have heard it."""
         return self.silent_for(room, epoch) >= self._dead_after()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._tick()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._ticked > STOOD_STILL:
+            log.warning("stood still for a while: rooms are listened to anew", seconds=round(now - self._ticked, 1))
+            self._listening = now
+        self._ticked = now
 
     def _listen_anew(self) -> None:
         self._listening = time.monotonic()

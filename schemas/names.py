@@ -312,7 +312,8 @@ def first_bind_key(key: str, product_name: str) -> str:
 
 
 def settled_jobs_key(key: str, product_name: str) -> str:
-    """ZSET: numbers of settled broadcasts that may still be active, by expiry, ms."""
+    """ZSET by expiry, ms: `partition:offset` of settled broadcasts that may still be active, and `partition:offset:second` of
+    those that were written then and count for the product's frequency cap."""
     return f"j:{{{key}}}:{product_name}"
 
 

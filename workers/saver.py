@@ -112,7 +112,8 @@ class Saver:
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
         budget = _Budget()
         return [
-            BindResult(result.status, result.first_bind_ms, budget.page(result.page), result.settled_jobs) for result in results
+            BindResult(result.status, result.first_bind_ms, budget.page(result.page), result.settled_jobs, result.recent_jobs)
+            for result in results
         ]
 
     async def sync(self, items: Sequence[SyncItem]) -> list[SyncResult]:
@@ -250,7 +251,7 @@ def _event(
         at_ms=_now_ms(),
         product=product,
         reason=reason,
-        settled_jobs=tuple(f"{job.product}:{job.partition}:{job.offset}" for job in jobs),
+        settled_jobs=tuple(f"{job.product}:{job.partition}:{job.offset}" for job in jobs if job.remember_s),
     )
 
 

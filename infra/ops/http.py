@@ -49,6 +49,10 @@ class CenterClient:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return await self._ask("POST", path, json=body, headers=headers)
 
+    async def put(self, path: str, body: dict[str, Any]) -> Any:
+        """PUT a JSON document; raises Unreachable, NotFound, Answered."""
+        return await self._ask("PUT", path, json=body)
+
     async def upload(self, path: str, body: AsyncIterator[bytes], *, content_type: str, **params: str) -> Any:
         """PUT a body piece by piece; raises Unreachable, NotFound, Answered."""
         headers = {"Content-Type": content_type}

@@ -97,6 +97,23 @@ def run_main(main: Coroutine[Any, Any, T]) -> T:
         raise Ending(str(error) or "it took too long", status) from error
 
 
+def ask_center(data: Path | None, method: str, path: str, document: dict[str, Any] | None = None) -> Any:
+    """Center's answer to one request, of the running system of the data folder. `document`: the body, or a GET's parameters."""
+    from infra.ops.http import CenterClient
+
+    async def ask() -> Any:
+        async with CenterClient(system_of(data)) as center:
+            match method:
+                case "GET":
+                    return await center.get(path, **(document or {}))
+                case "PUT":
+                    return await center.put(path, document or {})
+                case _:
+                    return await center.post(path, document or {})
+
+    return run_main(ask())
+
+
 def _statuses() -> dict[type[Exception], int]:
     from infra.agent import ProcessFailed
     from infra.bus import BusError

@@ -104,8 +104,9 @@ def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
         bytes(document) != pack(item.bind),
         text(user_before),
         page(item.bind.product, raw, int(now)),
-        [(number[0], number[1]) for number in numbers],
+        [(number[0], number[1]) for number in numbers if len(number) == 2],
         owed(item.key, due),
+        [(number[0], number[1], number[2]) for number in numbers if len(number) == 3],
     )
 
 

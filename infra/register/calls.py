@@ -160,7 +160,12 @@ def _acks(products: dict[str, int], acks: Sequence[Ack]) -> list[list[Any]]:
 
 
 def _jobs(products: dict[str, int], jobs: Sequence[SettledJob]) -> list[list[Any]]:
-    return [[products[job.product], f"{job.partition}:{job.offset}", job.remember_s * 1000] for job in jobs]
+    """One set holds both, by how many parts a name has: settled (partition:offset) and written lately (…:second)."""
+    return [[products[job.product], _job_name(job), max(job.remember_s, job.counts_s) * 1000] for job in jobs]
+
+
+def _job_name(job: SettledJob) -> str:
+    return f"{job.partition}:{job.offset}:{job.sent_s}" if job.sent_s else f"{job.partition}:{job.offset}"
 
 
 # --- folding Kafka into it again ---------------------------------------------------------------------------------------

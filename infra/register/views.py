@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from infra.wire import Bind, JobNumber, SettledJob
+from infra.wire import Bind, JobNumber, RecentJob, SettledJob
 from schemas.codes import Mode
 
 
@@ -113,6 +113,7 @@ class Bound:
     page: PendingPage | None = None
     settled_jobs: list[JobNumber] = field(default_factory=list)
     owed: list[Owed] = field(default_factory=list)
+    recent_jobs: list[RecentJob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,8 @@ class Slice(msgspec.Struct, array_like=True, frozen=True):
 
     `lo` = `hi` where only a grant (or only the counts) is wanted. `seq` grows with every slice of (term, room): a repeat is
     answered from memory. `deadline_ms` is on the *room's* monotonic clock, as its lease shows it: no two clocks are compared.
-    `most`: the walk stops after the slot in which that many persons were written to, before `hi` (0: no such bound); so the pace
-    does not hang on how evenly the clients fall into slots.
+    `most`: the walk stops after the slot in which that many persons were written to, before `hi`, and these are what is spread
+    (0: no such bound, the slots are spread); so the pace does not hang on how evenly the clients fall into slots.
     """
 
     job: str

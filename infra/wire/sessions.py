@@ -19,6 +19,10 @@ NOTICED: Final = "noticed"
 """An Ack's state that settles nothing: the client has the notice, and may pull the body."""
 
 
+RecentJob = tuple[int, int, int]
+"""A broadcast's number, and when it was written to the client, s since the epoch."""
+
+
 class Bind(msgspec.Struct, array_like=True, frozen=True):
     """A bind as the room holds it: granted QoS, joined groups, and user and attributes by the token."""
 
@@ -80,12 +84,14 @@ class BindItem(msgspec.Struct, array_like=True, frozen=True):
 
 
 class BindResult(msgspec.Struct, array_like=True, frozen=True):
-    """`first_bind_ms`: when the client first bound the product, by Redis TIME; `settled_jobs`: broadcasts it already has."""
+    """`first_bind_ms`: when the client first bound the product, by Redis TIME; `settled_jobs`: broadcasts it already has;
+    `recent_jobs`: those that its frequency cap counts."""
 
     status: str
     first_bind_ms: int = 0
     page: Page | None = None
     settled_jobs: list[JobNumber] = []
+    recent_jobs: list[RecentJob] = []
 
 
 class ProductWindow(msgspec.Struct, array_like=True, frozen=True):
@@ -97,12 +103,18 @@ class ProductWindow(msgspec.Struct, array_like=True, frozen=True):
 
 
 class SettledJob(msgspec.Struct, array_like=True, frozen=True):
-    """A broadcast that this client has settled; it is remembered until the job can no longer be active."""
+    """A broadcast that this client has settled; it is remembered until the job can no longer be active.
+
+    With `sent_s` (s since the epoch) it is one that was written then, and counts for `counts_s` seconds more for the product's
+    frequency cap; it is not settled by that (`remember_s` is 0).
+    """
 
     product: str
     partition: int
     offset: int
     remember_s: int
+    sent_s: int = 0
+    counts_s: int = 0
 
 
 class SyncItem(msgspec.Struct, array_like=True, frozen=True):

@@ -11,19 +11,23 @@ from tests.chaos.of_brokers import (
     KvWiped,
     NatsDown,
     NatsSlow,
+    RedisCutFromSaver,
     RedisDiskFull,
     RedisKilled,
+    RedisSlow,
     RedisTailLost,
     RedisWiped,
 )
 from tests.chaos.of_clients import ClientHalfOpen, ClientSlow, ReconnectStorm
 from tests.chaos.of_processes import (
+    CenterHalfClosed,
     CenterSigkill,
     ClockShift,
     RoomCutFromNats,
     RoomDrain,
     RoomSigkill,
     RoomSigstop,
+    SaverSigstopLong,
     WorkerSigkill,
     WorkerSigstop,
 )
@@ -39,7 +43,8 @@ def every() -> list[Fault]:
         RoomSigkill(), RoomSigstop(), RoomDrain(), RoomCutFromNats(),
         *(WorkerSigkill(role) for role in ROLES),
         *(WorkerSigstop(role, factor) for role in ROLES for factor in FACTORS),
-        CenterSigkill(), RedisKilled(), RedisTailLost(), RedisWiped(), RedisDiskFull(), NatsDown(), NatsSlow(), KvWiped(),
+        SaverSigstopLong(), CenterSigkill(), CenterHalfClosed(), RedisKilled(), RedisTailLost(), RedisWiped(), RedisDiskFull(),
+        RedisSlow(), RedisCutFromSaver(), NatsDown(), NatsSlow(), KvWiped(),
         KafkaDown(), KafkaCutFromWorker(), ClientHalfOpen(), ClientSlow(), ReconnectStorm(),
         ClockShift("clock-ahead", HOUR), ClockShift("clock-behind", -HOUR),
     ]  # fmt: skip

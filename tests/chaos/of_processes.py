@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from bisect import bisect_left
 from typing import Any, Final
 
+from infra.keeper import Policy
 from tests.chaos.fault import Fault, NobodyLeaves
 from tests.chaos.traffic import HOUR, Traffic
 from tests.chaos.world import Victim, World
@@ -189,6 +191,46 @@ class WorkerSigstop(OfWorker):
     async def end(self, world: World) -> None:
         """SIGCONT."""
         world.signal(self._worker, signal.SIGCONT)
+
+
+class SaverSigstopLong(WorkerSigstop):
+    """Longer than the sweep's grace: when it goes on it has heard no room for that long, and may end the session of nobody."""
+
+    def __init__(self) -> None:
+        super().__init__("saver", 0)
+        policy = Policy()
+        self.held = policy.lease_dead_after + policy.sweep_grace + 8
+        self.name = "saver-sigstop-long"
+
+
+class CenterHalfClosed(Fault):
+    """Senders' connections are half-closed again and again: what was under way is answered or asked again, under the same id."""
+
+    name = "center-half-closed"
+    target = 5.0
+
+    def __init__(self) -> None:
+        self._closed = 0
+
+    async def hold(self, world: World, traffic: Traffic) -> None:
+        """Every half second, whatever is under way."""
+        for _ in range(10):
+            self._closed += world.center.connections
+            world.center.half_close()
+            await asyncio.sleep(self.held / 10)
+
+    async def end(self, world: World) -> None:
+        """What hung is reset."""
+        world.center.reset()
+
+    async def holds(self, world: World, traffic: Traffic) -> list[str]:
+        """It met somebody, and keys of before still mean their ids."""
+        wrong = await traffic.ask_again(before=self.began)
+        return wrong if self._closed else [*wrong, "no connection was half-closed"]
+
+    def figures(self) -> dict[str, Any]:
+        """How many."""
+        return {"half_closed": self._closed}
 
 
 class CenterSigkill(Fault):

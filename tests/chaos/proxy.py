@@ -69,7 +69,8 @@ class Proxy:
     def half_close(self) -> None:
         """Tell the target that nothing more comes, and go on carrying its answers."""
         for _, server in self._pairs:
-            server.write_eof()
+            if not server.transport.is_closing():
+                server.write_eof()
 
     @property
     def connections(self) -> int:

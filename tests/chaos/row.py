@@ -85,7 +85,7 @@ class Run:
         self._index = Index(world.settings.redis.url)
         self._records = Records(world.settings.kafka.bootstrap, world.settings.kafka.partitions, self._history)
         self._traffic = Traffic(
-            world.system,
+            world.behind_proxy,
             world.settings.kafka,
             world.fleet,
             self._history,

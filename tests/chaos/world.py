@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra import VERSION
@@ -74,6 +75,9 @@ class World:
         self.nats_of_room = {f"r{number}": Proxy(0) for number in range(1, ROOMS + 1)}
         self.nats_of_workers = Proxy(0)
         self.kafka_of_worker = Proxy(0)
+        self.redis_of_saver = Proxy(0)
+        self.redis_of_workers = Proxy(0)
+        self.center = Proxy(0)
         self.door = Proxy(0)
         self.away = [f"away-{number:02}" for number in range(AWAY)]
         self.special = [f"special-{number:02}" for number in range(SPECIAL)]
@@ -82,12 +86,19 @@ class World:
         self._folder = folder
         self._progress = progress
         self._clock = folder / "clock"
-        self._proxies = (*self.nats_of_room.values(), self.nats_of_workers, self.kafka_of_worker, self.door)
+        self._proxies = (
+            *self.nats_proxies, self.kafka_of_worker, self.redis_of_saver, self.redis_of_workers, self.center, self.door,
+        )  # fmt: skip
 
     @property
     def nats_proxies(self) -> list[Proxy]:
         """All links to NATS."""
         return [*self.nats_of_room.values(), self.nats_of_workers]
+
+    @property
+    def redis_proxies(self) -> list[Proxy]:
+        """All links to Redis of who writes to it."""
+        return [self.redis_of_saver, self.redis_of_workers]
 
     async def start(self) -> None:
         """Brokers, proxies, processes, devices; those that will be away have bound once."""
@@ -98,6 +109,8 @@ class World:
         found = await self.brokers.start()
         for proxy in self.nats_proxies:
             proxy.target = self.brokers.nats.port
+        for proxy in self.redis_proxies:
+            proxy.target = self.brokers.redis.port
         self.settings = Settings(
             data=self._folder / "system",
             nats=NatsSettings(url=found.nats),
@@ -117,11 +130,17 @@ class World:
         self.system: System = await self.running.start()
         await self._second_product()
         self.door.target = self.system.rooms[1].port
+        self.center.target = httpx.URL(self.system.center).port or 80
         self.fleet = Fleet(self.system.center, self._token)
         await self.fleet.join([f"device-{number:05}" for number in range(self.scale.devices - SPECIAL)])
         await self.fleet.join(self.special, servers=[(HOST, self.door.port)])
         await self.fleet.join(self.away)
         await self.fleet.leave(self.away)
+
+    @property
+    def behind_proxy(self) -> System:
+        """The system for who sends: center is behind its proxy."""
+        return msgspec.structs.replace(self.system, center=f"http://{HOST}:{self.center.port}")
 
     async def stop(self) -> None:
         """Everything, in reverse."""
@@ -135,13 +154,17 @@ class World:
         await self.brokers.stop()
 
     def _changes(self, name: str) -> Mapping[str, str]:
-        """Each room has a NATS proxy of its own, the workers share one; the first delivery worker has a Kafka proxy."""
+        """Each room has a NATS proxy of its own, the workers share one; the first delivery worker has a Kafka proxy, and the
+        first saver a Redis proxy, the other savers and delivery workers another."""
         nats = self.nats_of_room.get(name, self.nats_of_workers)
         changes = {
             "LONGWIRE_NATS__URL": f"nats://{HOST}:{nats.port}",
             "PYTHONPATH": str(CLOCK),
             "CHAOS_CLOCK": str(self._clock),
         }
+        if name.partition("-")[0] in ("saver", "delivery"):
+            redis = self.redis_of_saver if name == "saver" else self.redis_of_workers
+            changes["LONGWIRE_REDIS__URL"] = f"redis://{HOST}:{redis.port}"
         if name == "delivery":
             changes["LONGWIRE_KAFKA__BOOTSTRAP"] = f"{HOST}:{self.kafka_of_worker.port}"
         return changes

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -21,7 +22,7 @@ from infra.register import Connected, Register, RegisterNotReady
 from infra.settings import Settings
 from infra.wire import ConnectItem, Lease, RoomEntry, encoder
 from schemas import codec, names
-from schemas.broadcasts import Broadcast
+from schemas.broadcasts import Broadcast, Transition
 from schemas.records import PushMessage, Record
 
 pytestmark = pytest.mark.xdist_group("local-brokers")
@@ -52,8 +53,8 @@ async def http(settings: Settings, bus: Bus, tmp_path_factory: pytest.TempPathFa
         yield client
 
 
-async def read(settings: Settings, topic: str, record_id: str) -> tuple[str | None, Record]:
-    """The record with this id, with its key, wherever in the topic it lies."""
+async def read(settings: Settings, topic: str, record_id: str, *, by: str = "id") -> tuple[str | None, Record]:
+    """The record with this id (in the field `by`), with its key, wherever in the topic it lies."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka.bootstrap, auto_offset_reset="earliest", enable_auto_commit=False
     )
@@ -63,7 +64,7 @@ async def read(settings: Settings, topic: str, record_id: str) -> tuple[str | No
         async with asyncio.timeout(20):
             async for item in consumer:
                 record = codec.decode(item.value)
-                if getattr(record, "id", None) == record_id:
+                if getattr(record, by, None) == record_id:
                     return item.key and item.key.decode(), record
     finally:
         await consumer.stop()
@@ -140,6 +141,44 @@ async def test_given_a_broadcast_then_it_is_in_kafka_and_shown_as_its_owner_tell
     again = await http.post("/v1/broadcasts", json={"product": PRODUCT, "payload": "sale", "rate": 10, "id": job})
     assert again.status_code == 202
     assert (await http.get(where)).json()["state"] == "running", "a repeat must not set the shown state back"
+
+
+async def test_given_a_broadcast_when_steered_then_what_is_asked_is_in_kafka_and_each_change_is_an_event(
+    settings: Settings, bus: Bus, http: httpx.AsyncClient
+) -> None:
+    job = (await http.post("/v1/broadcasts", json={"product": PRODUCT, "payload": "sale", "rate": 10})).json()["id"]
+    paused = await http.post(f"/v1/broadcasts/{job}/pause", json={"by": "ann", "reason": "a wrong link"})
+    assert (paused.status_code, paused.json()["state"]) == (202, "paused")
+    key, record = await read(settings, names.BROADCASTS, job, by="job")
+    assert (key, record) == (PRODUCT, Transition(job=job, product=PRODUCT, action="pause", by="ann", reason="a wrong link"))
+
+    bucket = await bus.bucket(names.KV_JOBS)
+    shown: list[str] = []
+    async with asyncio.timeout(20), http.stream("GET", f"/v1/broadcasts/{job}/events") as events:
+        async for line in events.aiter_lines():
+            if line.startswith("data: "):
+                shown.append(json.loads(line[6:])["state"])
+                state = {"accepted": "paused", "paused": "cancelled"}.get(shown[-1])
+                if state is not None:
+                    document = {"job": job, "product": PRODUCT, "state": state, "rate": 10}
+                    await bucket.put(names.kv_job_key(job), json.dumps(document).encode())
+    assert shown == ["accepted", "paused", "cancelled"], "the stream ends when the job is over"
+    assert (await http.post(f"/v1/broadcasts/{job}/resume")).status_code == 409
+    listed = (await http.get("/v1/broadcasts", params={"product": PRODUCT, "state": "cancelled"})).json()["broadcasts"]
+    assert [each["id"] for each in listed] == [job]
+    assert (await http.get(f"/v1/broadcasts/{job}/audit")).json() == {"id": job, "records": [], "whole": True}
+
+
+async def test_given_a_room_that_is_gone_when_estimated_then_it_has_its_reason(bus: Bus, http: httpx.AsyncClient) -> None:
+    async with leased(bus, "center-r8", epoch=8):
+
+        async def told() -> Any:
+            answer = (await http.post("/v1/broadcasts/estimate", json={"product": PRODUCT})).json()
+            return answer if answer["rooms"] else None
+
+        answer = await until(told)
+    assert answer["rooms"] == [{"room": "center-r8", "persons": None, "error": "no answer: NoResponders"}]
+    assert (answer["online"], answer["offline"], answer["offline_estimated"]) == (0, 0, False)
 
 
 async def test_given_rooms_with_leases_then_they_are_listed_and_devices_sent_to_the_open_one(

@@ -312,6 +312,19 @@ async def test_given_settled_broadcasts_when_synced_then_the_next_bind_names_the
     assert list(again.settled_jobs) == [(3, 17)]
 
 
+async def test_given_broadcasts_that_a_cap_counts_when_saved_then_the_next_bind_names_them_while_they_count(core: Core) -> None:
+    product, client, room = await core.product(), unique("c"), await core.room()
+    device = await room.connect(client)
+    await device.bind(product)
+    counted = SettledJob(product, 3, 17, 0, sent_s=1_800_000_000, counts_s=60)
+    over = SettledJob(product, 3, 16, 0, sent_s=1_700_000_000, counts_s=0)
+    await device.sync(product, jobs=[counted, SettledJob(product, 3, 18, 60), over])
+    await device.sync(product, jobs=[counted])  # a repeat
+    again = await (await room.connect(client)).bind(product)
+    assert list(again.settled_jobs) == [(3, 18)]
+    assert [tuple(job) for job in again.recent_jobs] == [(3, 17, 1_800_000_000)]
+
+
 async def test_given_a_qos_0_message_then_it_is_hinted_without_a_number_and_never_stored(core: Core) -> None:
     product, client, room = await core.product(), unique("c"), await core.room()
     await (await room.connect(client)).bind(product)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,17 @@ from infra.keeper import Policy, Product
 from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown, SessionView
 from infra.rooms import RoomView
 from infra.tokens import Verifier
-from infra.wire import Lease, PullItem, RoomEntry
+from infra.wire import JobContent, Lease, PullItem, RoomEntry
 from schemas import names
-from schemas.broadcasts import AudienceChunk
+from schemas.broadcasts import AudienceChunk, Audit
 from workers.center import app
+from workers.center.census import Known, RoomAnswer
+from workers.center.jobs import JobIndex
 from workers.center.ports import Parts, QueueChange
 from workers.center.problems import Problem
+from workers.center.streams import Streams
 from workers.center.switch import changed
+from workers.center.trail import AuditPage
 
 KEY = "a-secret-key"
 
@@ -107,11 +112,22 @@ class KicksTwin:
 class JobsTwin:
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    index: JobIndex = field(default_factory=JobIndex)
+
+    def put(self, **document: Any) -> None:
+        """As an owner writes it."""
+        self.documents[document["job"]] = document
+        self.index.take(names.kv_job_key(document["job"]), json.dumps(document).encode())
+
     async def get(self, job: str) -> dict[str, Any] | None:
         return self.documents.get(job)
 
+    def known(self, key: str) -> dict[str, Any] | None:
+        return next((each for job, each in self.documents.items() if names.kv_job_key(job) == key), None)
+
     async def announce(self, document: dict[str, Any]) -> None:
-        self.documents.setdefault(document["job"], document)
+        if document["job"] not in self.documents:
+            self.put(**document)
 
 
 class AudiencesTwin:
@@ -119,9 +135,10 @@ class AudiencesTwin:
 
     def __init__(self, journal: JournalTwin) -> None:
         self._journal = journal
+        self.down = False
 
     async def find(self, product: str, audience: str, *, deadline: float = 60.0) -> Audience | None:
-        if self._journal.down:
+        if self.down or self._journal.down:
             raise JournalDown("the twin is down")
         uploads: dict[str, Audience] = {}
         for offset, record in enumerate(self._journal.records):
@@ -144,6 +161,32 @@ class KeysTwin:
         if self.down:
             raise RegisterDown("away")
         return self.found.setdefault((product, record), digest) == digest
+
+
+@dataclass
+class CensusTwin:
+    """`persons`: what a room answers; None: it does not. `found` None: Kafka is down."""
+
+    persons: dict[str, int | None] = field(default_factory=dict)
+    found: Known | None = None
+    asked: list[JobContent] = field(default_factory=list)
+
+    async def online(self, rooms: list[str], content: JobContent) -> list[RoomAnswer]:
+        self.asked.append(content)
+        return [RoomAnswer(room, self.persons.get(room), None if room in self.persons else "no answer") for room in rooms]
+
+    async def known(self, content: JobContent) -> Known:
+        if self.found is None:
+            raise JournalDown("the twin is down")
+        return self.found
+
+
+@dataclass
+class TrailTwin:
+    records: list[Audit] = field(default_factory=list)
+
+    async def of(self, product: str, job: str) -> AuditPage:
+        return AuditPage([each for each in self.records if (each.product, each.subject) == (product, job)], whole=True)
 
 
 @dataclass
@@ -188,6 +231,9 @@ class World:
         self.audiences = AudiencesTwin(self.journal)
         self.queues = QueuesTwin(self.documents)
         self.health = HealthTwin()
+        self.census = CensusTwin()
+        self.trail = TrailTwin()
+        self.streams = Streams(most=2, keep_alive=0.02)
 
     @property
     def parts(self) -> Parts:
@@ -206,6 +252,9 @@ class World:
             topics=self.queues,
             switch=self.queues,
             health=self.health,
+            census=self.census,
+            trail=self.trail,
+            streams=self.streams,
             api_key=KEY,
         )
 

@@ -10,7 +10,7 @@ import mqtt5
 from gateway.client import BindState, Client
 from gateway.fanout import FanOut
 from infra.attributes import Interned
-from infra.wire import Announce, EndJob, JobContent, JobNumber, Slice, SliceReply
+from infra.wire import Announce, EndJob, JobContent, JobNumber, RecentJob, Slice, SliceReply
 from schemas.codes import SLOTS
 
 PRODUCT = "news"
@@ -32,8 +32,9 @@ class Room:
 
     def __init__(self) -> None:
         self.now = 50.0
+        self.wall = 1_800_000_000.0
         self.watched: list[Client] = []
-        self.fanout = FanOut(clock=lambda: self.now, watch=self.watched.append, sleep=self._sleep)
+        self.fanout = FanOut(clock=lambda: self.now, watch=self.watched.append, sleep=self._sleep, wall=lambda: self.wall)
         self.wires: dict[str, Wire] = {}
         self.sleeps: list[float] = []
         self.seq = 0
@@ -43,6 +44,7 @@ class Room:
     async def _sleep(self, seconds: float) -> None:
         self.sleeps.append(seconds)
         self.now += seconds
+        self.wall += seconds
         await asyncio.sleep(0)
 
     def connect(self, key: str, *, receive_max: int = 32, max_packet: int = 1 << 28) -> Client:
@@ -67,13 +69,14 @@ class Room:
         settled: tuple[JobNumber, ...] = (),
         product: str = PRODUCT,
         attrs: dict[str, str] | None = None,
+        recent: tuple[RecentJob, ...] = (),
     ) -> BindState:
         bind = BindState(client, product, qos, "", self.attributes.of(attrs or {}))
         bind.groups = frozenset(groups)
         bind.first_bind_ms = first_bind_ms
         bind.ready = True
         client.binds[product] = bind
-        self.fanout.bound(bind, list(settled))
+        self.fanout.bound(bind, list(settled), list(recent))
         return bind
 
     def join(self, key: str, **bind: object) -> BindState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -41,6 +41,7 @@ from infra.wire import (
     PauseJob,
     PullItem,
     PullResult,
+    RecentJob,
     SettledJob,
     Slice,
     SliceReply,
@@ -297,7 +298,7 @@ class FanOutLog:
     jobs: list[SettledJob] = field(default_factory=list)
     inflight: dict[str, list[bytes]] = field(default_factory=dict)
 
-    def bound(self, bind: BindState, settled: list[JobNumber]) -> None:
+    def bound(self, bind: BindState, settled: Sequence[JobNumber], recent: Sequence[RecentJob] = ()) -> None:
         assert bind.ready
         self.calls.append(("bound", bind.product))
 

@@ -31,8 +31,8 @@ class SimRoom:
         first, last = self.cursor, max(self.cursor, order.hi)
         while self.cursor < last and not (order.most and len(times) >= order.most):
             self.cursor += 1
-            when = began + spread * (self.cursor - first) / max(1, last - first)
-            times += [when] * self.slots[self.cursor - 1]
+            part = (len(times) + 1) / order.most if order.most else (self.cursor - first) / max(1, last - first)
+            times += [began + spread * min(1.0, part)] * self.slots[self.cursor - 1]
         late = min(order.late, self.waiting)
         times += [began + spread * (i + 1) / max(1, order.late) for i in range(late)]
         self.waiting -= late

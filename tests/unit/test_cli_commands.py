@@ -6,59 +6,37 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from cli_world import Center, forget_settings, pushctl, system_at
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
 import cli
 from infra.ops.device import printable
 from infra.ops.play import show_play
-from infra.ops.show import client_text, job_text, rooms_text
+from infra.ops.show import client_text, rooms_text
 from infra.ops.tokens import make_token
-from infra.system import RoomAddress, System, read
+from infra.system import read
 
 SECRET = "a-secret-that-is-long-enough-for-hs256"
 
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings but those of the test."""
-    for name in [name for name in os.environ if name.startswith("LONGWIRE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    forget_settings(monkeypatch, tmp_path)
 
 
-def pushctl(*arguments: object) -> Result:
-    """Run a command. What it did not turn into a sentence is a bug."""
-    result = CliRunner().invoke(cli.cli, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def system_at(data: Path, *, center: str = "http://127.0.0.1:9", pid: int | None = None) -> System:
-    """A system file in `data`, of this very process unless another pid is given."""
-    system = System(
-        center=center,
-        api_key="key-1",
-        rooms=[RoomAddress("r1", "127.0.0.1", 1883)],
-        nats="nats://127.0.0.1:4222",
-        kafka="127.0.0.1:9092",
-        redis="redis://127.0.0.1:6379/0",
-        pid=os.getpid() if pid is None else pid,
-        data=str(data),
-        logs=str(data / "logs"),
-    )
-    system.save()
-    return system
+@pytest.fixture
+def center(tmp_path: Path) -> Iterator[Center]:
+    made = Center()
+    system_at(tmp_path, center=made.url)
+    yield made
+    made.close()
 
 
 # --- usage -------------------------------------------------------------------------------------------------------------
@@ -93,6 +71,15 @@ def test_given_any_command_then_it_has_help_that_says_what_it_does(path: tuple[s
         ("send", "--product", "demo", "--client", "c", "--user", "u", "hello"),
         ("send", "--product", "demo", "--client", "c", "--qos", "2", "hello"),
         ("broadcast", "--product", "demo", "--rate", "0", "hello"),
+        ("broadcast", "--product", "demo", "--match", "some", "hello"),
+        ("broadcast", "--product", "demo", "--canary", "1%", "hello"),
+        ("broadcast", "--product", "demo", "--min-acked", "90%", "hello"),
+        ("broadcast", "--product", "demo", "--quiet", "at night", "hello"),
+        ("broadcast", "--product", "demo", "--zone", "Europe/Berlin", "hello"),
+        ("broadcast", "--product", "demo", "--draft", "--watch", "hello"),
+        ("broadcast", "--product", "demo", "--dry-run", "--watch", "hello"),
+        ("job", "rate", "j", "0"),
+        ("job", "list", "--limit", "101"),
         ("listen", "--product", "demo"),
         ("run", "analytics-of-nothing"),
         ("up", "--rooms", "0"),
@@ -160,6 +147,11 @@ NEEDS_A_SYSTEM = [
     ("broadcast", "--product", "demo", "hello"),
     ("listen", "--product", "demo", "--client", "c"),
     ("job", "show", "j"),
+    ("job", "list"),
+    ("job", "watch", "j"),
+    ("job", "pause", "j"),
+    ("job", "rate", "j", "5"),
+    ("job", "audit", "j"),
     ("client", "show", "c"),
     ("room", "list"),
     ("topics", "apply"),
@@ -215,57 +207,6 @@ def test_given_a_running_system_then_a_refused_up_leaves_its_file(tmp_path: Path
 # --- a scripted center -------------------------------------------------------------------------------------------------
 
 
-class Center:
-    """Answers requests from a list, and remembers them."""
-
-    def __init__(self) -> None:
-        self.answers: list[tuple[int, bytes]] = []
-        self.asked: list[tuple[str, str, Any]] = []
-        self.keys: list[str | None] = []
-        center = self
-
-        class Page(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                center.asked.append((self.command, self.path, json.loads(body) if body else None))
-                center.keys.append(self.headers.get("Authorization"))
-                status, data = center.answers.pop(0)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = answer  # noqa: N815 - the base class looks for these
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def will(self, status: int, document: object) -> None:
-        """The next answer; bytes go as they are."""
-        self.answers.append((status, document if isinstance(document, bytes) else json.dumps(document).encode()))
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@pytest.fixture
-def center(tmp_path: Path) -> Iterator[Center]:
-    made = Center()
-    system_at(tmp_path, center=made.url)
-    yield made
-    made.close()
-
-
 def test_given_a_message_then_it_is_posted_with_the_key_and_its_id_printed(center: Center, tmp_path: Path) -> None:
     center.will(202, {"id": "m-1"})
     result = pushctl(
@@ -275,26 +216,6 @@ def test_given_a_message_then_it_is_posted_with_the_key_and_its_id_printed(cente
     body = {"product": "demo", "client": "c1", "qos": 0, "ttl": 60, "payload": "hi"}
     assert center.asked == [("POST", "/v1/messages", body)]
     assert center.keys == ["Bearer key-1"]
-
-
-def test_given_a_broadcast_then_the_job_is_printed(center: Center, tmp_path: Path) -> None:
-    center.will(202, {"id": "j-1", "state": "accepted", "rate": 100})
-    result = pushctl("broadcast", "--data", tmp_path, "--product", "demo", "--rate", 100, "--group", "news", "hi", "--json")
-    assert (result.exit_code, json.loads(result.stdout)["id"]) == (0, "j-1")
-    assert center.asked == [
-        ("POST", "/v1/broadcasts", {"product": "demo", "payload": "hi", "rate": 100, "groups": ["news"]}),
-    ]
-
-
-def test_given_watch_then_it_follows_the_job_until_it_is_completed(center: Center, tmp_path: Path) -> None:
-    center.will(202, {"id": "j-1", "state": "accepted"})
-    center.will(404, {"title": "There is no such broadcast"})
-    center.will(200, {"id": "j-1", "state": "running", "targeted": 10, "totals": {"sent": 4}})
-    center.will(200, {"id": "j-1", "state": "completed", "targeted": 10, "totals": {"sent": 10}})
-    result = pushctl("broadcast", "--data", tmp_path, "--product", "demo", "--watch", "hi", "--json")
-    assert result.exit_code == 0
-    assert json.loads(result.stdout)["totals"] == {"sent": 10}
-    assert [path for _, path, _ in center.asked[1:]] == ["/v1/broadcasts/j-1"] * 3
 
 
 @pytest.mark.parametrize(
@@ -401,18 +322,6 @@ def test_given_documents_then_tables_show_their_numbers() -> None:
     client = client_text({"session": None, "binds": {}, "pending": {"demo": 3}})
     assert client.splitlines()[0] == "offline"
     assert client.splitlines()[-1].split() == ["demo", "no", "3"]
-    counts = {"sent": 4, "acked": 3}
-    job = {
-        "id": "j",
-        "state": "running",
-        "progress": 0.5,
-        "targeted": 8,
-        "totals": counts,
-        "rooms": [{"room": "r1", "counts": counts}],
-    }
-    lines = job_text(job).splitlines()
-    assert lines[0] == "j: running, 50% of 8"
-    assert lines[-1].split() == ["all", "4", "0", "3", "0", "0", "0", "0"]
 
 
 def test_given_a_fallback_then_its_time_goes_to_center_as_it_was_written(center: Center, tmp_path: Path) -> None:

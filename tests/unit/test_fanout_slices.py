@@ -145,6 +145,25 @@ async def test_given_a_bound_of_persons_when_sliced_then_the_walk_stops_there_an
     assert all(room.got(key) == ["j1"] for key in keys)
 
 
+async def test_given_a_bound_and_slots_beyond_it_when_sliced_then_the_persons_are_spread_over_its_time():
+    room = Room()
+    people(room, 1000)
+    room.announce()
+    assert (await room.slice(spread_ms=800, most=500)).persons >= 500
+    times = sorted(when - 50.0 for wire in room.wires.values() for when, _ in wire.packets)
+    quarters = [sum(0.2 * i <= when < 0.2 * (i + 1) for when in times) for i in range(4)]
+    assert all(110 <= count <= 140 for count in quarters)
+
+
+async def test_given_fewer_persons_than_the_bound_when_sliced_then_they_go_no_faster_than_it_says():
+    room = Room()
+    people(room, 250)
+    room.announce()
+    assert (await room.slice(spread_ms=800, most=500)).persons == 250
+    times = sorted(when - 50.0 for wire in room.wires.values() for when, _ in wire.packets)
+    assert 0.35 <= times[-1] <= 0.45
+
+
 async def test_given_a_job_that_expires_when_it_is_being_walked_then_writing_stops():
     room = Room()
     people(room, 1000)

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import eligibility
-from gateway.eligibility import MAX_KNOWN, Segmented, Target, share_of
+from gateway.eligibility import MAX_KNOWN, Segmented, Target
 from infra.segments import Segment
 from infra.wire import WHOLE, ControlReply, Estimate, JobContent, PauseJob
 from schemas.codes import SLOTS
+from schemas.partition import Shares
 from tests.unit.fanout_room import PRODUCT, TERM, Room
 
 IOS = {"platform": "ios", "app": "2.10"}
@@ -38,8 +39,8 @@ def content(**fields: object) -> JobContent:
         ({"attrs": IOS, "first_bind_ms": 1_001}, {"segment": "has(app)"}, False),
         ({"attrs": IOS, "first_bind_ms": 1_001}, {"segment": "has(app)", "include_new": True}, True),
         ({}, {"sample_bp": WHOLE, "sample_seed": "s"}, True),
-        ({}, {"sample_bp": share_of("main:c1", "s") + 1, "sample_seed": "s"}, True),
-        ({}, {"sample_bp": share_of("main:c1", "s"), "sample_seed": "s"}, False),
+        ({}, {"sample_bp": Shares("s").of("main:c1") + 1, "sample_seed": "s"}, True),
+        ({}, {"sample_bp": Shares("s").of("main:c1"), "sample_seed": "s"}, False),
     ],
 )
 async def test_given_conditions_when_walked_or_late_then_only_who_meets_all_gets_it_and_no_bit_is_set_else(bind, fields, gets):
@@ -102,16 +103,16 @@ def test_given_any_seed_when_sampled_then_smaller_samples_are_in_larger_ones(see
     less, more = (Target(content(sample_bp=bp, sample_seed=seed)) for bp in (share // 2, share))
     chosen, wider = ({bind for bind in binds if target.means(bind)} for target in (less, more))
     assert chosen <= wider
-    assert wider == {bind for bind in binds if share_of(bind.client.key, seed) < share}
+    assert wider == {bind for bind in binds if Shares(seed).of(bind.client.key) < share}
 
 
 def test_given_many_clients_when_sampled_then_shares_are_even_and_seeds_and_slots_independent():
     keys = [f"main:c{i}" for i in range(20_000)]
     for seed, other in itertools.pairwise(["", "j1", "j2"]):
-        chosen = {key for key in keys if share_of(key, seed) < 1_000}
+        chosen = {key for key in keys if Shares(seed).of(key) < 1_000}
         assert 1_850 < len(chosen) < 2_150  # 2,000 ± 3.5 standard deviations
-        assert 130 < len(chosen & {key for key in keys if share_of(key, other) < 1_000}) < 270
-    tenths = [sum(1_000 * i <= share_of(key, "j1") < 1_000 * (i + 1) for key in keys) for i in range(10)]
+        assert 130 < len(chosen & {key for key in keys if Shares(other).of(key) < 1_000}) < 270
+    tenths = [sum(1_000 * i <= Shares("j1").of(key) < 1_000 * (i + 1) for key in keys) for i in range(10)]
     assert all(1_850 < count < 2_150 for count in tenths)
 
 

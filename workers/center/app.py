@@ -9,7 +9,21 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
-from workers.center import audiences, broadcasts, clients, dispatch, messages, page, problems, pull, queues, rooms
+from workers.center import (
+    audiences,
+    broadcasts,
+    clients,
+    dispatch,
+    estimate,
+    messages,
+    page,
+    problems,
+    pull,
+    queues,
+    rooms,
+    steering,
+    watching,
+)
 from workers.center.auth import KeyCheck
 from workers.center.gate import MAX_BODY, Gate
 from workers.center.ports import Parts
@@ -35,7 +49,7 @@ def api(parts: Parts, *, version: str) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
-    for noun in (messages, broadcasts, audiences, queues, clients, pull, rooms, dispatch):
+    for noun in (messages, broadcasts, estimate, steering, watching, audiences, queues, clients, pull, rooms, dispatch):
         app.include_router(noun.router(parts))
     app.include_router(_operations(parts))
     _describe(app)

@@ -1,138 +1,132 @@
-"""`POST /v1/broadcasts`, `GET /v1/broadcasts/{id}`: one content for everyone bound to a product, at a rate."""
+"""`/v1/broadcasts`: one content for everyone bound to a product, or for who meets its conditions, at a rate."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import base64
+import binascii
+import json
+import time
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Path, Query, Response
 
 from infra.journal import Entry
 from infra.keeper import Product
 from schemas import names
 from schemas.broadcasts import Broadcast
 from schemas.jobs import JobState
+from workers.center.audiences import check_audience
 from workers.center.auth import DOCUMENTED
-from workers.center.content import Content, GroupName, IdempotencyKey, accept, claim_key, product_of
-from workers.center.ids import choose_id
-from workers.center.jobs import accepted_document
+from workers.center.campaign import BroadcastRequest, expires_ms, record_of
+from workers.center.content import IdempotencyKey, accept, claim_key, product_of
+from workers.center.jobs import MAX_ACTIVE, Document, accepted_document
+from workers.center.jobview import Job, JobList, JobView, summary, view
 from workers.center.ports import Parts
-from workers.center.problems import Problem, responses
+from workers.center.problems import Problem, bad_input, responses
 
-MAX_RATE = 10_000_000
+MAX_LISTED: Final = 100
 
-
-class BroadcastRequest(Content):
-    """A broadcast as it is posted."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"product": "demo", "payload": "hello, everyone", "rate": 100, "ttl": "1h"}]}
-    )
-
-    rate: int | None = Field(
-        default=None, ge=1, le=MAX_RATE, description="Persons per second; at most, and by default, the product's."
-    )
-    groups: tuple[GroupName, ...] = Field(default=(), max_length=64, description="Only who is in any of these; none: everyone.")
-    include_new: bool = Field(default=False, description="Also who binds the product only after the start.")
-
-
-class Job(BaseModel):
-    """The answer to a broadcast: it is in Kafka, acknowledged. `rate` is what will be kept to."""
-
-    id: str = Field(examples=["0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e"])
-    product: str
-    state: JobState
-    rate: int
-    accepted_ms: int = Field(description="Kafka's append time: the time to live counts from here.")
-    expires_ms: int
-
-
-class RoomProgress(BaseModel):
-    """How far a job came in one boot of a room: slots walked, and cumulative counts."""
-
-    model_config = ConfigDict(extra="allow")
-
-    room: str
-    epoch: int
-    slot: int
-    counts: dict[str, int]
-
-
-class JobView(BaseModel):
-    """A job as its owner last told, each second while something changes."""
-
-    model_config = ConfigDict(extra="allow")
-
-    id: str
-    product: str
-    state: JobState
-    rate: int
-    started_ms: int | None = None
-    expires_ms: int | None = None
-    completed_ms: int | None = None
-    targeted: int = Field(default=0, description="Clients bound when it started.")
-    progress: float = Field(default=0.0, description="0 to 1: slots walked in live rooms.")
-    uncertain: int = Field(default=0, description="Persons sent to by rooms that died before they had counted their answers.")
-    term: int = 0
-    totals: dict[str, int] = Field(default_factory=dict)
-    rooms: list[RoomProgress] = Field(default_factory=list)
+JobId = Annotated[str, Path(alias="id")]
 
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["broadcasts"], dependencies=DOCUMENTED)
-    problems = responses("bad-input", "unauthorized", "unknown-product", "too-large", "key-reused", "journal-down", "busy")
+    refusals = responses(
+        "bad-input", "unauthorized", "unknown-product", "too-large", "key-reused", "too-many-broadcasts", "journal-down", "busy"
+    )
 
-    @routes.post("/v1/broadcasts", status_code=202, response_model=Job, responses=problems)
+    @routes.post("/v1/broadcasts", status_code=202, response_model=Job, responses=refusals)
     async def start_broadcast(request: BroadcastRequest, response: Response, idempotency_key: IdempotencyKey = None) -> Job:
         """Accept a broadcast: answered when Kafka has it. It is sent at `rate` to who is bound when it starts."""
         product = product_of(parts, request.product)
-        record = _record(product, request, idempotency_key)
+        record = record_of(product, request, idempotency_key, now_ms())
+        if request.first_state() is JobState.RUNNING:
+            check_place(parts, product.name, record.id)
+        await check_audience(parts, record)
+        if request.validate_only:
+            response.status_code = 200
+            return _answer(product, record, request.first_state(), None)
         await claim_key(parts, request, idempotency_key, record.id)
         position = await accept(parts, Entry(names.BROADCASTS, product.name, record), kind="broadcast", record_id=record.id)
-        rate = min(request.rate or product.rate, product.rate)
-        await parts.jobs.announce(accepted_document(record.id, product.name, rate))
+        job = _answer(product, record, JobState.ACCEPTED, position.timestamp_ms)
+        await parts.jobs.announce(accepted_document(record, job.rate, job.expires_ms))
         response.headers["Location"] = f"/v1/broadcasts/{record.id}"
-        return Job(
-            id=record.id,
-            product=product.name,
-            state=JobState.ACCEPTED,
-            rate=rate,
-            accepted_ms=position.timestamp_ms,
-            expires_ms=position.timestamp_ms + (record.ttl_s or product.ttl_s) * 1000,
-        )
+        return job
+
+    @routes.get("/v1/broadcasts", response_model=JobList, responses=responses("bad-input", "unauthorized"))
+    async def list_broadcasts(
+        product: str = "",
+        state: JobState | None = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 20,
+        cursor: Annotated[str, Query(max_length=256, description="`next` of the page before.")] = "",
+    ) -> dict[str, Any]:
+        """Broadcasts, newest first, as this process mirrors them. One that begins meanwhile may come twice."""
+        keys, more = parts.jobs.index.page(product, state or "", _place(cursor), limit)
+        found = [document for key in keys if (document := parts.jobs.known(key)) is not None]
+        return {"broadcasts": [summary(each) for each in found], "next": _cursor(found[-1]) if more and found else None}
 
     @routes.get(
         "/v1/broadcasts/{id}",
         response_model=JobView,
         responses=responses("bad-input", "unauthorized", "unknown-broadcast", "bus-down"),
     )
-    async def show_broadcast(job: Annotated[str, Path(alias="id")]) -> dict[str, Any]:
+    async def show_broadcast(job: JobId) -> dict[str, Any]:
         """A broadcast's state, counts and progress, seconds old at most."""
-        document = await parts.jobs.get(names.message_id(job))
-        if document is None:
-            raise Problem("unknown-broadcast", f"broadcast {job} is not known; one accepted a moment ago may need a second")
-        return {**document, "id": job}
+        return view(await document_of(parts, job))
 
     return routes
 
 
-def _record(product: Product, request: BroadcastRequest, idempotency_key: str | None) -> Broadcast:
-    """The record of a broadcast; raises a Problem."""
-    record = Broadcast(
-        id=choose_id(request.id, idempotency_key, product.name),
+async def document_of(parts: Parts, job: str) -> Document:
+    """A broadcast's document; raises a Problem (404, or 503 where that can't be told now)."""
+    document = await parts.jobs.get(names.message_id(job))
+    if document is None or document.get("job") != job:  # two ids may share a key of the bucket
+        raise Problem("unknown-broadcast", f"broadcast {job} is not known; one accepted a moment ago may need a second")
+    return document
+
+
+def check_place(parts: Parts, product: str, job: str) -> None:
+    """Raise a Problem (409) if the product has no place for one more broadcast than those that are begun and not over.
+
+    By the mirror, so it may be off by what was accepted in the last moment: then the broadcast waits for a place.
+    """
+    taken = parts.jobs.index.active(product, now_ms(), besides=job)
+    if taken >= MAX_ACTIVE:
+        detail = (
+            f"product {product} has {taken} broadcasts that are begun and not over, and may have {MAX_ACTIVE}: "
+            "cancel one, or wait until one has expired; a shorter ttl frees its place earlier"
+        )
+        raise Problem("too-many-broadcasts", detail)
+
+
+def now_ms() -> int:
+    """The time by this host's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def _answer(product: Product, record: Broadcast, state: JobState, accepted_ms: int | None) -> Job:
+    return Job(
+        id=record.id,
         product=product.name,
-        realm=request.realm,
-        groups=request.groups,
-        payload=request.body(product),
-        content_type=request.content_type,
-        properties=request.properties,
-        rate=request.rate or 0,
-        ttl_s=request.ttl_s,
-        include_new=request.include_new,
+        state=state,
+        rate=record.rate or product.rate,
+        accepted_ms=accepted_ms,
+        expires_ms=None if accepted_ms is None else expires_ms(product, record, accepted_ms),
     )
+
+
+def _cursor(document: Document) -> str:
+    """Where a page ends, as a text that means nothing to who holds it."""
+    text = json.dumps([document.get("started_ms"), document["job"]])
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def _place(cursor: str) -> tuple[float, str] | None:
+    if not cursor:
+        return None
     try:
-        record.check()
-    except ValueError as error:
-        raise Problem("bad-input", str(error)) from None
-    return record
+        started_ms, job = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        return float("inf") if started_ms is None else float(started_ms), names.message_id(job)
+    except (ValueError, TypeError, binascii.Error):
+        raise bad_input("cursor", cursor, "is none that a page gave: begin without one") from None

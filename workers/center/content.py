@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 from hashlib import sha256
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Header
 from prometheus_client import Counter
@@ -18,19 +18,24 @@ from infra.register import RegisterDown
 from infra.settings import Seconds
 from schemas import names
 from schemas.checks import MAX_TTL_S
-from schemas.codes import MAX_PROPERTIES
+from schemas.codes import MAX_PROPERTIES, Priority
 from workers.center.ports import Parts
 from workers.center.problems import Problem, bad_input, journal_down, shown
 
 ACK_TIMEOUT: Final = 2.0
 """How long a request waits for Kafka, s; then it is answered 503."""
 
+PriorityName = Literal["high", "normal", "low"]
+PRIORITIES: Final[dict[PriorityName, Priority]] = {"high": Priority.HIGH, "normal": Priority.NORMAL, "low": Priority.LOW}
+"""FCM's words, and more than FCM's two: `low` is bulk."""
+
 accepted = Counter("longwire_center_accepted_total", "Records that Kafka acknowledged before they were answered", ["kind"])
 unchecked_keys = Counter("longwire_center_unchecked_keys_total", "Idempotency keys that were not compared: Redis was away")
 unacknowledged = Counter("longwire_center_unacknowledged_total", "Records answered 503: Kafka did not acknowledge", ["kind"])
 
 
-def _no_bool(value: Any) -> Any:
+def no_bool(value: Any) -> Any:
+    """Pydantic takes true for 1; raises ValueError."""
     if isinstance(value, bool):
         raise ValueError("is a number or a text like 10s, not true or false")
     return value
@@ -48,7 +53,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 ProductName = Annotated[str, AfterValidator(names.product)]
 GroupName = Annotated[str, AfterValidator(names.group)]
 RecordId = Annotated[str, AfterValidator(names.message_id)]
-Ttl = Annotated[Seconds, Field(le=MAX_TTL_S, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Ttl = Annotated[Seconds, Field(le=MAX_TTL_S, allow_inf_nan=False), BeforeValidator(no_bool)]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -124,8 +129,11 @@ async def claim_key(parts: Parts, request: Content, key: str | None, record_id: 
         raise Problem("key-reused", "this Idempotency-Key was used for another request of this product within the last day")
 
 
-async def accept(parts: Parts, entry: Entry, *, kind: str, record_id: str) -> Position:
-    """Put a record into Kafka; raises a Problem (503, with the id to repeat it by) if it is not acknowledged in time."""
+async def accept(parts: Parts, entry: Entry, *, kind: str, record_id: str | None) -> Position:
+    """Put a record into Kafka; raises a Problem (503, with the id to repeat it by) if it is not acknowledged in time.
+
+    `record_id` is None for what has no id of its own, and may be repeated as it is.
+    """
     if parts.health.reasons().get("kafka"):  # known since the last probe: nobody has to wait for it
         unacknowledged.labels(kind).inc()
         raise journal_down(record_id)

@@ -23,13 +23,16 @@ from infra.tokens import Verifier
 from schemas import names
 from workers.center import app
 from workers.center.auth import NoKey
+from workers.center.census import Census
 from workers.center.confirm import Confirmations
-from workers.center.jobs import JobMirror
+from workers.center.jobs import JobIndex, JobMirror
 from workers.center.kick import Kicks
 from workers.center.ports import Parts
 from workers.center.readiness import Readiness
 from workers.center.server import HttpServer
+from workers.center.streams import Streams
 from workers.center.switch import Switch
+from workers.center.trail import Trail
 
 NAME: Final = "center"
 
@@ -45,9 +48,10 @@ async def main(settings: Settings) -> int:
     rooms = Rooms(bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=life.fail)
     journal = Journal(settings.kafka, name=NAME)
     register = Register(settings.redis)
-    jobs = Mirror(bus, names.KV_JOBS, fail=life.fail)
+    index = JobIndex()
+    jobs = Mirror(bus, names.KV_JOBS, on_change=index.take, fail=life.fail)
     readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
-    tokens = Verifier()
+    tokens, streams = Verifier(), Streams()
     keeper.on_change.append(lambda: tokens.load(keeper.issuers))
     parts = Parts(
         journal=journal,
@@ -59,11 +63,14 @@ async def main(settings: Settings) -> int:
         kicks=Kicks(bus),
         tokens=tokens,
         keys=IdempotencyKeys(register),
-        jobs=JobMirror(bus, jobs),
+        jobs=JobMirror(bus, jobs, index),
         audiences=Audiences(settings.kafka, journal.partitions, name=NAME),
         topics=OwnQueues(journal),
         switch=Switch(settings.kafka, keeper, journal),
         health=readiness,
+        census=Census(bus, settings.kafka, journal.partitions),
+        trail=Trail(settings.kafka, journal.partitions),
+        streams=streams,
         api_key=settings.center.api_key.get_secret_value(),
     )
     try:
@@ -83,6 +90,7 @@ async def main(settings: Settings) -> int:
     life.add("register", register)
     life.add("readiness", readiness)
     life.add("http", server)
+    life.add("streams", streams)
     return await life.run(ready=lambda: internal.report(url=server.url))
 
 

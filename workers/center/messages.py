@@ -11,15 +11,23 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from infra.journal import Entry
 from infra.settings import Seconds
 from schemas import names
-from schemas.codes import Priority
 from schemas.records import MAX_PULL_AFTER_MS, PushMessage
 from workers.center.auth import DOCUMENTED
-from workers.center.content import Content, GroupName, IdempotencyKey, Ttl, accept, claim_key, from_base64, product_of
+from workers.center.content import (
+    PRIORITIES,
+    Content,
+    GroupName,
+    IdempotencyKey,
+    PriorityName,
+    Ttl,
+    accept,
+    claim_key,
+    from_base64,
+    product_of,
+)
 from workers.center.ids import choose_id
 from workers.center.ports import Parts
 from workers.center.problems import Problem, responses
-
-_PRIORITIES = {"high": Priority.HIGH, "normal": Priority.NORMAL, "low": Priority.LOW}
 
 
 class Message(Content):
@@ -34,7 +42,7 @@ class Message(Content):
     client: Annotated[str, AfterValidator(names.client)] | None = None
     user: Annotated[str, AfterValidator(names.user)] | None = None
     qos: Literal[0, 1] = 1
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: PriorityName = "normal"
     collapse_key: Annotated[str, AfterValidator(names.collapse_key)] | None = Field(
         default=None, description="A later message with the same key replaces one that is still pending."
     )
@@ -101,7 +109,7 @@ def _record(parts: Parts, message: Message, idempotency_key: str | None) -> Push
         realm=message.realm,
         payload=message.body(product),
         qos=message.qos,
-        priority=_PRIORITIES[message.priority],
+        priority=PRIORITIES[message.priority],
         ttl_s=message.ttl_s,
         collapse_key=message.collapse_key,
         group=message.group,

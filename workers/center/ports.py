@@ -12,7 +12,11 @@ from infra.keeper import Policy, Product
 from infra.register import ClientView, PendingPage, Pulled, SessionView
 from infra.rooms import RoomView
 from infra.tokens import Grant
-from infra.wire import PullItem
+from infra.wire import JobContent, PullItem
+from workers.center.census import Known, RoomAnswer
+from workers.center.jobs import JobIndex
+from workers.center.streams import Streams
+from workers.center.trail import AuditPage
 
 
 class Producer(Protocol):
@@ -95,8 +99,32 @@ class JobBoard(Protocol):
     async def get(self, job: str) -> dict[str, Any] | None:
         """A job's document, or None; raises problems.Problem if that can't be told now."""
 
+    @property
+    def index(self) -> JobIndex:
+        """What lists, counts and waits for changes."""
+
+    def known(self, key: str) -> dict[str, Any] | None:
+        """The document under a key of the bucket, if it is mirrored."""
+
     async def announce(self, document: dict[str, Any]) -> None:
         """Show an accepted job before its owner does. Only a hint: never raises, never replaces what is there."""
+
+
+class Counter(Protocol):
+    """How many clients a content means (workers.center.census.Census)."""
+
+    async def online(self, rooms: list[str], content: JobContent) -> list[RoomAnswer]:
+        """What each room says of its clients, in the same order; a room that does not answer in time has its reason."""
+
+    async def known(self, content: JobContent) -> Known:
+        """By the durable registry, connected or not; raises JournalDown, or problems.Problem while others count."""
+
+
+class AuditTrail(Protocol):
+    """What was done to jobs (workers.center.trail.Trail)."""
+
+    async def of(self, product: str, job: str) -> AuditPage:
+        """The audit of one job, newest last; raises JournalDown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,4 +183,7 @@ class Parts:
     topics: QueueTopics
     switch: QueueSwitch
     health: Health
+    census: Counter
+    trail: AuditTrail
+    streams: Streams
     api_key: str

@@ -36,6 +36,8 @@ _TITLES: Final = {
     "unknown-client": (404, "Nothing is known of this client"),
     "not-connected": (404, "The client has no session now"),
     "unknown-broadcast": (404, "There is no such broadcast"),
+    "wrong-state": (409, "The broadcast is not in a state for this"),
+    "too-many-broadcasts": (409, "The product has as many broadcasts as it may"),
     "unknown-audience": (404, "There is no such audience"),
     "bad-lines": (400, "Some lines of the list are no client ids"),
     "audience-sealed": (409, "The audience is there already, or is being uploaded"),
@@ -44,6 +46,7 @@ _TITLES: Final = {
     "forbidden": (403, "The token does not name this product"),
     "body-timeout": (408, "The body did not arrive in time"),
     "too-large": (413, "The request is too large"),
+    "too-many-streams": (429, "So many streams are open already"),
     "busy": (503, "Too many requests are in flight"),
     "changed-meanwhile": (409, "Somebody else changed it meanwhile"),
     "key-reused": (409, "The Idempotency-Key stands for another request"),
@@ -76,6 +79,8 @@ class ProblemDocument(BaseModel):
     id: str | None = Field(
         default=None, description="For `journal-down`: repeat the request with this id; it is then stored once."
     )
+    state: str | None = Field(default=None, description="For `wrong-state`: where the broadcast is now.")
+    possible: list[str] | None = Field(default=None, description="For `wrong-state`: what may be asked of it there.")
     bad: list[dict[str, Any]] | None = Field(default=None, description="For `bad-lines`: the first 100, `line` and `reason`.")
     bad_count: int | None = Field(default=None, description="For `bad-lines`: how many there are.")
 
@@ -174,7 +179,8 @@ async def _on_journal_down(_: Request, error: Exception) -> JSONResponse:
 def journal_down(message_id: str | None = None) -> Problem:
     """The 503 for what Kafka did not acknowledge: the outcome is unknown, and repeating it with its id is harmless."""
     more = {} if message_id is None else {"id": message_id}
-    detail = "Kafka did not acknowledge in time, so the outcome is unknown; repeat the request with the same id"
+    again = "" if message_id is None else " with the same id"
+    detail = f"Kafka did not acknowledge in time, so the outcome is unknown; repeat the request{again}"
     return Problem("journal-down", detail, retry_after_s=RETRY_AFTER_S, **more)
 
 
