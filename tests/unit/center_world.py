@@ -135,9 +135,10 @@ class AudiencesTwin:
 
     def __init__(self, journal: JournalTwin) -> None:
         self._journal = journal
+        self.down = False
 
     async def find(self, product: str, audience: str, *, deadline: float = 60.0) -> Audience | None:
-        if self._journal.down:
+        if self.down or self._journal.down:
             raise JournalDown("the twin is down")
         uploads: dict[str, Audience] = {}
         for offset, record in enumerate(self._journal.records):

@@ -189,6 +189,45 @@ async def test_given_more_ids_than_an_audience_may_have_then_413(monkeypatch: py
     assert MAX_AUDIENCE == 10_000_000
 
 
+# --- broadcasts to them ------------------------------------------------------------------------------------------------
+
+
+async def send(world: World, **fields: Any) -> Any:
+    body = {"product": "shop", "payload": "sale", "audience": "vips", **fields}
+    async with world.client() as http:
+        return await http.post("/v1/broadcasts", json=body)
+
+
+async def test_given_a_sealed_audience_when_a_broadcast_names_it_then_it_is_accepted():
+    world = World()
+    await put(world, "a\nb")
+    response = await send(world)
+    assert response.status_code == 202
+    assert getattr(world.journal.records[-1], "audience", None) == "vips"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"audience": "others"}, "has no audience others: upload it first"),
+        ({"realm": "eu"}, "clients of realm main, the broadcast is for realm eu"),
+        ({"groups": ["g"], "sample": "5%"}, "leave out groups, a sample, or the audience"),
+    ],
+)
+async def test_given_an_audience_that_cant_be_used_when_a_broadcast_names_it_then_400_and_nothing_is_sent(fields, words):
+    world = World()
+    await put(world, "a\nb")
+    response = await send(world, **fields)
+    assert (response.status_code, len(world.journal.entries)) == (400, 1)
+    assert words in response.json()["detail"]
+
+
+async def test_given_an_audience_that_cant_be_looked_for_when_a_broadcast_names_it_then_its_owner_decides():
+    world = World()
+    world.audiences.down = True
+    assert (await send(world)).status_code == 202
+
+
 # --- the gate ----------------------------------------------------------------------------------------------------------
 
 

@@ -61,7 +61,6 @@ async def test_given_every_field_then_every_field_is_in_the_record() -> None:
         segment='platform == "ios"',
         sample="12.5%",
         sample_seed="week-48",
-        audience="list-7",
         include_new=True,
         draft=True,
         canary={"share": "1%", "wait": "60s", "min_acked": "90%", "max_failed": 0.25},
@@ -89,7 +88,6 @@ async def test_given_every_field_then_every_field_is_in_the_record() -> None:
         draft=True,
         canary=Canary(share_bp=100, wait_s=60, min_acked_bp=9000, max_failed_bp=25),
         quiet=Quiet(from_minute=1320, to_minute=510, zone="Europe/Berlin"),
-        audience="list-7",
         fallback_after_s=600,
         by="ann@example.org",
     )

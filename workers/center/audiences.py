@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request
+from prometheus_client import Counter
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.requests import ClientDisconnect
 
+from infra.audiences import unusable
+from infra.journal import JournalDown
 from schemas import names
-from schemas.broadcasts import MAX_AUDIENCE
+from schemas.broadcasts import MAX_AUDIENCE, Broadcast
 from workers.center.auth import DOCUMENTED
 from workers.center.content import ProductName, RecordId, product_of
 from workers.center.gate import Streamed
@@ -23,6 +26,8 @@ MAX_UPLOAD: Final = 2 * 1024**3
 """Bytes of an upload: the largest audience with the longest ids, and some columns beside them."""
 UPLOAD_TIMEOUT: Final = 3_600.0
 STREAMED: Final = Streamed("PUT", PREFIX, MAX_UPLOAD, UPLOAD_TIMEOUT)
+LOOK: Final = 2.0
+"""Seconds in which a broadcast's audience is looked for; then its owner has the only word."""
 TOLD: Final = 3
 """Bad lines that the detail of a problem names; its `bad` has more."""
 
@@ -40,6 +45,9 @@ _BODY: Final = {
 
 AudienceId = Annotated[RecordId, Path(alias="id")]
 Realm = Annotated[str, AfterValidator(names.realm)]
+
+
+unchecked = Counter("longwire_center_unchecked_audiences_total", "Broadcasts whose audience was not found in time to be checked")
 
 
 class BadLineView(BaseModel):
@@ -189,3 +197,19 @@ async def _check_won(parts: Parts, product: str, upload: Upload, audience: str) 
         raise journal_down()
     if found.upload != upload.id:
         raise Problem("audience-sealed", f"audience {audience} of product {product} was uploaded elsewhere at the same time")
+
+
+async def check_audience(parts: Parts, record: Broadcast) -> None:
+    """Raise a Problem (400) if a broadcast's audience can't be used, as far as that can be told in `LOOK` seconds.
+
+    Where it can't, that is counted, and its owner cancels the broadcast.
+    """
+    if record.audience is None:
+        return
+    try:
+        found = await parts.audiences.find(record.product, record.audience, deadline=LOOK)
+    except JournalDown:
+        unchecked.inc()
+        return
+    if reason := unusable(record, found):
+        raise bad_input("audience", record.audience, reason)

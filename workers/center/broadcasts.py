@@ -15,6 +15,7 @@ from infra.keeper import Product
 from schemas import names
 from schemas.broadcasts import Broadcast
 from schemas.jobs import JobState
+from workers.center.audiences import check_audience
 from workers.center.auth import DOCUMENTED
 from workers.center.campaign import BroadcastRequest, expires_ms, record_of
 from workers.center.content import IdempotencyKey, accept, claim_key, product_of
@@ -42,6 +43,7 @@ def router(parts: Parts) -> APIRouter:
         record = record_of(product, request, idempotency_key, now_ms())
         if request.first_state() is JobState.RUNNING:
             check_place(parts, product.name, record.id)
+        await check_audience(parts, record)
         if request.validate_only:
             response.status_code = 200
             return _answer(product, record, request.first_state(), None)

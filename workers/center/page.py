@@ -72,6 +72,9 @@ def _example(operation: dict[str, Any], document: dict[str, Any]) -> str:
     body = operation.get("requestBody")
     if body is None:
         return ""
+    if "application/json" not in body["content"]:  # a list: one form a media type
+        forms = ((media_type, content["example"]) for media_type, content in body["content"].items())
+        return "".join(f"<p><code>{escape(media_type)}</code></p><pre>{escape(example)}</pre>" for media_type, example in forms)
     name = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
     examples = document["components"]["schemas"][name].get("examples", ())
     return "".join(f"<pre>{escape(json.dumps(example, indent=2))}</pre>" for example in examples)
