@@ -167,14 +167,22 @@ class Recovery:
     async def _folded(self, shard: Shard, marker: Marker, partition: int, since: float) -> bool:
         fold = Fold(shard, marker)
         await fold.begin()
-        refold = Refold(self._settings, fold, partition, journal=self._journal, register=self._register, keeper=self._keeper)
 
         async def handled() -> int:
             return await self._runner.position(partition)
 
+        refold = Refold(
+            self._settings,
+            fold,
+            partition,
+            handled=handled,
+            journal=self._journal,
+            register=self._register,
+            keeper=self._keeper,
+        )
         # A batch that was stored in the last incarnation may still be on its way to `handled`: it is waited for.
-        end = await refold.run(handled)
+        end = await refold.run()
         while not self._runner.resting(partition, since) or await handled() > end:
             await asyncio.sleep(0.05)
-            end = await refold.go_on(handled)
+            end = await refold.go_on()
         return await fold.done(partition, await self._journal.partitions(names.MESSAGES))

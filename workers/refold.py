@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import Final, TypeVar
 
+import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
+from prometheus_client import Counter
 
 from infra.journal import Journal, JournalDown
-from infra.keeper import Keeper
+from infra.keeper import MAX_PENDING, Keeper, Product
 from infra.register import LastSession, Register, Stored, StoreItem, StoreMessage
 from infra.register.fold import Fold
 from infra.settings import KafkaSettings
@@ -34,12 +36,21 @@ STEP: Final = 2_000
 """Records read and applied at a time."""
 STALL: Final = 15.0
 """Seconds without a record before the read counts as failed."""
+ASK_AGAIN: Final = 1.0
+"""Seconds between two looks for a product that is not known, while the KV was not read lately."""
 TOPICS: Final = (names.CLIENTS, names.STATUS, names.RECEIPTS, names.MESSAGES)
 SETTLING: Final = frozenset(
     {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
 )
 
+log = structlog.get_logger("refold")
+unknown_products = Counter(
+    "longwire_register_fold_unknown_products_total", "Products without a document whose messages were folded"
+)
+
 T = TypeVar("T")
+Handled = Callable[[], Awaitable[int]]
+"""The offset below which every message of the partition was handled; raises JournalDown where the partition is another's now."""
 Settled = tuple[str, int]
 Batch = Sequence[ConsumerRecord]
 
@@ -48,22 +59,33 @@ class Refold:
     """The fold of one partition into one incarnation of one shard."""
 
     def __init__(
-        self, settings: KafkaSettings, fold: Fold, partition: int, *, journal: Journal, register: Register, keeper: Keeper
+        self,
+        settings: KafkaSettings,
+        fold: Fold,
+        partition: int,
+        *,
+        handled: Handled,
+        journal: Journal,
+        register: Register,
+        keeper: Keeper,
     ) -> None:
+        """`handled()`: the offset up to which messages are folded, exclusive."""
         self._settings = settings
+        self._handled = handled
         self._journal = journal
         self._register = register
         self._keeper = keeper
         self._fold = fold
         self._partition = partition
         self._settled: set[bytes] = set()
+        self._unknown: dict[str, Product] = {}
         self._next = 0
         self._partitions = 0
         self._read = 0
         self._total = 0
 
-    async def run(self, until: Callable[[], Awaitable[int]]) -> int:
-        """Fold everything, messages up to the offset `until()`; returns it. Raises JournalDown or RegisterDown: begin anew."""
+    async def run(self) -> int:
+        """Fold everything, messages up to the offset `handled()`; returns it. Raises JournalDown or RegisterDown: begin anew."""
         self._partitions = await self._journal.partitions(names.MESSAGES)
         async with self._consumer() as consumer:
             ranges = await self._ranges(consumer)
@@ -72,14 +94,14 @@ class Refold:
             await self._sessions(consumer, ranges[names.STATUS])
             await self._each(consumer, names.RECEIPTS, ranges[names.RECEIPTS], self._receipts)
             self._next = ranges[names.MESSAGES][0]
-            return await self._messages(consumer, until)
+            return await self._messages(consumer)
 
-    async def go_on(self, until: Callable[[], Awaitable[int]]) -> int:
-        """Messages that were handled since `run`, up to `until()`; returns it."""
-        if await until() <= self._next:
+    async def go_on(self) -> int:
+        """Messages that were handled since `run`, up to `handled()`; returns it."""
+        if await self._handled() <= self._next:
             return self._next
         async with self._consumer() as consumer:
-            return await self._messages(consumer, until)
+            return await self._messages(consumer)
 
     # --- reading -------------------------------------------------------------------------------------------------------
 
@@ -204,8 +226,8 @@ class Refold:
                     groups.setdefault((key, receipt.product), []).append((receipt.id, source.timestamp))
         await self._fold.settle([(key, product, settled) for (key, product), settled in groups.items()])
 
-    async def _messages(self, consumer: AIOKafkaConsumer, until: Callable[[], Awaitable[int]]) -> int:
-        while (end := await until()) > self._next:
+    async def _messages(self, consumer: AIOKafkaConsumer) -> int:
+        while (end := await self._handled()) > self._next:
             await self._each(consumer, names.MESSAGES, (self._next, end), self._store)
             self._next = end
         return self._next
@@ -214,26 +236,48 @@ class Refold:
         groups: dict[tuple[str, str], list[StoreMessage]] = {}
         for source in batch:
             for message in _decoded([source], PushMessage):
-                product = self._keeper.products.get(message.product)
-                client = message.client
-                if client is None or message.qos != 1 or product is None:
+                key = names.client_key(message.realm, message.client or "")
+                if not self._is_stored(key, message):
                     continue
-                if partition_of(client, self._partitions) != self._partition:
-                    continue  # delivery produced it again, under its client's key
-                key = names.client_key(message.realm, client)
+                product = await self._product(message.product)
                 expires = (message.accepted_ms or source.timestamp) + 1000 * (message.ttl_s or product.ttl_s)
-                if not self._here(key) or _digest(key, message.product, message.id) in self._settled:
-                    continue
                 groups.setdefault((key, message.product), []).append(to_store(message, expires))
         owed = await self._fold.store(
             [
-                StoreItem(key, product, self._keeper.products[product].max_pending, group)
+                StoreItem(key, product, (await self._product(product)).max_pending, group)
                 for (key, product), group in groups.items()
             ]
         )
         if owed:
             await produce_receipts(self._journal, owed)
             await self._fold.paid(owed)
+
+    def _is_stored(self, key: str, message: PushMessage) -> bool:
+        """Is it one that delivery had stored in this shard, and that no receipt settled?"""
+        if message.client is None or message.qos != 1 or not self._here(key):
+            return False
+        if partition_of(message.client, self._partitions) != self._partition:
+            return False  # delivery produced it again, under its client's key
+        return _digest(key, message.product, message.id) not in self._settled
+
+    async def _product(self, name: str) -> Product:
+        """A product's limits. Its messages were accepted, so none is left out because its document is missing.
+
+        As long as the bucket was not read lately it is waited for: it may be there. Then it was removed, and what was pending
+        of it stays pending, under the widest limits, since a limit that it did not have would end a message.
+        """
+        while (found := self._keeper.products.get(name) or self._unknown.get(name)) is None:
+            if self._keeper.current:
+                unknown_products.inc()
+                log.warning("product unknown, folded under the widest limits", product=name, partition=self._partition)
+                self._unknown[name] = Product(name=name, ttl_s=MAX_TTL_S, max_pending=MAX_PENDING)
+                continue
+            log.warning(
+                "product unknown, the keeper was not read lately: the fold waits", product=name, partition=self._partition
+            )
+            await asyncio.sleep(ASK_AGAIN)
+            await self._handled()  # the partition may be another worker's by now
+        return found
 
 
 def to_store(message: PushMessage, expires_ms: int) -> StoreMessage:

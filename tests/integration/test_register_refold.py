@@ -1,0 +1,72 @@
+"""The fold of Kafka into Redis: what it must not leave out, let in, or read again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from core import Core, eventually, unique
+from recovery_world import Loss, generation_of, opened, running_core
+
+from infra.keeper import Keeper, product_key
+from infra.local.brokers import LocalBrokers
+from schemas import names
+from schemas.records import PushMessage
+
+
+@pytest_asyncio.fixture(scope="module")
+async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalBrokers]:
+    brokers = LocalBrokers(tmp_path_factory.mktemp("refold"))
+    await brokers.start()
+    yield brokers
+    await brokers.stop()
+
+
+@pytest_asyncio.fixture(scope="module")
+async def core(local: LocalBrokers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Core]:
+    async with running_core(local, tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
+def message(product: str, client: str, number: int, **more: object) -> PushMessage:
+    return PushMessage(id=f"{client}-{number}", product=product, client=client, payload=b"%d" % number, **more)  # type: ignore[arg-type]
+
+
+# --- products ----------------------------------------------------------------------------------------------------------
+
+
+async def test_given_a_product_whose_document_was_removed_when_redis_is_wiped_then_what_was_pending_of_it_still_is(
+    core: Core, local: LocalBrokers
+) -> None:
+    product, clients = await core.product(), [unique("c") for _ in range(8)]
+    await core.push(*[message(product, client, i) for i in range(3) for client in clients])
+    await core.handled()
+    await (await core.bus.bucket(names.KV_KEEPER)).delete(product_key(product))
+    await eventually(lambda: product not in core.keeper.products, what="the removal")
+    before = generation_of(core)
+    await Loss(local).wiped(core)
+    await opened(core, before)
+    assert [await core.pending(client, product) for client in clients] == [3] * 8
+
+
+async def test_given_a_product_that_only_the_kv_knows_when_it_is_not_readable_then_the_fold_waits_for_it(
+    core: Core, local: LocalBrokers, tmp_path: Path
+) -> None:
+    product, client = await core.product(), unique("c")
+    await core.push(*[message(product, client, i) for i in range(3)])
+    await core.handled()
+    known = core.recovery._keeper
+    stale = core.recovery._keeper = Keeper(core.bus, disk=tmp_path)  # as of a worker that started while the KV was away
+    try:
+        before = generation_of(core)
+        await Loss(local).wiped(core)
+        with pytest.raises(AssertionError, match="open in a new generation"):
+            await opened(core, before, within=4)
+        await stale.start()
+        await opened(core, before)
+        assert await core.pending(client, product) == 3
+    finally:
+        await stale.stop()
+        core.recovery._keeper = known
