@@ -191,13 +191,14 @@ class Refold:
 
     async def _apply_documents(self, group: Sequence[tuple[tuple[str, str], ClientRecord | None]]) -> None:
         documents, users, gone = [], [], []
+        before = await self._register.users_of([pair for pair, record in group if record is not None and self._here(pair[0])])
         for (key, product), record in group:
             if record is None:
                 gone.append((key, product))
                 continue
             known = record.bind
             bind = Bind(product, known.qos, list(known.groups), known.user or "", dict(known.attrs))
-            users.append((key, bind, ""))
+            users.append((key, bind, before.get((key, product), "")))  # another shard's may be live already, and newer
             if self._here(key):
                 documents.append((key, bind, known.first_bind_ms))
         await self._fold.documents(documents)

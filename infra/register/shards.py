@@ -32,7 +32,8 @@ PIPELINE: Final = 100
 LOOK_EVERY: Final = 0.2
 """A shard that is not open is looked at again after this many seconds, whoever asks."""
 SCRIPTS: Final = (
-    "connect", "bind", "sync", "unbind", "disconnect", "pull", "peek", "store", "sweep", "expire", "settle", "restore", "members",
+    "connect", "bind", "sync", "unbind", "disconnect", "pull", "peek", "store", "sweep", "expire", "settle", "restore",
+    "members", "user",
 )  # fmt: skip
 
 OPEN, FOLDING = "open", "folding"

@@ -60,6 +60,13 @@ class Loss:
         file.write_bytes(data[: len(data) * 2 // 3])  # Redis truncates the command that is cut
         await self._redis.start()
 
+    async def cut(self, core: Core, size: int) -> None:
+        """All that was appended after the file had this size."""
+        await self._redis.kill()
+        with self.log().open("r+b") as file:
+            file.truncate(size)
+        await self._redis.start()
+
     def log(self) -> Path:
         """The file that Redis appends to."""
         return max((self._folder / "appendonlydir").glob("*.incr.aof"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,3 +71,41 @@ async def test_given_a_product_that_only_the_kv_knows_when_it_is_not_readable_th
     finally:
         await stale.stop()
         core.recovery._keeper = known
+
+
+# --- users -------------------------------------------------------------------------------------------------------------
+
+
+async def test_given_a_user_change_in_the_lost_tail_then_the_old_users_messages_never_reach_the_device(
+    core: Core, local: LocalBrokers
+) -> None:
+    product, room = await core.product(), await core.room()
+    client, other, one, two = unique("c"), unique("c"), unique("u"), unique("u")
+    for each in (client, other):
+        await (await room.connect(each)).bind(product, user=one)
+    await asyncio.sleep(1.5)  # written, and a beat after it
+    loss = Loss(local)
+    size = loss.log().stat().st_size
+    await (await room.connect(client)).bind(product, user=two)
+    assert await core.register.clients_of("main", product, one) == [other]
+    before = generation_of(core)
+    await loss.cut(core, size)
+    await opened(core, before)
+    assert await core.register.clients_of("main", product, one) == [other]
+    assert await core.register.clients_of("main", product, two) == [client]
+
+
+async def test_given_a_set_that_names_another_users_client_when_expanded_then_its_bind_decides(core: Core) -> None:
+    product, room, client, other, one, two = await core.product(), await core.room(), *[unique("x") for _ in range(4)]
+    await (await room.connect(client)).bind(product, user=one)
+    await (await room.connect(client)).bind(product, user=two)
+    await (await room.connect(other)).bind(product, user=one)
+    [shard] = core.register.shards.all
+    await shard.pipe([("SADD", names.user_key("main", product, one), client)])  # as a lost SREM leaves it
+    await core.push(PushMessage(id=unique("m"), product=product, user=one))
+    await eventually(lambda: _has(core, other, product, 1), what="the user's other client")
+    assert await core.pending(client, product) == 0
+
+
+async def _has(core: Core, client: str, product: str, count: int) -> bool:
+    return await core.pending(client, product) == count
