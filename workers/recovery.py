@@ -185,4 +185,4 @@ class Recovery:
         while not self._runner.resting(partition, since) or await handled() > end:
             await asyncio.sleep(0.05)
             end = await refold.go_on()
-        return await fold.done(partition, await self._journal.partitions(names.MESSAGES))
+        return await fold.done(partition, await self._journal.partitions(names.MESSAGES), end)

@@ -1,8 +1,8 @@
 """One partition of Kafka into a shard of the register that lost something: binds, sessions, receipts, then messages.
 
 The order matters: a message is stored again only if no receipt settled it. Where the shard was emptied everything that can still
-be pending is read; where only a tail is missing, messages from the position that the shard itself names, and the rest from a
-minute before its last beat (docs/adr/0007). Nothing here changes Kafka but receipts for what ends on the way.
+be pending is read, as is where the shard names no position of the partition; else messages from that position, and the rest from
+a minute before its last beat (docs/adr/0007). Nothing here changes Kafka but receipts for what ends on the way.
 """
 
 from __future__ import annotations
@@ -130,17 +130,18 @@ class Refold:
         """First and last offset (exclusive) to read. What ends while we read is settled by the open shard, or comes once more."""
         marker = self._fold.marker
         every = {topic: TopicPartition(topic, self._partition) for topic in TOPICS}
-        since = marker.since_ms - MARGIN_MS if marker.since_ms else marker.began_ms - 1000 * MAX_TTL_S
+        whole = not marker.since_ms or self._partition not in marker.positions  # nothing of it is known to be there
+        since = marker.began_ms - 1000 * MAX_TTL_S if whole else marker.since_ms - MARGIN_MS
         begins = await consumer.beginning_offsets(list(every.values()))
         ends = await consumer.end_offsets(list(every.values()))
         later = await consumer.offsets_for_times(dict.fromkeys(every.values(), max(0, since)))
         found = {}
         for topic, where in every.items():
             start = later[where].offset if later[where] is not None else ends[where]
-            if topic == names.CLIENTS and not marker.since_ms:
+            if topic == names.CLIENTS and whole:
                 start = begins[where]  # compacted: what is there counts, however old
-            if topic == names.MESSAGES and marker.since_ms:  # no position: at the beat nothing of it had been stored
-                start = max(begins[where], marker.positions.get(self._partition, 0))
+            if topic == names.MESSAGES and not whole:
+                start = max(begins[where], marker.positions[self._partition])
             found[topic] = (start, ends[where])
         return found
 

@@ -61,10 +61,13 @@ class Fold:
         """For `pushctl register status`: records read, and how many there are."""
         await self.shard.pipe([("HSET", self.shard.marker_key, f"r:{partition}", f"{read}/{of}")])
 
-    async def done(self, partition: int, partitions: int) -> bool:
-        """This partition is folded; True if with it the shard is open. Raises RegisterNotReady where it is folded anew."""
+    async def done(self, partition: int, partitions: int, position: int) -> bool:
+        """This partition is folded, its messages below `position`; True if with it the shard is open.
+
+        Raises RegisterNotReady where it is folded anew.
+        """
         incarnation = self.marker.incarnation
-        arguments = (incarnation.run_id, incarnation.generation, partition, partitions)
+        arguments = (incarnation.run_id, incarnation.generation, partition, partitions, position)
         [state] = await self.shard.pipe([shard_script("folded", self.shard.marker_key, *arguments)])
         if text(state) == OTHER:
             raise RegisterNotReady(f"{self.shard.address} was restarted again")

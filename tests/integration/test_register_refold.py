@@ -13,8 +13,11 @@ from recovery_world import Loss, generation_of, opened, running_core
 
 from infra.keeper import Keeper, product_key
 from infra.local.brokers import LocalBrokers
+from infra.wire import Ack
 from schemas import names
+from schemas.codes import State
 from schemas.records import PushMessage
+from workers import refold
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -109,3 +112,57 @@ async def test_given_a_set_that_names_another_users_client_when_expanded_then_it
 
 async def _has(core: Core, client: str, product: str, count: int) -> bool:
     return await core.pending(client, product) == count
+
+
+# --- positions ---------------------------------------------------------------------------------------------------------
+
+
+async def _settled_and_forgotten(core: Core) -> tuple[str, list[str]]:
+    """A product and clients whose messages are all settled; what Redis remembered of that is gone, as after an hour."""
+    product, room = await core.product(), await core.room()
+    clients = [unique("c") for _ in range(12)]  # in all partitions
+    await core.push(*[message(product, client, i) for i in range(3) for client in clients])
+    await core.handled()
+    for client in clients:
+        device = await room.connect(client)
+        await device.bind(product)
+        await device.sync(product, acks=[Ack(product, f"{client}-{i}", State.ACKED) for i in range(3)])
+    return product, clients
+
+
+async def _forget_settled(core: Core, product: str, clients: list[str]) -> None:
+    [shard] = core.register.shards.all
+    await shard.pipe([("DEL", names.settled_key(names.client_key("main", client), product)) for client in clients])
+
+
+async def test_given_a_fold_and_quiet_partitions_when_redis_restarts_much_later_then_nothing_settled_returns(
+    core: Core, local: LocalBrokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product, clients = await _settled_and_forgotten(core)
+    monkeypatch.setattr(core.runner, "positions", dict)  # a worker that started since has handled nothing
+    monkeypatch.setattr(refold, "MARGIN_MS", 0)  # as if the receipts were older than the margin
+    before = generation_of(core)
+    await Loss(local).wiped(core)
+    await opened(core, before)
+    await _forget_settled(core, product, clients)
+    await asyncio.sleep(1.5)  # a beat
+    before = generation_of(core)
+    await Loss(local).killed(core)
+    await opened(core, before)
+    assert [await core.pending(client, product) for client in clients] == [0] * 12
+
+
+async def test_given_a_marker_without_a_position_when_redis_restarts_then_all_receipts_are_read(
+    core: Core, local: LocalBrokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product, clients = await _settled_and_forgotten(core)
+    monkeypatch.setattr(core.runner, "positions", dict)
+    monkeypatch.setattr(refold, "MARGIN_MS", 0)
+    await asyncio.sleep(1.5)
+    await _forget_settled(core, product, clients)
+    [shard] = core.register.shards.all
+    await shard.pipe([("HDEL", shard.marker_key, *(f"p:{number}" for number in range(core.settings.kafka.partitions)))])
+    before = generation_of(core)
+    await Loss(local).killed(core)
+    await opened(core, before)
+    assert [await core.pending(client, product) for client in clients] == [0] * 12

@@ -311,7 +311,7 @@ class Machine(RuleBasedStateMachine):
         again = [_message(m.id, m.priority, m.collapse, m.pull) for m in self.log if m.id not in settled]
         owed = await fold.store([StoreItem(self.key, PRODUCT, CAP, again)]) if again else []
         assert owed == []  # what would be ended again had its receipt
-        assert await fold.done(0, 1)
+        assert await fold.done(0, 1, 0)
 
     # --- always --------------------------------------------------------------------------------------------------------
 
@@ -354,7 +354,7 @@ async def _open(register: Register) -> None:
     shard = register.shards.all[0]
     _, marker = await shard.look()
     if marker is None:
-        assert await (await _folding(register)).done(0, 1)
+        assert await (await _folding(register)).done(0, 1, 0)
 
 
 async def _wiped(register: Register) -> None:
