@@ -13,7 +13,7 @@ from recovery_world import Loss, generation_of, opened, running_core
 
 from infra.keeper import Keeper, product_key
 from infra.local.brokers import LocalBrokers
-from infra.wire import Ack
+from infra.wire import Ack, DisconnectItem
 from schemas import names
 from schemas.codes import State
 from schemas.records import PushMessage
@@ -166,3 +166,24 @@ async def test_given_a_marker_without_a_position_when_redis_restarts_then_all_re
     await Loss(local).killed(core)
     await opened(core, before)
     assert [await core.pending(client, product) for client in clients] == [0] * 12
+
+
+# --- sessions ----------------------------------------------------------------------------------------------------------
+
+
+async def test_given_a_session_whose_successor_ended_in_the_lost_tail_then_neither_is_there(
+    core: Core, local: LocalBrokers
+) -> None:
+    product, room, client = await core.product(), await core.room(), unique("c")
+    await (await room.connect(client)).bind(product)
+    await asyncio.sleep(1.5)  # written, and a beat after it
+    loss = Loss(local)
+    size = loss.log().stat().st_size
+    last = await room.connect(client)
+    key, where, epoch, _, generation, number = last.where()
+    await core.saver.disconnect([DisconnectItem(key, where, epoch, generation, number, "test", [], [])])
+    assert await core.register.sessions([last.key]) == [None]
+    before = generation_of(core)
+    await loss.cut(core, size)
+    await opened(core, before)
+    assert await core.register.sessions([last.key]) == [None]
