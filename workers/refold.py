@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from hashlib import blake2b
 from typing import Final, TypeVar
+from zlib import crc32
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -29,11 +29,17 @@ from schemas.codes import Mode, State, Status
 from schemas.partition import partition_of
 from schemas.records import MAX_TTL_S, ClientRecord, PushMessage, Receipt, StatusEvent
 from workers.owed import produce_receipts
+from workers.settled import Settled
 
 MARGIN_MS: Final = 60_000
 """How long before the last beat receipts and events are read again: what Redis had applied is older than its receipt by less."""
 STEP: Final = 2_000
 """Records read and applied at a time."""
+WINDOW: Final = 20_000
+"""Binds, or sessions, whose last word is looked for before they are applied: about 30 MB. More come in several windows."""
+SETTLED_AT_ONCE: Final = 8_000_000
+"""Settled ids that are kept at a time: about 80 MB. Where there are more receipts the clients are folded in slices, one after the
+other, each of which reads the receipts and messages again."""
 STALL: Final = 15.0
 """Seconds without a record before the read counts as failed."""
 ASK_AGAIN: Final = 1.0
@@ -51,7 +57,10 @@ unknown_products = Counter(
 T = TypeVar("T")
 Handled = Callable[[], Awaitable[int]]
 """The offset below which every message of the partition was handled; raises JournalDown where the partition is another's now."""
-Settled = tuple[str, int]
+Bounds = tuple[int, int]
+"""Offsets: the first, and the one behind the last."""
+Document = tuple[tuple[str, str], ClientRecord | None]
+"""(client key, product) with its bind, None where the client left."""
 Batch = Sequence[ConsumerRecord]
 
 
@@ -77,7 +86,10 @@ class Refold:
         self._keeper = keeper
         self._fold = fold
         self._partition = partition
-        self._settled: set[bytes] = set()
+        self._ranges: dict[str, Bounds] = {}
+        self._slices = 1
+        self._slice = -1
+        self._settled = Settled()
         self._unknown: dict[str, Product] = {}
         self._next = 0
         self._partitions = 0
@@ -88,12 +100,15 @@ class Refold:
         """Fold everything, messages up to the offset `handled()`; returns it. Raises JournalDown or RegisterDown: begin anew."""
         self._partitions = await self._journal.partitions(names.MESSAGES)
         async with self._consumer() as consumer:
-            ranges = await self._ranges(consumer)
-            self._total = sum(max(0, end - start) for start, end in ranges.values())
+            ranges = self._ranges = await self._bounds(consumer)
+            sizes = {topic: max(0, end - start) for topic, (start, end) in ranges.items()}
+            self._slices = max(1, -(-sizes[names.RECEIPTS] // SETTLED_AT_ONCE))
+            once, again = (names.CLIENTS, names.STATUS), (names.RECEIPTS, names.MESSAGES)
+            self._total = sum(sizes[topic] for topic in once) + self._slices * sum(sizes[topic] for topic in again)
             await self._documents(consumer, ranges[names.CLIENTS])
             await self._sessions(consumer, ranges[names.STATUS])
-            await self._each(consumer, names.RECEIPTS, ranges[names.RECEIPTS], self._receipts)
             self._next = ranges[names.MESSAGES][0]
+            await self._clients(consumer, await self._handled())
             return await self._messages(consumer)
 
     async def go_on(self) -> int:
@@ -126,7 +141,7 @@ class Refold:
         finally:
             await consumer.stop()
 
-    async def _ranges(self, consumer: AIOKafkaConsumer) -> dict[str, tuple[int, int]]:
+    async def _bounds(self, consumer: AIOKafkaConsumer) -> dict[str, Bounds]:
         """First and last offset (exclusive) to read. What ends while we read is settled by the open shard, or comes once more."""
         marker = self._fold.marker
         every = {topic: TopicPartition(topic, self._partition) for topic in TOPICS}
@@ -166,7 +181,7 @@ class Refold:
         self,
         consumer: AIOKafkaConsumer,
         topic: str,
-        bounds: tuple[int, int],
+        bounds: Bounds,
         apply: Callable[[Batch], Awaitable[None]],
     ) -> None:
         async for batch in self._batches(consumer, topic, *bounds):
@@ -177,7 +192,7 @@ class Refold:
 
     # --- binds, sessions -----------------------------------------------------------------------------------------------
 
-    async def _documents(self, consumer: AIOKafkaConsumer, bounds: tuple[int, int]) -> None:
+    async def _documents(self, consumer: AIOKafkaConsumer, bounds: Bounds) -> None:
         """The last word of each bind: a document, or a tombstone where the client left the product."""
         latest: dict[tuple[str, str], ClientRecord | None] = {}
         async for batch in self._batches(consumer, names.CLIENTS, *bounds):
@@ -187,10 +202,16 @@ class Refold:
                     latest[key, product] = None
                 for record in _decoded([source], ClientRecord):
                     latest[key, product] = record
-        for group in _steps(list(latest.items()), STEP):
-            await self._apply_documents(group)
+            if len(latest) >= WINDOW:
+                await self._apply_documents(latest)
+                latest.clear()
+        await self._apply_documents(latest)
 
-    async def _apply_documents(self, group: Sequence[tuple[tuple[str, str], ClientRecord | None]]) -> None:
+    async def _apply_documents(self, latest: dict[tuple[str, str], ClientRecord | None]) -> None:
+        for group in _steps(list(latest.items()), STEP):
+            await self._apply(group)
+
+    async def _apply(self, group: Sequence[Document]) -> None:
         documents, users, gone = [], [], []
         before = await self._register.users_of([pair for pair, record in group if record is not None and self._here(pair[0])])
         for (key, product), record in group:
@@ -206,33 +227,54 @@ class Refold:
         await self._register.users(users)  # a user's set may lie in another shard
         await self._register.forgotten([(key, product) for key, product in gone if self._here(key)])
 
-    async def _sessions(self, consumer: AIOKafkaConsumer, bounds: tuple[int, int]) -> None:
+    async def _sessions(self, consumer: AIOKafkaConsumer, bounds: Bounds) -> None:
         latest: dict[str, LastSession] = {}
         async for batch in self._batches(consumer, names.STATUS, *bounds):
             for event in _decoded(batch, StatusEvent):
                 key = names.client_key(event.realm, event.client)
                 if self._here(key):
                     latest[key] = fold_session(latest.get(key), key, event)
+            if len(latest) >= WINDOW:
+                await self._restore(latest)
+                latest.clear()
+        await self._restore(latest)
+
+    async def _restore(self, latest: dict[str, LastSession]) -> None:
         for group in _steps(list(latest.values()), STEP):
             await self._fold.restore(group)
 
     # --- receipts, messages --------------------------------------------------------------------------------------------
 
+    async def _messages(self, consumer: AIOKafkaConsumer) -> int:
+        """As long as some were handled meanwhile; returns up to where."""
+        while (end := await self._handled()) > self._next:
+            await self._clients(consumer, end)
+        return self._next
+
+    async def _clients(self, consumer: AIOKafkaConsumer, end: int) -> None:
+        """Slice after slice of the clients: their receipts (unless they are those that are known), then their messages."""
+        for number in range(self._slices):
+            if number != self._slice:
+                self._slice, self._settled = number, Settled()
+                await self._each(consumer, names.RECEIPTS, self._ranges[names.RECEIPTS], self._receipts)
+                self._settled.seal()
+            await self._each(consumer, names.MESSAGES, (self._next, end), self._store)
+        self._next = max(self._next, end)
+
+    def _in_slice(self, client: bytes) -> bool:
+        return self._slices == 1 or crc32(client) % self._slices == self._slice
+
     async def _receipts(self, batch: Batch) -> None:
-        groups: dict[tuple[str, str], list[Settled]] = {}
+        groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
         for source in batch:
+            if not self._in_slice(source.key or b""):  # it is the client's id, and cheaper than to decode
+                continue
             for receipt in _decoded([source], Receipt):
                 key = names.client_key(receipt.realm, receipt.client)
                 if receipt.state in SETTLING and receipt.client and self._here(key):
-                    self._settled.add(_digest(key, receipt.product, receipt.id))
+                    self._settled.add(key, receipt.product, receipt.id)
                     groups.setdefault((key, receipt.product), []).append((receipt.id, source.timestamp))
         await self._fold.settle([(key, product, settled) for (key, product), settled in groups.items()])
-
-    async def _messages(self, consumer: AIOKafkaConsumer) -> int:
-        while (end := await self._handled()) > self._next:
-            await self._each(consumer, names.MESSAGES, (self._next, end), self._store)
-            self._next = end
-        return self._next
 
     async def _store(self, batch: Batch) -> None:
         groups: dict[tuple[str, str], list[StoreMessage]] = {}
@@ -256,11 +298,11 @@ class Refold:
 
     def _is_stored(self, key: str, message: PushMessage) -> bool:
         """Is it one that delivery had stored in this shard, and that no receipt settled?"""
-        if message.client is None or message.qos != 1 or not self._here(key):
+        if message.client is None or message.qos != 1 or not self._in_slice(message.client.encode()) or not self._here(key):
             return False
         if partition_of(message.client, self._partitions) != self._partition:
             return False  # delivery produced it again, under its client's key
-        return _digest(key, message.product, message.id) not in self._settled
+        return not self._settled.has(key, message.product, message.id)
 
     async def _product(self, name: str) -> Product:
         """A product's limits. Its messages were accepted, so none is left out because its document is missing.
@@ -334,10 +376,6 @@ def _decoded(batch: Iterable[ConsumerRecord], kind: type[T]) -> list[T]:
         if isinstance(record, kind):
             found.append(record)
     return found
-
-
-def _digest(key: str, product: str, message_id: str) -> bytes:
-    return blake2b(f"{key} {product} {message_id}".encode(), digest_size=16).digest()
 
 
 def _steps(items: list[T], size: int) -> list[list[T]]:

@@ -187,3 +187,51 @@ async def test_given_a_session_whose_successor_ended_in_the_lost_tail_then_neith
     await loss.cut(core, size)
     await opened(core, before)
     assert await core.register.sessions([last.key]) == [None]
+
+
+# --- bounds ------------------------------------------------------------------------------------------------------------
+
+
+async def test_given_bounds_far_below_the_log_when_redis_is_wiped_then_it_is_folded_as_without_them(
+    core: Core, local: LocalBrokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product, room = await core.product(), await core.room()
+    clients = [unique("c") for _ in range(24)]  # some in each partition
+    for round_ in range(2):  # a user before the present one, a session before the last one
+        for number, client in enumerate(clients):
+            device = await room.connect(client)
+            await device.bind(product, user=f"u{round_}-{number % 3}")
+    await core.push(*[message(product, client, i) for i in range(12) for client in clients])
+    await core.handled()
+    for client in clients:
+        device = await room.connect(client)
+        await device.bind(product, user=f"u2-{clients.index(client) % 3}")
+        await device.sync(product, acks=[Ack(product, f"{client}-{i}", State.ACKED) for i in range(0, 12, 2)])
+
+    found = []
+    for settled, window in ((refold.SETTLED_AT_ONCE, refold.WINDOW), (5, 2)):
+        monkeypatch.setattr(refold, "SETTLED_AT_ONCE", settled)
+        monkeypatch.setattr(refold, "WINDOW", window)
+        before = generation_of(core)
+        await Loss(local).wiped(core)
+        await opened(core, before)
+        found.append(await _state(core, product, clients))
+    assert found[0] == found[1]
+    assert found[0]["pending"] == {client: [f"{client}-{i}" for i in range(1, 12, 2)] for client in clients}
+    assert found[0]["users"] == {f"u2-{n}": sorted(clients[n::3]) for n in range(3)}
+
+
+async def _state(core: Core, product: str, clients: list[str]) -> dict[str, dict[str, object]]:
+    """What the register holds of these clients, users' sets as they lie there included."""
+    [shard] = core.register.shards.all
+    keys = [names.client_key("main", client) for client in clients]
+    users = [f"u{round_}-{number}" for round_ in range(3) for number in range(3)]
+    sets = await shard.pipe([("SMEMBERS", names.user_key("main", product, user)) for user in users])
+    return {
+        "pending": {
+            client: [item.id for item in (await core.register.peek(key, product, 64)).items]
+            for client, key in zip(clients, keys, strict=True)
+        },
+        "sessions": dict(zip(keys, await core.register.sessions(keys), strict=True)),
+        "users": {user: sorted(item.decode() for item in each) for user, each in zip(users, sets, strict=True) if each},
+    }
