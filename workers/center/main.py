@@ -42,7 +42,7 @@ async def main(settings: Settings) -> int:
     rooms = Rooms(bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=life.fail)
     journal = Journal(settings.kafka, name=NAME)
     register = Register(settings.redis)
-    jobs = Mirror(bus, names.KV_JOBS, fail=life.fail)
+    jobs = Mirror(bus, names.KV_JOBS, needed=False, fail=life.fail)
     readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
     tokens = Verifier()
     keeper.on_change.append(lambda: tokens.load(keeper.issuers))
