@@ -15,6 +15,8 @@ import uvloop
 
 STOP_DEADLINE: Final = 15.0
 EXIT_FAILED: Final = 1
+CANCEL_AGAIN: Final = 1.0
+"""Seconds after which a loop that has not ended is cancelled again."""
 
 log = structlog.get_logger("lifecycle")
 
@@ -176,9 +178,9 @@ class Loops:
             self._fail(f"{name}: {type(error).__name__}: {error}")
 
     async def stop(self) -> None:
-        """Cancel all loops and wait until they have ended."""
+        """Cancel all loops and wait until they have ended. A library may swallow a cancellation (PITFALLS): it is repeated."""
         self._stopping = True
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(list(self._tasks), timeout=CANCEL_AGAIN)
