@@ -189,6 +189,45 @@ async def test_given_a_session_whose_successor_ended_in_the_lost_tail_then_neith
     assert await core.register.sessions([last.key]) == [None]
 
 
+# --- realms ------------------------------------------------------------------------------------------------------------
+
+
+async def test_given_the_same_client_and_user_in_two_realms_and_two_products_then_a_fold_keeps_them_apart(
+    core: Core, local: LocalBrokers
+) -> None:
+    products, room, client, user = [await core.product(), await core.product()], await core.room(), unique("c"), unique("u")
+    devices = {realm: await room.connect(client, realm=realm) for realm in ("main", "other")}
+    for device in devices.values():
+        for product in products:
+            await device.bind(product, user=user)
+    for product in products:
+        await core.push(*[message(product, client, i, realm="other") for i in range(4)])
+        await core.push(PushMessage(id="to-user", product=product, user=user, realm="other", payload=b"9"))
+    expected = {("main", product): [] for product in products} | {("other", product): [0, 1, 2, 3, 9] for product in products}
+    await eventually(lambda: _payloads_are(core, client, expected), what="all of it in its realm")
+    await devices["other"].sync(products[0], acks=[Ack(products[0], f"{client}-0", State.ACKED)])
+    expected["other", products[0]] = [1, 2, 3, 9]
+    assert await _payloads_are(core, client, expected)
+
+    before = generation_of(core)
+    await Loss(local).wiped(core)
+    await opened(core, before)
+    assert await _payloads_are(core, client, expected)
+    sessions = await core.register.sessions([device.key for device in devices.values()])
+    assert [session and session.number for session in sessions] == [device.number for device in devices.values()]
+    for realm in devices:
+        assert await core.register.clients_of(realm, products[0], user) == [client]
+
+
+async def _payloads_are(core: Core, client: str, expected: dict[tuple[str, str], list[int]]) -> bool:
+    found = {
+        (realm, product): sorted(int(item.body.payload) for item in page.items)
+        for realm, product in expected
+        for page in [await core.register.peek(names.client_key(realm, client), product, 64)]
+    }
+    return found == expected
+
+
 # --- bounds ------------------------------------------------------------------------------------------------------------
 
 
