@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -15,50 +14,37 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from register_world import (
+    CAP,
+    LIMIT,
+    PARK_AFTER,
+    PRODUCT,
+    REALMS,
+    Connection,
+    Message,
+    Snapshot,
+    a_message,
+    begin_fold,
+    dumped,
+    last,
+    made_due,
+    opened,
+    rolled_back,
+    value_of,
+    wiped,
+)
 
 from infra.local.brokers import LocalBrokers
-from infra.register import Owed, Parking, Register, Stored, StoreItem, StoreMessage
-from infra.register.fold import Fold, incarnate
+from infra.register import LastSession, Owed, Parking, Register, Stored, StoreItem, StoreMessage
 from infra.settings import RedisSettings
 from infra.wire import NOTICED, Ack, Bind, BindItem, ConnectItem, DisconnectItem, ProductWindow, PullItem, SyncItem
-
-KEY = "main:machine"
-PRODUCT = "demo"
-CAP = 6
-FUTURE = 1 << 45
-LIMIT = 4
-PARK_AFTER = 3
+from schemas import names
 
 T = TypeVar("T")
 
 
-@dataclass
-class Message:
-    """A message of the model. `state` is empty while it is pending; `noticed`: the session that has its notice."""
-
-    id: str
-    priority: int
-    collapse: str
-    pull: bool
-    n: int
-    state: str = ""
-    noticed: tuple[int, int] = (0, 0)
-
-
-@dataclass
-class Connection:
-    """A connection of the model, in one of three rooms."""
-
-    room: str
-    number: int
-    generation: int
-    serial: int
-    bound: bool = False
-    window: set[str] = field(default_factory=set)
-
-
 class Machine(RuleBasedStateMachine):
-    """One client and one product; `log` is Kafka: what was accepted, in order, and the receipts."""
+    """One client and one product. `log`, `receipts` and `events` are Kafka: what was accepted, in order, and its ends."""
 
     register: ClassVar[Register]
     loop: ClassVar[asyncio.AbstractEventLoop]
@@ -66,14 +52,18 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.key = f"{KEY}-{next(self.runs)}"
+        self.number = next(self.runs)
+        self.key = ""
         self.log: list[Message] = []
         self.receipts: list[tuple[str, str]] = []
+        self.events: list[LastSession] = []  # online or not, as `push.status` tells it
         self.connections: list[Connection] = []
         self.serial = 0
         self.n = 0
         self.newest: tuple[int, int] = (0, 0)
         self.session: Connection | None = None  # what the register has
+        self.claimed = True  # False: it was folded, and its room has not asked since
+        self.snapshot: Snapshot | None = None
         self.counter = 0
         self.guard: dict[str, int] = {}  # message → connections in a row that acknowledged nothing
 
@@ -95,10 +85,14 @@ class Machine(RuleBasedStateMachine):
         held = self.session
         if held is None and self.counter > c.number:
             return False
-        if held is not None and held is not c and (held.generation, held.number) >= (c.generation, c.number):
+        if held is not None and held is not c and held.order >= c.order:
             return False
-        self.session, self.counter = c, max(self.counter, c.number)
+        self.session, self.counter, self.claimed = c, max(self.counter, c.number), True
         return True
+
+    def told(self, c: Connection, *, online: bool) -> None:
+        """The saver tells `push.status`."""
+        self.events.append(LastSession(self.key, online, c.generation, c.number, c.room, 1))
 
     def paid(self, owed: list[Owed]) -> None:
         """What a script ended is owed exactly once until it is paid [U7]."""
@@ -108,10 +102,11 @@ class Machine(RuleBasedStateMachine):
 
     # --- rules ---------------------------------------------------------------------------------------------------------
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(realm=st.sampled_from(REALMS))
+    def begin(self, realm: str) -> None:
         """One connection has some messages from the start: rules on empty windows prove little."""
-        self.run(_open(self.register))
+        self.key = f"{realm}:machine-{self.number}"
+        self.run(opened(self.register))
         self.store(ids=[0, 1, 2], priority=1, collapse="", pull=False)
         self.connect(room="r1")
         self._bind(self.connections[0])
@@ -126,8 +121,9 @@ class Machine(RuleBasedStateMachine):
         self.newest = (found.generation, found.number)
         [again] = self.run(self.register.connect([item]))
         assert (again.generation, again.number) == self.newest  # [S2] a repeat gets the same number
-        self.session = Connection(room, found.number, found.generation, self.serial)
+        self.session, self.claimed = Connection(room, found.number, found.generation, self.serial), True
         self.counter = found.number
+        self.told(self.session, online=True)
         self.connections.append(self.session)
 
     @rule(
@@ -138,7 +134,7 @@ class Machine(RuleBasedStateMachine):
     )
     def store(self, ids: list[int], priority: int, collapse: str, pull: bool) -> None:
         """[U1] an id that is pending or settled is not stored again; [U5] collapse; [U6] caps evict the lowest class, oldest."""
-        messages = [_message(f"m{n}", priority, collapse, pull) for n in ids]
+        messages = [a_message(f"m{n}", priority, collapse, pull) for n in ids]
         [found] = self.run(self.register.store([StoreItem(self.key, PRODUCT, CAP, messages)]))
         ended: list[tuple[str, str]] = []
         for message in messages:
@@ -203,6 +199,8 @@ class Machine(RuleBasedStateMachine):
         c.window -= {*acks, *noticed}
         if self._loses(c, found.status):
             return
+        if found.registered:
+            self.told(c, online=True)
         for message in self.pending:
             if message.id in noticed:  # [U13] it stays pending, and this session has its notice
                 message.noticed = (c.generation, c.number)
@@ -221,9 +219,9 @@ class Machine(RuleBasedStateMachine):
         self._settle(acks)
         c.window -= set(acks)
         held = self.session
-        newer = held is not None and (held.generation, held.number) > (c.generation, c.number)
+        newer = held is not None and held.order > c.order
         assert (found.status, found.pages) == ("superseded" if newer else "ok", [])
-        assert found.missing == (not newer and held is not c)
+        assert found.missing == (not newer and (held is not c or not self.claimed))
 
     def _loses(self, c: Connection, status: str) -> bool:
         """Exactly the session that the register has, or may have, goes on."""
@@ -259,6 +257,7 @@ class Machine(RuleBasedStateMachine):
         )  # fmt: skip
         [found] = self.run(self.register.disconnect([item], Parking(PARK_AFTER, 0)))
         assert found.status == ("ok" if self.session is c else "superseded")
+        self.told(c, online=False)
         if self.session is c:
             self.session, self.counter = None, self.counter + 1
         self._settle(acks)
@@ -291,27 +290,97 @@ class Machine(RuleBasedStateMachine):
         else:
             assert found.status == "gone"
 
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data())
+    def sweep(self, data: st.DataObject) -> None:
+        """[S4] A session of a dead room goes if it is still that one; the counter stays, a stalled room comes back."""
+        c = data.draw(st.sampled_from(self.connections))
+        if self.session is c:  # told first (workers/sweep.py); of another one the walk had found nothing
+            self.told(c, online=False)
+            self.session = None
+        self.run(self.register.sweep([(self.key, c.view)]))
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def expire(self, data: st.DataObject) -> None:
+        """[U10] What has expired in a queue that nobody touches is ended once, and nothing else."""
+        due = data.draw(st.lists(st.sampled_from([m.id for m in self.pending]), unique=True))
+        self.run(made_due(self.register, self.key, due))
+        owed = self.run(self.register.expire([(self.key, PRODUCT)]))
+        assert sorted((each.id, each.state) for each in owed) == sorted((each, "expired") for each in due)
+        for message in self.log:
+            if message.id in due:
+                message.state = "expired"
+        self.paid(owed)
+
+    @rule(number=st.integers(0, 12))
+    def store_late(self, number: int) -> None:
+        """[U10] What has expired when it is stored is ended at once, and never pending."""
+        late = StoreMessage(f"m{number}", 1, 1, "", Stored(b""))
+        [found] = self.run(self.register.store([StoreItem(self.key, PRODUCT, CAP, [late])]))
+        if any(m.id == late.id for m in self.log):
+            assert found.owed == []
+            return
+        assert [(each.id, each.state) for each in found.owed] == [(late.id, "expired")]
+        assert found.numbers == [0]
+        self.log.append(Message(late.id, 1, "", False, 0, "expired"))
+        self.paid(found.owed)
+
+    # --- what Redis loses ----------------------------------------------------------------------------------------------
+
     @rule()
     def lose_redis(self) -> None:
         """[R1] Emptied, then folded from Kafka: what was pending is pending, what was settled is settled, and nothing else."""
-        self.run(_wiped(self.register))
-        self.session, self.counter, self.guard = None, 0, {}
-        self.run(self._fold())
+        self.run(wiped(self.register))
+        self.counter, self.guard, self.snapshot = 0, {}, None
+        self._fold(0)
         self.n = len(self.pending)
         for place, message in enumerate(sorted(self.pending, key=lambda m: m.n), 1):
             message.n, message.noticed = place, (0, 0)
 
-    async def _fold(self) -> None:
-        shard = self.register.shards.all[0]
-        run_id, marker = await shard.look()
-        assert marker is None or marker.incarnation.run_id == run_id
-        fold = await _folding(self.register)
+    @rule()
+    def remember(self) -> None:
+        """What is written by now will survive."""
+        keys = self.run(dumped(self.register, self.key))
+        numbers = {m.id: (m.n, m.noticed) for m in self.log}
+        self.snapshot = Snapshot(keys, len(self.log), self.n, numbers, dict(self.guard))
+
+    @precondition(lambda self: self.snapshot is not None)
+    @rule()
+    def lose_tail(self) -> None:
+        """[R1] Rolled back, then folded from the position that survived: as it was."""
+        assert self.snapshot is not None
+        kept, self.snapshot = self.snapshot, None
+        self.run(rolled_back(self.register, self.key, kept.keys))
+        self.guard = kept.guard
+        self._fold(kept.log)
+        self.n = kept.n
+        for message in self.log[kept.log :]:
+            if not message.state:
+                self.n += 1
+                message.n, message.noticed = self.n, (0, 0)
+        for message in self.log[: kept.log]:
+            message.n, message.noticed = kept.numbers[message.id]
+
+    def _fold(self, position: int) -> None:
+        """[R3] The session is the one that was there, or none (where a sweep had told its end): never an older one."""
+        before = self.session
+        self.run(self._folded(position))
+        [now] = self.run(self.register.sessions([self.key]))
+        assert now is None or (before is not None and (now.generation, now.number, now.room) == (*before.order, before.room))
+        self.session, self.claimed = before if now is not None else None, now is not None and now.connection != -1
+        self.counter = int(self.run(value_of(self.register, names.counter_key(self.key))) or 0)
+
+    async def _folded(self, position: int) -> None:
+        fold = await begin_fold(self.register)
+        if self.events:
+            await fold.restore([last(self.events)])
         await fold.settle([(self.key, PRODUCT, [(message, 1) for message, _ in self.receipts])])
         settled = {message for message, _ in self.receipts}
-        again = [_message(m.id, m.priority, m.collapse, m.pull) for m in self.log if m.id not in settled]
+        again = [a_message(m.id, m.priority, m.collapse, m.pull) for m in self.log[position:] if m.id not in settled]
         owed = await fold.store([StoreItem(self.key, PRODUCT, CAP, again)]) if again else []
         assert owed == []  # what would be ended again had its receipt
-        assert await fold.done(0, 1, 0)
+        assert await fold.done(0, 1, len(self.log))
 
     # --- always --------------------------------------------------------------------------------------------------------
 
@@ -321,6 +390,11 @@ class Machine(RuleBasedStateMachine):
         assert (view.pending[PRODUCT] if view else 0) == len(self.pending)
 
     @invariant()
+    def has_the_latest_session(self) -> None:
+        [found] = self.run(self.register.sessions([self.key]))
+        assert (found and (found.generation, found.number)) == (self.session and self.session.order)
+
+    @invariant()
     def every_end_has_one_receipt(self) -> None:
         """[U7] What is not pending has its receipt in Kafka, in the state in which it ended first."""
         first: dict[str, str] = {}
@@ -328,41 +402,6 @@ class Machine(RuleBasedStateMachine):
             first.setdefault(message, state)
         for message in self.log:
             assert bool(message.state) == (message.id in first), message
-
-
-def _message(message_id: str, priority: int, collapse: str, pull: bool) -> StoreMessage:
-    """Its body is its number, which in mode `pull` lies apart."""
-    body = message_id[1:].encode()
-    if pull:
-        return StoreMessage(message_id, priority, FUTURE, collapse, Stored(b"", mode="pull", size=len(body)), body)
-    return StoreMessage(message_id, priority, FUTURE, collapse, Stored(body))
-
-
-async def _folding(register: Register) -> Fold:
-    """A new incarnation of the only shard, ready to be folded."""
-    shard = register.shards.all[0]
-    run_id, marker = await shard.look()
-    await incarnate(shard, run_id, marker, 1)
-    _, marker = await shard.look()
-    assert marker is not None
-    fold = Fold(shard, marker)
-    await fold.begin()
-    return fold
-
-
-async def _open(register: Register) -> None:
-    shard = register.shards.all[0]
-    _, marker = await shard.look()
-    if marker is None:
-        assert await (await _folding(register)).done(0, 1, 0)
-
-
-async def _wiped(register: Register) -> None:
-    shard = register.shards.all[0]
-    [generation] = await shard.pipe([("HGET", shard.marker_key, "generation")])
-    await shard.pipe([("FLUSHALL",)])
-    # Kafka's offsets only grow: the next generation is above the last, though Redis has forgotten it.
-    await shard.pipe([("HSET", shard.marker_key, "generation", generation)])
 
 
 @pytest_asyncio.fixture(scope="module")
