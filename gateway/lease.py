@@ -41,10 +41,11 @@ class LeaseKeeper:
         self._state = OPEN
         self._last_seen = room.clock()
         self._started = False
+        self._written = False
 
     async def start(self) -> None:
-        """Write the entry, announce the room and begin; raises BusDown."""
-        await self._write_entry()
+        """Write the entry, announce the room and begin; raises BusDown. An entry that the KV does not take now is tried again."""
+        await self._rewrite()
         await self._bus.publish(names.ROOMS_ANNOUNCE, self._encoder.encode(self._entry()))
         await self._publish()
         self._bus.on_reconnect.append(self._reconnected)
@@ -78,7 +79,7 @@ class LeaseKeeper:
                     await self._wake.wait()
             except TimeoutError:
                 pass
-            rewrite = self._wake.is_set() or count % REWRITE_EVERY == REWRITE_EVERY - 1
+            rewrite = not self._written or self._wake.is_set() or count % REWRITE_EVERY == REWRITE_EVERY - 1
             self._wake.clear()
             count += 1
             await self._publish()
@@ -96,14 +97,15 @@ class LeaseKeeper:
             log.debug("lease not published", room=room.id, error=type(error).__name__)
 
     async def _rewrite(self) -> None:
+        """A store that does not answer must not hold up the next lease."""
+        self._written = False
         try:
-            await self._write_entry()
+            async with asyncio.timeout(self._room.host.policy.lease_interval / 2):
+                bucket = await self._bus.bucket(names.KV_ROOMS)
+                await bucket.put(self._room.id, msgspec.json.encode(self._entry()))
+            self._written = True
         except KvErrors as error:
             log.warning("entry not written", room=self._room.id, error=type(error).__name__)
-
-    async def _write_entry(self) -> None:
-        bucket = await self._bus.bucket(names.KV_ROOMS)
-        await bucket.put(self._room.id, msgspec.json.encode(self._entry()))
 
     def _reconnected(self) -> None:
         """A short cut costs hints, which a sync heals; after a long one others may have thought us dead: the same sync."""

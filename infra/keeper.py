@@ -33,6 +33,8 @@ POLICY: Final = "policy"
 MAX_QUEUE_RATE: Final = 10_000_000
 """Messages per second of a product's own queue, at most."""
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+MAX_PENDING: Final = 100_000
+"""Messages that may be pending for a client and product, in any product."""
 D = TypeVar("D", bound="Document")
 
 
@@ -89,7 +91,7 @@ class Product(Document):
     name: Annotated[str, AfterValidator(names.product)]
     ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
     max_payload: int = Field(default=16 * 1024, ge=1, le=MAX_PAYLOAD)
-    max_pending: int = Field(default=1000, ge=1, le=100_000)
+    max_pending: int = Field(default=1000, ge=1, le=MAX_PENDING)
     rate: int = Field(default=10_000, ge=1)
     services: tuple[Annotated[str, AfterValidator(names.uplink_type)], ...] = ()
     service_timeout: Seconds = 3.0

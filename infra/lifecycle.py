@@ -193,6 +193,6 @@ class Loops:
             self._fail(f"{name}: {type(error).__name__}: {error}")
 
     async def stop(self) -> None:
-        """Cancel all loops and wait until they have ended."""
+        """Cancel all loops and wait until they have ended. A library may swallow a cancellation (PITFALLS): it is repeated."""
         self._stopping = True
         await end(self._tasks)

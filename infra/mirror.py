@@ -21,6 +21,10 @@ from infra.lifecycle import Loops
 
 REREAD: Final = 30.0
 IDLE: Final = 1.0
+FILLED_WITHIN: Final = 10.0
+"""Seconds for the first full read of a bucket that is needed to start."""
+WAITED: Final = 3.0
+"""Seconds for which a start waits for one that is not."""
 
 log = structlog.get_logger("mirror")
 
@@ -30,7 +34,8 @@ class Mirror:
 
     `on_change(key, value or None)` is called for every change, from the loop. With `keep_when_empty` a full read that finds
     nothing changes nothing: a wiped bucket must not wipe its readers (the last known good). With `refill` what is known is put
-    into a bucket that never had an entry, for those who start next; an entry that somebody else has put there stays.
+    into a bucket that never had an entry, for those who start next; an entry that somebody else has put there stays. What is not
+    `needed` to start is read when it can be: the KV may be away while all the rest is up.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Mirror:
         on_change: Callable[[str, bytes | None], None] = lambda key, value: None,
         keep_when_empty: bool = False,
         refill: bool = False,
+        needed: bool = True,
         fail: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.entries: dict[str, bytes] = {}
@@ -49,17 +55,26 @@ class Mirror:
         self._on_change = on_change
         self._keep_when_empty = keep_when_empty
         self._refill = refill
+        self._needed = needed
         self._loops = Loops(fail)
         self._filled = asyncio.Event()
         self._again = asyncio.Event()
         self._read_at: float | None = None
 
     async def start(self) -> None:
-        """Return when the bucket was read once; raises TimeoutError if it can't be within 10 s (it is tried on, all the same)."""
+        """Return when the bucket was read once, or a moment later where it is not needed.
+
+        Raises TimeoutError where it is and can't be within `FILLED_WITHIN` seconds (it is tried on, all the same).
+        """
         self._bus.on_reconnect.append(self._again.set)
         self._loops.start(f"mirror-{self._bucket}", self._follow())
-        async with asyncio.timeout(10):
-            await self._filled.wait()
+        try:
+            async with asyncio.timeout(FILLED_WITHIN if self._needed else WAITED):
+                await self._filled.wait()
+        except TimeoutError:
+            if self._needed:
+                raise
+            log.warning("KV not readable, going on without it", bucket=self._bucket)
 
     @property
     def current(self) -> bool:

@@ -56,12 +56,12 @@ class Rooms:
         self._ended: dict[tuple[str, int], float] = {}
         self._listening = self._ticked = time.monotonic()
         self._loops = Loops(fail)
-        self._mirror = Mirror(bus, names.KV_ROOMS, on_change=self._take_entry, fail=fail)
+        self._mirror = Mirror(bus, names.KV_ROOMS, on_change=self._take_entry, needed=False, fail=fail)
         self._lease = msgspec.msgpack.Decoder(Lease)
         self._entry = msgspec.json.Decoder(RoomEntry)
 
     async def start(self) -> None:
-        """Follow the entries and the leases; raises BusDown."""
+        """Follow the entries and the leases; raises BusDown. Entries that can't be read yet come when they can."""
         self._listen_anew()
         self._bus.on_reconnect.append(self._listen_anew)
         await self._bus.subscribe(names.ROOMS_LEASE, self._take_lease)

@@ -29,8 +29,8 @@ from schemas.partition import partition_of
 from schemas.records import PushMessage, Receipt
 from workers.hints import HintSender
 from workers.owed import pay
-from workers.refold import to_store
 from workers.runner import Dead, Incoming, Retryable
+from workers.stored import to_store
 
 EXPANSION: Final = 500
 """Records produced in one go when a user's message is expanded."""

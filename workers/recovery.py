@@ -186,24 +186,25 @@ class Recovery:
     async def _folded(self, shard: Shard, marker: Marker, queue: str, partition: int, since: float) -> bool:
         fold, runner = Fold(shard, marker), self._runners()[queue]
         await fold.begin()
+
+        async def handled() -> int:
+            return await runner.position(partition)
+
         refold = Refold(
             self._settings,
             fold,
             partition,
+            handled=handled,
             journal=self._journal,
             register=self._register,
             keeper=self._keeper,
             queue=queue,
         )
-
-        async def handled() -> int:
-            return await runner.position(partition)
-
         # A batch that was stored in the last incarnation may still be on its way to `handled`: it is waited for.
-        end = await refold.run(handled)
+        end = await refold.run()
         while not runner.resting(partition, since) or await handled() > end:
             await asyncio.sleep(0.05)
-            end = await refold.go_on(handled)
+            end = await refold.go_on()
         # Asked after the shard was closed: of a queue that comes later nothing was stored in the last incarnation.
         queues = await self._own.refresh()
-        return await fold.done(part(partition, queue), await self._journal.partitions(names.MESSAGES), queues)
+        return await fold.done(part(partition, queue), await self._journal.partitions(names.MESSAGES), end, queues)

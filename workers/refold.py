@@ -3,8 +3,8 @@
 Own queues are folded apart, each by whoever consumes it: receipts of its product, then its messages.
 
 The order matters: a message is stored again only if no receipt settled it. Where the shard was emptied everything that can still
-be pending is read; where only a tail is missing, messages from the position that the shard itself names, and the rest from a
-minute before its last beat (docs/adr/0007). Nothing here changes Kafka but receipts for what ends on the way.
+be pending is read, as is where the shard names no position of the partition; else messages from that position, and the rest from
+a minute before its last beat (docs/adr/0007). Nothing here changes Kafka but receipts for what ends on the way.
 """
 
 from __future__ import annotations
@@ -12,40 +12,59 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from hashlib import blake2b
 from typing import Final, TypeVar
+from zlib import crc32
 
+import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
+from prometheus_client import Counter
 
 from infra.journal import Journal, JournalDown
-from infra.keeper import Keeper
-from infra.register import LastSession, Register, Stored, StoreItem, StoreMessage
+from infra.keeper import MAX_PENDING, Keeper, Product
+from infra.register import LastSession, Register, StoreItem, StoreMessage
 from infra.register.fold import Fold
 from infra.register.shards import part
 from infra.settings import KafkaSettings
 from infra.wire import Bind, SettledJob
 from schemas import codec, names
 from schemas.checks import MAX_TTL_S
-from schemas.codes import Mode, State, Status
+from schemas.codes import State, Status
 from schemas.partition import partition_of
 from schemas.records import ClientRecord, PushMessage, Receipt, StatusEvent
 from workers.owed import produce_receipts
+from workers.settled import Settled
+from workers.stored import to_store
 
 MARGIN_MS: Final = 60_000
 """How long before the last beat receipts and events are read again: what Redis had applied is older than its receipt by less."""
 STEP: Final = 2_000
 """Records read and applied at a time."""
+WINDOW: Final = 20_000
+"""Binds, or sessions, whose last word is looked for before they are applied: about 30 MB. More come in several windows."""
+SETTLED_AT_ONCE: Final = 8_000_000
+"""Settled ids that are kept at a time: about 80 MB. Where there are more receipts the clients are folded in slices, one after the
+other, each of which reads the receipts and messages again."""
 STALL: Final = 15.0
 """Seconds without a record before the read counts as failed."""
-LAST_CALL_MS: Final = 2_500
-"""What is due when it expires is handed over so long before: what is due is looked at each second."""
+ASK_AGAIN: Final = 1.0
+"""Seconds between two looks for a product that is not known, while the KV was not read lately."""
 SETTLING: Final = frozenset(
     {State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD}
 )
 
+log = structlog.get_logger("refold")
+unknown_products = Counter(
+    "longwire_register_fold_unknown_products_total", "Products without a document whose messages were folded"
+)
+
 T = TypeVar("T")
-Settled = tuple[str, int]
+Handled = Callable[[], Awaitable[int]]
+"""The offset below which every message of the partition was handled; raises JournalDown where the partition is another's now."""
+Bounds = tuple[int, int]
+"""Offsets: the first, and the one behind the last."""
+Document = tuple[tuple[str, str], ClientRecord | None]
+"""(client key, product) with its bind, None where the client left."""
 Batch = Sequence[ConsumerRecord]
 
 
@@ -58,48 +77,56 @@ class Refold:
         fold: Fold,
         partition: int,
         *,
+        handled: Handled,
         journal: Journal,
         register: Register,
         keeper: Keeper,
         queue: str = "",
     ) -> None:
-        """`queue`: the product whose own queue is folded."""
+        """`handled()`: the offset up to which messages are folded, exclusive; `queue`: the product whose own queue it is."""
         self._queue = queue
         self._log = names.queue_topic(queue) if queue else names.MESSAGES
         self._topics = (names.RECEIPTS, self._log) if queue else (names.CLIENTS, names.STATUS, names.RECEIPTS, self._log)
         self._part = part(partition, queue)
         self._settings = settings
+        self._handled = handled
         self._journal = journal
         self._register = register
         self._keeper = keeper
         self._fold = fold
         self._partition = partition
-        self._settled: set[bytes] = set()
-        self._handed: set[bytes] = set()
+        self._ranges: dict[str, Bounds] = {}
+        self._slices = 1
+        self._slice = -1
+        self._settled, self._handed = Settled(), Settled()
+        self._unknown: dict[str, Product] = {}
         self._next = 0
         self._partitions = 0
         self._read = 0
         self._total = 0
 
-    async def run(self, until: Callable[[], Awaitable[int]]) -> int:
-        """Fold everything, messages up to the offset `until()`; returns it. Raises JournalDown or RegisterDown: begin anew."""
+    async def run(self) -> int:
+        """Fold everything, messages up to the offset `handled()`; returns it. Raises JournalDown or RegisterDown: begin anew."""
         self._partitions = await self._journal.partitions(names.MESSAGES)
         async with self._consumer() as consumer:
-            ranges = await self._ranges(consumer)
-            self._total = sum(max(0, end - start) for start, end in ranges.values())
+            ranges = self._ranges = await self._bounds(consumer)
+            sizes = {topic: max(0, end - start) for topic, (start, end) in ranges.items()}
+            self._slices = max(1, -(-sizes[names.RECEIPTS] // SETTLED_AT_ONCE))
+            again = (names.RECEIPTS, self._log)
+            self._total = sum(sizes.values()) + (self._slices - 1) * sum(sizes[topic] for topic in again)
             if not self._queue:
                 await self._documents(consumer, ranges[names.CLIENTS])
                 await self._sessions(consumer, ranges[names.STATUS])
-            await self._each(consumer, names.RECEIPTS, ranges[names.RECEIPTS], self._receipts)
             self._next = ranges[self._log][0]
-            return await self._messages(consumer, until)
+            await self._clients(consumer, await self._handled())
+            return await self._messages(consumer)
 
-    async def go_on(self, until: Callable[[], Awaitable[int]]) -> int:
-        """Messages that were handled since `run`, up to `until()`; returns it."""
-        if await until() <= self._next:
+    async def go_on(self) -> int:
+        """Messages that were handled since `run`, up to `handled()`; returns it."""
+        if await self._handled() <= self._next:
             return self._next
         async with self._consumer() as consumer:
-            return await self._messages(consumer, until)
+            return await self._messages(consumer)
 
     # --- reading -------------------------------------------------------------------------------------------------------
 
@@ -124,21 +151,22 @@ class Refold:
         finally:
             await consumer.stop()
 
-    async def _ranges(self, consumer: AIOKafkaConsumer) -> dict[str, tuple[int, int]]:
+    async def _bounds(self, consumer: AIOKafkaConsumer) -> dict[str, Bounds]:
         """First and last offset (exclusive) to read. What ends while we read is settled by the open shard, or comes once more."""
         marker = self._fold.marker
         every = {topic: TopicPartition(topic, self._partition) for topic in self._topics}
-        since = marker.since_ms - MARGIN_MS if marker.since_ms else marker.began_ms - 1000 * MAX_TTL_S
+        whole = not marker.since_ms or self._part not in marker.positions  # nothing of it is known to be there
+        since = marker.began_ms - 1000 * MAX_TTL_S if whole else marker.since_ms - MARGIN_MS
         begins = await consumer.beginning_offsets(list(every.values()))
         ends = await consumer.end_offsets(list(every.values()))
         later = await consumer.offsets_for_times(dict.fromkeys(every.values(), max(0, since)))
         found = {}
         for topic, where in every.items():
             start = later[where].offset if later[where] is not None else ends[where]
-            if topic == names.CLIENTS and not marker.since_ms:
+            if topic == names.CLIENTS and whole:
                 start = begins[where]  # compacted: what is there counts, however old
-            if topic == self._log and marker.since_ms:  # no position: at the beat nothing of it had been stored
-                start = max(begins[where], marker.positions.get(self._part, 0))
+            if topic == self._log and not whole:
+                start = max(begins[where], marker.positions[self._part])
             found[topic] = (start, ends[where])
         return found
 
@@ -163,7 +191,7 @@ class Refold:
         self,
         consumer: AIOKafkaConsumer,
         topic: str,
-        bounds: tuple[int, int],
+        bounds: Bounds,
         apply: Callable[[Batch], Awaitable[None]],
     ) -> None:
         async for batch in self._batches(consumer, topic, *bounds):
@@ -174,7 +202,7 @@ class Refold:
 
     # --- binds, sessions -----------------------------------------------------------------------------------------------
 
-    async def _documents(self, consumer: AIOKafkaConsumer, bounds: tuple[int, int]) -> None:
+    async def _documents(self, consumer: AIOKafkaConsumer, bounds: Bounds) -> None:
         """The last word of each bind: a document, or a tombstone where the client left the product."""
         latest: dict[tuple[str, str], ClientRecord | None] = {}
         async for batch in self._batches(consumer, names.CLIENTS, *bounds):
@@ -184,83 +212,105 @@ class Refold:
                     latest[key, product] = None
                 for record in _decoded([source], ClientRecord):
                     latest[key, product] = record
-        for group in _steps(list(latest.items()), STEP):
-            await self._apply_documents(group)
+            if len(latest) >= WINDOW:
+                await self._apply_documents(latest)
+                latest.clear()
+        await self._apply_documents(latest)
 
-    async def _apply_documents(self, group: Sequence[tuple[tuple[str, str], ClientRecord | None]]) -> None:
+    async def _apply_documents(self, latest: dict[tuple[str, str], ClientRecord | None]) -> None:
+        for group in _steps(list(latest.items()), STEP):
+            await self._apply(group)
+
+    async def _apply(self, group: Sequence[Document]) -> None:
         documents, users, gone = [], [], []
+        before = await self._register.users_of([pair for pair, record in group if record is not None and self._here(pair[0])])
         for (key, product), record in group:
             if record is None:
                 gone.append((key, product))
                 continue
             known = record.bind
             bind = Bind(product, known.qos, list(known.groups), known.user or "", dict(known.attrs))
-            users.append((key, bind, ""))
+            users.append((key, bind, before.get((key, product), "")))  # another shard's may be live already, and newer
             if self._here(key):
                 documents.append((key, bind, known.first_bind_ms))
         await self._fold.documents(documents)
         await self._register.users(users)  # a user's set may lie in another shard
         await self._register.forgotten([(key, product) for key, product in gone if self._here(key)])
 
-    async def _sessions(self, consumer: AIOKafkaConsumer, bounds: tuple[int, int]) -> None:
+    async def _sessions(self, consumer: AIOKafkaConsumer, bounds: Bounds) -> None:
         latest: dict[str, LastSession] = {}
         async for batch in self._batches(consumer, names.STATUS, *bounds):
             for event in _decoded(batch, StatusEvent):
                 key = names.client_key(event.realm, event.client)
                 if self._here(key):
                     latest[key] = fold_session(latest.get(key), key, event)
+            if len(latest) >= WINDOW:
+                await self._restore(latest)
+                latest.clear()
+        await self._restore(latest)
+
+    async def _restore(self, latest: dict[str, LastSession]) -> None:
         for group in _steps(list(latest.values()), STEP):
             await self._fold.restore(group)
 
     # --- receipts, messages --------------------------------------------------------------------------------------------
 
+    async def _messages(self, consumer: AIOKafkaConsumer) -> int:
+        """As long as some were handled meanwhile; returns up to where."""
+        while (end := await self._handled()) > self._next:
+            await self._clients(consumer, end)
+        return self._next
+
+    async def _clients(self, consumer: AIOKafkaConsumer, end: int) -> None:
+        """Slice after slice of the clients: their receipts (unless they are those that are known), then their messages."""
+        for number in range(self._slices):
+            if number != self._slice:
+                self._slice, self._settled, self._handed = number, Settled(), Settled()
+                await self._each(consumer, names.RECEIPTS, self._ranges[names.RECEIPTS], self._receipts)
+                self._settled.seal()
+                self._handed.seal()
+            await self._each(consumer, self._log, (self._next, end), self._store)
+        self._next = max(self._next, end)
+
+    def _in_slice(self, client: bytes) -> bool:
+        return self._slices == 1 or crc32(client) % self._slices == self._slice
+
     async def _receipts(self, batch: Batch) -> None:
-        groups: dict[tuple[str, str], list[Settled]] = {}
+        groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
         handed: dict[tuple[str, str], list[str]] = {}
         for source in batch:
+            if not self._in_slice(source.key or b""):  # it is the client's id, and cheaper than to decode
+                continue
             for receipt in _decoded([source], Receipt):
                 key = names.client_key(receipt.realm, receipt.client)
                 if self._queue not in ("", receipt.product) or not receipt.client or not self._here(key):
                     continue
-                digest = _digest(key, receipt.product, receipt.id)
                 if receipt.state in SETTLING:
-                    self._settled.add(digest)
+                    self._settled.add(key, receipt.product, receipt.id)
                     groups.setdefault((key, receipt.product), []).append((receipt.id, source.timestamp))
                 elif receipt.state == State.MOVED and not self._queue:
-                    self._settled.add(digest)  # here: its product's own queue has it
+                    self._settled.add(key, receipt.product, receipt.id)  # here: its product's own queue has it
                 elif receipt.state == State.FALLBACK:  # it stays pending, and another channel has it
-                    self._handed.add(digest)
+                    self._handed.add(key, receipt.product, receipt.id)
                     handed.setdefault((key, receipt.product), []).append(receipt.id)
         await self._fold.settle([(key, product, settled) for (key, product), settled in groups.items()])
         await self._fold.handed([(key, product, ids) for (key, product), ids in handed.items()])
-
-    async def _messages(self, consumer: AIOKafkaConsumer, until: Callable[[], Awaitable[int]]) -> int:
-        while (end := await until()) > self._next:
-            await self._each(consumer, self._log, (self._next, end), self._store)
-            self._next = end
-        return self._next
 
     async def _store(self, batch: Batch) -> None:
         groups: dict[tuple[str, str], list[StoreMessage]] = {}
         for source in batch:
             for message in _decoded([source], PushMessage):
-                product = self._keeper.products.get(message.product)
-                client = message.client
-                if client is None or message.qos != 1 or product is None or self._queue not in ("", message.product):
-                    continue  # expanded, never stored, or a dead letter
-                if partition_of(client, self._partitions) != self._partition:
-                    continue  # delivery produced it again, under its client's key
-                key = names.client_key(message.realm, client)
+                key = names.client_key(message.realm, message.client or "")
+                if not self._is_stored(key, message):
+                    continue
+                product = await self._product(message.product)
                 accepted = message.accepted_ms or source.timestamp
                 expires = accepted + 1000 * (message.ttl_s or product.ttl_s)
-                digest = _digest(key, message.product, message.id)
-                if not self._here(key) or digest in self._settled:
-                    continue
-                stored = to_store(message, accepted, expires, handed=digest in self._handed)
-                groups.setdefault((key, message.product), []).append(stored)
+                handed = self._handed.has(key, message.product, message.id)
+                groups.setdefault((key, message.product), []).append(to_store(message, accepted, expires, handed=handed))
         owed = await self._fold.store(
             [
-                StoreItem(key, product, self._keeper.products[product].max_pending, group)
+                StoreItem(key, product, (await self._product(product)).max_pending, group)
                 for (key, product), group in groups.items()
             ]
         )
@@ -268,31 +318,34 @@ class Refold:
             await produce_receipts(self._journal, owed)
             await self._fold.paid(owed)
 
+    def _is_stored(self, key: str, message: PushMessage) -> bool:
+        """Is it one that delivery had stored in this shard, and that no receipt settled?"""
+        if message.client is None or message.qos != 1 or self._queue not in ("", message.product):
+            return False
+        if not self._in_slice(message.client.encode()) or not self._here(key):
+            return False
+        if partition_of(message.client, self._partitions) != self._partition:
+            return False  # delivery produced it again, under its client's key
+        return not self._settled.has(key, message.product, message.id)
 
-def to_store(message: PushMessage, accepted_ms: int, expires_ms: int, *, handed: bool = False) -> StoreMessage:
-    """A record as the register stores it; `handed`: another channel has it already."""
-    apart = message.mode == Mode.PULL
-    body = Stored(
-        b"" if apart else message.payload,
-        message.group or "",
-        message.content_type or "",
-        message.correlation,
-        list(message.properties.items()),
-        message.mode,
-        len(message.payload),
-        message.pull_after_ms,
-        accepted_ms if message.fallback_after_s else 0,
-    )
-    collapse, payload = message.collapse_key or "", message.payload if apart else b""
-    due = _due(message.fallback_after_s, accepted_ms, expires_ms)
-    return StoreMessage(message.id, message.priority, expires_ms, collapse, body, payload, 0 if handed and due else due)
+    async def _product(self, name: str) -> Product:
+        """A product's limits. Its messages were accepted, so none is left out because its document is missing.
 
-
-def _due(after_s: int | None, accepted_ms: int, expires_ms: int) -> int | None:
-    """When a message's fallback is due, ms: at the latest a moment before it expires, or it would never be."""
-    if after_s is None:
-        return None
-    return min(accepted_ms + 1000 * after_s, max(accepted_ms, expires_ms - LAST_CALL_MS))
+        As long as the bucket was not read lately it is waited for: it may be there. Then it was removed, and what was pending
+        of it stays pending, under the widest limits, since a limit that it did not have would end a message.
+        """
+        while (found := self._keeper.products.get(name) or self._unknown.get(name)) is None:
+            if self._keeper.current:
+                unknown_products.inc()
+                log.warning("product unknown, folded under the widest limits", product=name, partition=self._partition)
+                self._unknown[name] = Product(name=name, ttl_s=MAX_TTL_S, max_pending=MAX_PENDING)
+                continue
+            log.warning(
+                "product unknown, the keeper was not read lately: the fold waits", product=name, partition=self._partition
+            )
+            await asyncio.sleep(ASK_AGAIN)
+            await self._handled()  # the partition may be another worker's by now
+        return found
 
 
 def fold_session(before: LastSession | None, key: str, event: StatusEvent) -> LastSession:
@@ -330,10 +383,6 @@ def _decoded(batch: Iterable[ConsumerRecord], kind: type[T]) -> list[T]:
         if isinstance(record, kind):
             found.append(record)
     return found
-
-
-def _digest(key: str, product: str, message_id: str) -> bytes:
-    return blake2b(f"{key} {product} {message_id}".encode(), digest_size=16).digest()
 
 
 def _steps(items: list[T], size: int) -> list[list[T]]:

@@ -164,10 +164,13 @@ class Register:
 
     async def forgotten(self, items: Sequence[tuple[str, str]]) -> None:
         """(key, product) that left, as Kafka tells: their documents, and their places in users' sets, go if they are there."""
-        users = await self._pipe([("HGET", names.first_bind_key(key, product), "user") for key, product in items])
-        await self.unregistered(
-            [(key, product, text(user) if user else "") for (key, product), user in zip(items, users, strict=True)]
-        )
+        users = await self.users_of(items)
+        await self.unregistered([(*pair, users[pair]) for pair in items])
+
+    async def users_of(self, items: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """(key, product) → the user that its document names now, "" for none; whether the shard is open or not."""
+        found = await self._pipe([("HGET", names.first_bind_key(key, product), "user") for key, product in items])
+        return {pair: text(user) if user else "" for pair, user in zip(items, found, strict=True)}
 
     async def paid(self, owed: Sequence[Owed]) -> None:
         """These receipts are in Kafka."""
@@ -197,11 +200,16 @@ class Register:
         return [None if isinstance(reply, RegisterDown) else reply for reply in replies]
 
     async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
-        """The client ids of a user in a product, sorted. Behind the fence, so whole: RegisterNotReady while it is folded."""
-        [found] = await self._run(
-            [("members", [names.user_key(realm, product, user)], [])]
-        )  # behind the fence: whole, or not at all
-        return sorted(text(item) for item in found)
+        """The client ids of a user in a product, sorted. Behind the fence, so whole: RegisterNotReady while it is folded.
+
+        The set only proposes, each client's own bind decides: a set that lost its tail may name a client that is another
+        user's by now. What the set names too much stays there: taking it out would race with a bind that is being written.
+        """
+        [found] = await self._run([("members", [names.user_key(realm, product, user)], [])])
+        clients = sorted(text(item) for item in found)
+        keys = [names.first_bind_key(names.client_key(realm, client), product) for client in clients]
+        users = await self._run([("user", [key], []) for key in keys])
+        return [client for client, now in zip(clients, users, strict=True) if text(now) == user]
 
     # --- for the fallback ----------------------------------------------------------------------------------------------
 

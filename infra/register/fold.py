@@ -66,13 +66,14 @@ class Fold:
         """For `pushctl register status`: records read of a part of the log, and how many there are."""
         await self.shard.pipe([("HSET", self.shard.marker_key, f"r:{name}", f"{read}/{of}")])
 
-    async def done(self, name: str, partitions: int, queues: Iterable[str]) -> bool:
-        """This part of the log is folded; True if with it the shard is open: all `partitions` are, of each own queue too.
+    async def done(self, name: str, partitions: int, position: int, queues: Iterable[str]) -> bool:
+        """This part of the log is folded, its messages below `position`; True if with it the shard is open: all `partitions` are,
+        of each own queue too.
 
         `queues` must be those that Kafka had after the shard was closed. Raises RegisterNotReady where it is folded anew.
         """
         incarnation = self.marker.incarnation
-        words: list[str | int] = [incarnation.run_id, incarnation.generation, name, partitions, *sorted(queues)]
+        words: list[str | int] = [incarnation.run_id, incarnation.generation, name, partitions, position, *sorted(queues)]
         [state] = await self.shard.pipe([shard_script("folded", self.shard.marker_key, *words)])
         if text(state) == OTHER:
             raise RegisterNotReady(f"{self.shard.address} was restarted again")

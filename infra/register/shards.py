@@ -33,7 +33,7 @@ LOOK_EVERY: Final = 0.2
 """A shard that is not open is looked at again after this many seconds, whoever asks."""
 SCRIPTS: Final = (
     "connect", "bind", "sync", "unbind", "leave", "disconnect", "pull", "peek", "store", "sweep", "expire", "settle", "restore",
-    "members", "hand", "handed", "settledjob",
+    "members", "user", "hand", "handed", "settledjob",
 )  # fmt: skip
 
 OPEN, FOLDING = "open", "folding"

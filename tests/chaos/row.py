@@ -160,7 +160,8 @@ class Run:
             self._history.note("pending", product=product, id=message, client=client)
 
     async def _register_problems(self) -> list[str]:
-        """Every device's session is where the device is, and every user has its clients: at the latest a sync interval later."""
+        """Every device's session is where the device is, every user has its clients, and nothing is pending that Kafka has a
+        receipt of (what is neither pending nor settled the ledger calls lost): at the latest a sync interval later."""
         deadline = time.monotonic() + 1.5 * SYNC_INTERVAL
         while True:
             rooms = await self._index.rooms(self._world.fleet.devices)
@@ -171,10 +172,13 @@ class Run:
             ]
             users = await self._index.users(self._world.users)
             wrong = [user for user, clients in self._world.users.items() if users[user] != set(clients)]
-            if not (elsewhere or wrong) or time.monotonic() > deadline:
+            pending = await self._index.pending(self._world.fleet.devices)
+            again = [message for message, client in pending if (message, client) in self._records.settled]
+            if not (elsewhere or wrong or again) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.5)
         problems = [f"{len(elsewhere)} sessions are wrong, as {elsewhere[0]}"] if elsewhere else []
+        problems += [f"{len(again)} messages are pending that have their receipts, as {again[0]}"] if again else []
         return [*problems, f"users without their clients: {', '.join(wrong[:5])}"] if wrong else problems
 
 

@@ -90,15 +90,15 @@ class Room:
     outcome: str = "written"
     connections: int = 0
 
-    async def connect(self, client: str) -> Device:
+    async def connect(self, client: str, *, realm: str = names.DEFAULT_REALM) -> Device:
         self.connections += 1
-        item = ConnectItem(names.client_key("main", client), self.id, self.epoch, self.connections)
+        item = ConnectItem(names.client_key(realm, client), self.id, self.epoch, self.connections)
         [result] = await self.core.saver.connect([item])
         if result.status == ELSEWHERE:
             item = msgspec.structs.replace(item, seen=(result.generation, result.number), until_ms=result.now_ms + 5000)
             [result] = await self.core.saver.connect([item])
         assert result.status == OK
-        return Device(self, client, item.connection, result.generation, result.number)
+        return Device(self, client, item.connection, result.generation, result.number, realm)
 
 
 @dataclass
@@ -110,10 +110,11 @@ class Device:
     connection: int
     generation: int
     number: int
+    realm: str = names.DEFAULT_REALM
 
     @property
     def key(self) -> str:
-        return names.client_key("main", self.client)
+        return names.client_key(self.realm, self.client)
 
     def where(self) -> tuple[Any, ...]:
         return (self.key, self.room.id, self.room.epoch, self.connection, self.generation, self.number)
@@ -242,6 +243,6 @@ class Core:
 
         await eventually(through, what="every pushed record handled")
 
-    async def pending(self, client: str, product: str) -> int:
-        view = await self.register.show(names.client_key("main", client), [product])
+    async def pending(self, client: str, product: str, *, realm: str = names.DEFAULT_REALM) -> int:
+        view = await self.register.show(names.client_key(realm, client), [product])
         return view.pending.get(product, 0) if view else 0

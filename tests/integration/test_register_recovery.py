@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from core import Core, TopicReader, eventually, unique
+from recovery_world import Loss, generation_of, opened, running_core
 
-from infra.journal import apply_topics
 from infra.local.brokers import LocalBrokers
 from infra.register import RegisterNotReady
-from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
 from infra.wire import Ack, DisconnectItem, SettledJob, UnbindItem
 from schemas import names
 from schemas.codes import State, Status
@@ -31,64 +29,8 @@ async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Local
 
 @pytest_asyncio.fixture(scope="module")
 async def core(local: LocalBrokers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Core]:
-    endpoints = local.endpoints
-    settings = Settings(
-        data=tmp_path_factory.mktemp("data"),
-        nats=NatsSettings(url=endpoints.nats),
-        kafka=KafkaSettings(bootstrap=endpoints.kafka),
-        redis=RedisSettings(url=endpoints.redis, timeout=1.0),
-    )
-    await apply_topics(settings.kafka)
-    running = Core(settings)
-    await running.start()
-    yield running
-    await running.stop()
-
-
-class Loss:
-    """The ways in which Redis loses data. After each one it answers again, and the register is not open at once."""
-
-    def __init__(self, local: LocalBrokers) -> None:
-        self._redis = local.redis
-        self._folder = local.redis.folder
-
-    async def flushed(self, core: Core) -> None:
-        await core.register.shards.all[0].pipe([("FLUSHALL",)])
-
-    async def wiped(self, core: Core) -> None:
-        await self._redis.kill()
-        shutil.rmtree(self._folder / "appendonlydir")
-        await self._redis.start()
-
-    async def killed(self, core: Core) -> None:
-        await self._redis.kill()
-        await self._redis.start()
-
-    async def tail_lost(self, core: Core) -> None:
-        """The last half of what was appended since the file was opened: more than a second's worth."""
-        await asyncio.sleep(2.5)  # a beat or two behind what was stored, and written
-        await self._redis.kill()
-        file = self._log()
-        data = file.read_bytes()
-        file.write_bytes(data[: len(data) * 2 // 3])  # Redis truncates the command that is cut
-        await self._redis.start()
-
-    def _log(self) -> Path:
-        return max((self._folder / "appendonlydir").glob("*.incr.aof"))
-
-
-async def opened(core: Core, generation: int) -> None:
-    def newer() -> bool:
-        found = core.register.shards.all[0].incarnation
-        return found is not None and found.generation > generation
-
-    await eventually(newer, within=30, what="the register open in a new generation")
-
-
-def generation_of(core: Core) -> int:
-    found = core.register.shards.all[0].incarnation
-    assert found is not None
-    return found.generation
+    async with running_core(local, tmp_path_factory.mktemp("data")) as running:
+        yield running
 
 
 def message(product: str, client: str, number: int, **more: object) -> PushMessage:

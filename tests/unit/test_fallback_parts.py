@@ -13,8 +13,8 @@ from infra.register.slots import SLOTS, due_key, slot_of_client, tags
 from schemas import names
 from schemas.records import Fallback, PushMessage
 from workers.fallback import BATCH, BATCH_BYTES, Taken, batches_of
-from workers.refold import LAST_CALL_MS, to_store
 from workers.runner import Incoming
+from workers.stored import LAST_CALL_MS, to_store
 
 
 def test_every_slot_has_an_index_of_its_own_that_lies_in_it() -> None:

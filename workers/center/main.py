@@ -49,7 +49,7 @@ async def main(settings: Settings) -> int:
     journal = Journal(settings.kafka, name=NAME)
     register = Register(settings.redis)
     index = JobIndex()
-    jobs = Mirror(bus, names.KV_JOBS, on_change=index.take, fail=life.fail)
+    jobs = Mirror(bus, names.KV_JOBS, on_change=index.take, needed=False, fail=life.fail)
     readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
     tokens, streams = Verifier(), Streams()
     keeper.on_change.append(lambda: tokens.load(keeper.issuers))
