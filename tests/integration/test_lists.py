@@ -71,7 +71,8 @@ class Shop:
 
     async def pushctl(self, *arguments: str) -> tuple[int, str, str]:
         """Run a command against this center; returns status, stdout, stderr."""
-        System(self.center, KEY, [], "", "", "", os.getpid(), str(self.folder), "").save()
+        where: dict[str, Any] = {"center": self.center, "api_key": KEY, "data": str(self.folder), "pid": os.getpid()}
+        System(**where, rooms=[], nats="", kafka="", redis="", logs="").save()
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONPATH": str(ROOT)}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "cli", *arguments, "--data", str(self.folder), cwd=ROOT, env=environment,
