@@ -92,9 +92,12 @@ def moved() -> list[Event]:
     """m1 came by the shared topic, was moved to its product's own queue, and is not acked."""
     return [
         *without(whole(), e="receipt", id="m1"),
-        {"e": "receipt", "id": "m1", "client": "a", "state": "moved"},
-        {"e": "record", "token": "m1", "id": "m1", "client": "a", "topic": "push.messages.p", "partition": 3, "offset": 2},
-    ]
+        {"e": "receipt", "product": "demo", "id": "m1", "client": "a", "state": "moved"},
+        {
+            "e": "record", "token": "m1", "product": "demo", "id": "m1", "client": "a", "topic": "push.messages.p", "partition": 3,
+            "offset": 2,
+        },
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("committed", "queued"), [(2, True), (3, False)])
@@ -108,17 +111,17 @@ def test_given_a_moved_message_that_never_came_to_the_own_queue_then_lost() -> N
 
 
 def test_given_a_moved_message_that_comes_after_one_of_the_shared_topic_then_no_order_is_broken() -> None:
-    events = [*moved(), {"e": "receipt", "id": "m1", "client": "a", "state": "acked"}]
+    events = [*moved(), {"e": "receipt", "product": "demo", "id": "m1", "client": "a", "state": "acked"}]
     first, second = (place for place, event in enumerate(events) if event["e"] == "got" and event["token"] in ("m1", "m2"))
     events[first], events[second] = events[second], events[first]
     assert judge(events).disordered == []
 
 
 def test_given_a_fallback_then_it_settles_nothing_and_the_later_ack_counts() -> None:
-    handed = {"e": "receipt", "id": "m1", "client": "a", "state": "fallback"}
+    handed = {"e": "receipt", "product": "demo", "id": "m1", "client": "a", "state": "fallback"}
     unsettled = [handed, *without(whole(), e="receipt", id="m1")]
     assert judge(unsettled).lost == [("m1", "a")]
-    assert judge([*unsettled, {"e": "pending", "id": "m1", "client": "a"}]).states["pending"] == 1
+    assert judge([*unsettled, {"e": "pending", "product": "demo", "id": "m1", "client": "a"}]).states["pending"] == 1
     assert judge([handed, *whole()]).states["acked"] == 2
 
 
