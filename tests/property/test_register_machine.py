@@ -294,7 +294,9 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def sweep(self, data: st.DataObject) -> None:
         """[S4] A session of a dead room goes if it is still that one; the counter stays, a stalled room comes back."""
-        c = data.draw(st.sampled_from(self.connections))
+        self._sweep(data.draw(st.sampled_from(self.connections)))
+
+    def _sweep(self, c: Connection) -> None:
         if self.session is c:  # told first (workers/sweep.py); of another one the walk had found nothing
             self.told(c, online=False)
             self.session = None
@@ -346,9 +348,13 @@ class Machine(RuleBasedStateMachine):
         self.snapshot = Snapshot(keys, len(self.log), self.n, numbers, dict(self.guard))
 
     @precondition(lambda self: self.snapshot is not None)
-    @rule()
-    def lose_tail(self) -> None:
-        """[R1] Rolled back, then folded from the position that survived: as it was."""
+    @rule(meanwhile=st.sampled_from(["", "connected", "ended"]))
+    def lose_tail(self, meanwhile: str) -> None:
+        """[R1] Rolled back, then folded from the position that survived: as it was. Often a whole session is in the tail."""
+        if meanwhile:
+            self.connect(room="r3")
+        if meanwhile == "ended":
+            self._sweep(self.connections[-1])
         assert self.snapshot is not None
         kept, self.snapshot = self.snapshot, None
         self.run(rolled_back(self.register, self.key, kept.keys))
