@@ -94,8 +94,8 @@ def moved() -> list[Event]:
         *without(whole(), e="receipt", id="m1"),
         {"e": "receipt", "product": "demo", "id": "m1", "client": "a", "state": "moved"},
         {
-            "e": "record", "token": "m1", "product": "demo", "id": "m1", "client": "a", "topic": "push.messages.p", "partition": 3,
-            "offset": 2,
+            "e": "record", "token": "m1", "product": "demo", "id": "m1", "client": "a",
+            "topic": "push.messages.p", "partition": 3, "offset": 2,
         },
     ]  # fmt: skip
 
