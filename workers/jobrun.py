@@ -107,6 +107,8 @@ class JobRun(JobBase):
                 self._plan.stop_at(self._canary.stop)
             asked = self._asked(now) if self.moving() and self._plan.busy() else 0.0
             self._pace.ask(self.job, asked, now, weight=WEIGHTS[self._content.priority])
+            if not self.moving():
+                self._plan.withdraw(self._sending)
             self._plan.due(self._pace, now, hold=not self.moving())
             self._send(views, now)
             self._judge(now)

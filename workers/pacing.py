@@ -8,7 +8,7 @@ or hold (a paused job: only counts are asked for).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final
@@ -168,6 +168,16 @@ class JobPlan:
         """Look at every room at once: it may be written to again."""
         for plan in self.rooms.values():
             plan.next_at, plan.poll = min(plan.next_at, now), POLL[0]
+
+    def withdraw(self, under_way: Container[RoomKey]) -> None:
+        """Forget orders that no room is at work on, and that would write to somebody: the job is on hold.
+
+        A room may have done one, whose answer was lost: it tells its cursor and counts with the next answer. What was reserved
+        for it stays taken.
+        """
+        for plan in self.rooms.values():
+            if plan.order is not None and plan.order.reserved and plan.key not in under_way:
+                plan.order = None
 
     def stop_at(self, slot: int) -> None:
         """Go no farther than this slot in any room, and leave who waits alone, until told another one; SLOTS: to the end."""

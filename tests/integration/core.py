@@ -184,7 +184,7 @@ class Core:
         for part in (self.queues, self.runner, self.recovery):
             await part.start()
         await eventually(lambda: self.runner.joined, what="the consumer group")
-        await eventually(lambda: self.recovery.open, what="the register")
+        await eventually(lambda: self.recovery.open, within=60, what="the register")
 
     async def stop(self) -> None:
         for part in (self.recovery, self.runner, self.queues, self.hints, self.register, self.journal, self.keeper, self.bus):

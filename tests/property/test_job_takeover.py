@@ -91,7 +91,7 @@ def test_given_owners_that_come_and_go_when_the_job_runs_then_everyone_has_it_on
                 await owners.step(step)
                 assert set(owners.got().values()) <= {1}
             if owners.run.record.state == JobState.PAUSED:
-                await asyncio.sleep(0.3)  # what a zombie had ordered is through: rooms refuse it once the owner has spoken
+                await asyncio.sleep(1.2)  # what a zombie had ordered is through: rooms refuse it once the owner has spoken
                 before = len(owners.got())
                 await asyncio.sleep(0.4)
                 assert len(owners.got()) == before

@@ -403,7 +403,7 @@ class Machine(RuleBasedStateMachine):
         ]
         owed = await fold.store([StoreItem(self.key, PRODUCT, CAP, again)]) if again else []
         assert owed == []  # what would be ended again had its receipt
-        assert await fold.done(0, 1)
+        assert await fold.done("0", 1, 0, [])
 
     # --- always --------------------------------------------------------------------------------------------------------
 
@@ -462,7 +462,7 @@ async def _open(register: Register) -> None:
     shard = register.shards.all[0]
     _, marker = await shard.look()
     if marker is None:
-        assert await (await _folding(register)).done(0, 1)
+        assert await (await _folding(register)).done("0", 1, 0, [])
 
 
 async def _wiped(register: Register) -> None:
@@ -490,7 +490,7 @@ def test_the_register_is_what_the_model_says(redis: str) -> None:
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), database=None
+                max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
             ),
         )
         loop.run_until_complete(Machine.register.stop())

@@ -99,6 +99,20 @@ async def test_given_a_running_job_when_paused_then_writing_stops_at_once_and_go
     ]  # fmt: skip
 
 
+async def test_given_an_order_that_waits_for_another_try_when_paused_then_it_is_withdrawn():
+    cluster = two_rooms(100)
+    cluster.bus.lose = lambda subject: subject.endswith(".control")  # no announcement is answered, so no slice goes out
+    job = Job(cluster, rate=100).claim()
+    async with running(job):
+        await until(lambda: len(cluster.bus.asked) >= 2)
+        await job.ask(Action.PAUSE)
+        cluster.bus.lose = lambda subject: False
+        await asyncio.sleep(1.5)
+        assert job.got() == 0
+        await job.ask(Action.RESUME)
+        await until(lambda: job.got() > 0)
+
+
 async def test_given_a_paused_job_when_somebody_connects_then_nothing_is_written_until_it_is_resumed():
     cluster = two_rooms(10)
     job = Job(cluster, include_new=True).claim()
