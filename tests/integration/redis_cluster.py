@@ -56,9 +56,17 @@ class RedisCluster:
             low, high = number * step, min(SLOTS, (number + 1) * step) - 1
             await client.execute_command("CLUSTER", "ADDSLOTSRANGE", low, high)
             await client.execute_command("CLUSTER", "MEET", HOST, self.nodes[0].port, self.nodes[0].bus.port)
-        deadline = time.monotonic() + 20
-        while not all([await _complete(client) for client in clients]):
+            await client.aclose()
+        await self.whole()
+
+    async def whole(self, *, steady: float = 3.0) -> None:
+        """Wait until every node has said for so long, s, that the cluster is up: a node's absence is noticed late."""
+        clients = [Redis(host=HOST, port=node.port) for node in self.nodes]
+        deadline, since = time.monotonic() + 40, time.monotonic()
+        while time.monotonic() - since < steady:
             assert time.monotonic() < deadline, "the nodes did not meet"
+            if not all([await _complete(client) for client in clients]):
+                since = time.monotonic()
             await asyncio.sleep(0.1)
         for client in clients:
             await client.aclose()

@@ -63,6 +63,7 @@ async def test_given_a_node_that_is_away_when_qos_0_comes_for_its_client_then_wh
         assert await core.pending(other, product) == 3
     finally:
         await node.start()
+        await cluster.whole()
     await eventually(lambda: core.recovery.open, within=40, what="the register")
 
 
