@@ -27,7 +27,6 @@ from gateway.walk import LOOKS, Walk
 from infra.segments import BadSegment
 from infra.wire import (
     Announce,
-    Cap,
     ControlReply,
     EndJob,
     Estimate,
@@ -328,8 +327,8 @@ class FanOut:
     def offer(self, job: Job, bind: BindState, now: float) -> bool:
         """Write the job to a bind that wants it; False if its window has no place (then it waits as blocked), if it waits for the
         end of its quiet hours, is left out by its cap, or can't take a packet so large."""
-        client = bind.client
-        if job.limited and not self._allowed(job, bind):
+        client, limited = bind.client, job.limited
+        if limited and not self._allowed(job, bind):
             return False
         if bind.qos and not client.has_broadcast_place():
             job.late.pop(bind, None)
@@ -344,8 +343,8 @@ class FanOut:
             return False
         bind.sent |= job.bit
         job.count_write(client.key)
-        if job.cap is not None:
-            self._note(job, job.cap, bind)
+        if limited:
+            self._note(job, bind)
         client.write(data)
         if bind.qos:
             if not client.broadcasts_inflight:
@@ -367,10 +366,13 @@ class FanOut:
             job.capped += 1
         return False
 
-    def _note(self, job: Job, cap: Cap, bind: BindState) -> None:
+    def _note(self, job: Job, bind: BindState) -> None:
+        """It was written: that counts, where the product has a cap."""
+        if job.cap is None:
+            return
         if bind.recent is None:
             bind.recent = Recent()
-        bind.recent.note(cap, job.number, int(self._wall()))
+        bind.recent.note(job.cap, job.number, int(self._wall()))
 
 
 def _outstanding(client: Client) -> int:

@@ -28,7 +28,7 @@ from tests.unit.fanout_room import PRODUCT, TERM, Room
 
 PEOPLE = 6
 PLACES = 2
-CAP = Cap(2, 1_800)
+CAP = Cap(1, 1_800)
 NIGHT = QuietHours(22 * 60, 7 * 60)
 NOON = datetime(2027, 7, 1, 12, tzinfo=UTC).timestamp()
 GROUPS = st.sampled_from([frozenset(), frozenset(), frozenset({"a"}), frozenset({"a", "b"})])
@@ -51,6 +51,7 @@ class MaskMachine(RuleBasedStateMachine):
         self.running: list[asyncio.Future[Any]] = []
         self.here: dict[int, BindState] = {}
         self.got: dict[int, set[str]] = defaultdict(set)
+        self.open: dict[int, list[int]] = defaultdict(list)
         self.acked: dict[int, set[str]] = defaultdict(set)
         self.kept: dict[int, dict[tuple[int, ...], None]] = defaultdict(dict)
         self.log: dict[int, dict[str, float]] = defaultdict(dict)
@@ -87,15 +88,20 @@ class MaskMachine(RuleBasedStateMachine):
             assert name in lately or len(lately) < CAP.count
             self.log[person].setdefault(name, self.room.wall)
         self.got[connection].add(name)
+        if packet.packet_id is not None:
+            self.open[connection].append(packet.packet_id)
 
     # --- rules ---------------------------------------------------------------------------------------------------------
 
     @rule(
         groups=GROUPS, every=SELDOM, segment=SELDOM, share=st.sampled_from([10_000, 10_000, 5_000]), new=st.booleans(),
-        quiet=SELDOM, cap=SELDOM, slot=st.sampled_from([0, 0, 2_000, SLOTS]),
+        quiet=st.booleans(), cap=st.booleans(), slot=st.sampled_from([0, 0, 2_000, SLOTS]), walk=st.booleans(),
     )  # fmt: skip
-    def announce(self, *, groups, every, segment, share, new, quiet, cap, slot) -> None:
+    def announce(self, *, groups, every, segment, share, new, quiet, cap, slot, walk) -> None:
+        """Where no place is free, the oldest ends first; or it is told so."""
         self.announced += 1
+        if len(self.contents) == PLACES and self.announced % 4:
+            self._end(next(iter(self.contents)))
         name = f"j{self.announced}"
         content = JobContent(
             name, (2, self.announced), PRODUCT, sorted(groups), b"x", 1 << 40, 1_000, new, every_group=every,
@@ -109,18 +115,27 @@ class MaskMachine(RuleBasedStateMachine):
         assert self.room.announce(name, slot=slot, offset=self.announced, **fields) == ("full" if full else "ok")
         if not full:
             self.contents[name] = content
+            if walk:
+                self._slice(name, SLOTS, late=PEOPLE, turns=500)
 
     @precondition(lambda self: self.contents)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.contents)))
+        self._end(data.draw(st.sampled_from(sorted(self.contents))))
+
+    def _end(self, name: str) -> None:
         assert self.room.end(name) == "ok"
         del self.contents[name]
 
-    @initialize(qos=st.integers(0, 1))
-    def begin(self, qos: int) -> None:
+    @initialize(qos=st.integers(0, 1), hours=st.sampled_from([0, 12]))
+    def begin(self, qos: int, hours: int) -> None:
+        """Some are here, and have a broadcast; at noon, or at midnight."""
+        self.room.wall += hours * 3600
         for person in range(PEOPLE // 2):
             self._join(person, frozenset({"a"}), {"os": "ios"}, qos, 0, 2)
+        self.announce(
+            groups=frozenset(), every=False, segment=False, share=10_000, new=False, quiet=False, cap=False, slot=0, walk=True
+        )
 
     @precondition(lambda self: len(self.here) < PEOPLE)
     @rule(
@@ -168,16 +183,23 @@ class MaskMachine(RuleBasedStateMachine):
         late=st.integers(0, 8),
         spread=st.sampled_from([0, 500]),
         most=st.sampled_from([0, 0, 2]),
+        turns=st.sampled_from([0, 2, 30, 500, 500]),
     )
-    def slice(self, data: st.DataObject, hi, late, spread, most) -> None:
+    def slice(self, *, data: st.DataObject, hi, late, spread, most, turns) -> None:
+        """It begins, and comes as far as these turns of the loop take it; what still runs goes on in later steps."""
         name = data.draw(st.sampled_from(sorted(self.contents)))
-        order = self.room.order(name, 0, hi, late=late, spread_ms=spread, most=most)
-        self.running.append(self.loop.create_task(self.room.fanout.slice(order)))
+        self._slice(name, hi, late=late, spread_ms=spread, most=most, turns=turns)
 
-    @rule(count=st.sampled_from([1, 3, 30, 300]))
+    def _slice(self, name: str, hi: int, *, turns: int, **order: int) -> None:
+        self.running.append(self.loop.create_task(self.room.fanout.slice(self.room.order(name, 0, hi, **order))))
+        self.turns(turns)
+
+    @rule(count=st.sampled_from([1, 30, 500]))
     def turns(self, count: int) -> None:
         async def some() -> None:
             for _ in range(count):
+                if all(task.done() for task in self.running):
+                    break
                 await asyncio.sleep(0)
 
         self.loop.run_until_complete(some())
@@ -199,18 +221,20 @@ class MaskMachine(RuleBasedStateMachine):
 
     def _settle(self, person: int) -> None:
         bind = self.here[person]
-        for job in list(self.room.fanout._jobs.by_id.values()):
-            if bind.qos and job.content.job in self.got[bind.client.connection]:
-                self.room.fanout.puback(bind.client, job.packet_id, 0)
+        for packet_id in self.open.pop(bind.client.connection, ()):  # of jobs that are over, too
+            self.room.fanout.puback(bind.client, packet_id, 0)
         self.room.fanout.drained(bind.client)
         self.acked[bind.client.connection] |= self.got[bind.client.connection]
 
     @precondition(lambda self: self.here)
-    @rule(data=st.data(), groups=GROUPS)
-    def regroup(self, data: st.DataObject, groups) -> None:
+    @rule(data=st.data(), groups=GROUPS, grants=st.booleans())
+    def regroup(self, data: st.DataObject, groups, grants) -> None:
+        """Or SUBSCRIBE again to the same. With `grants` whoever waits then gets it."""
         bind = self.here[data.draw(st.sampled_from(sorted(self.here)))]
         bind.groups = groups
         self.room.fanout.regrouped(bind)
+        for name in list(self.contents) if grants else ():
+            self._slice(name, 0, late=PEOPLE, turns=500)
 
     @precondition(lambda self: self.here)
     @rule(data=st.data())
@@ -243,11 +267,12 @@ class MaskMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_twice_or_in_vain(self) -> None:
-        for job in self.active.values():
+        for name, job in self.active.items():
             deferred = [bind for waiting in job.quiet._waiting.values() for bind in waiting] if job.quiet is not None else []
             queued = [*job.late, *job.blocked, *deferred]
             assert len(queued) == len(set(queued))
             assert set(queued) <= set(self.here.values())
+            assert not any(bind.fenced or not self.meant(self.contents[name], bind) for bind in queued)
             counts = job.counts()
             assert (counts.waiting, counts.deferred) == (len(job.late) + len(job.blocked), len(deferred))
 
@@ -283,4 +308,4 @@ class MaskMachine(RuleBasedStateMachine):
 
 
 TestMasks = MaskMachine.TestCase
-TestMasks.settings = settings(max_examples=100, stateful_step_count=50, deadline=None, database=None)
+TestMasks.settings = settings(max_examples=200, stateful_step_count=30, deadline=None, database=None)
