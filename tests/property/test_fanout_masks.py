@@ -74,7 +74,7 @@ class MaskMachine(RuleBasedStateMachine):
         return hour >= 22 or hour < 7
 
     def written(self, person: int, packet: mqtt5.PublishPacket) -> None:
-        """[B1], [B4], [B5], [B6] At the moment of the write."""
+        """[B1], [B9], [B10], [B6] At the moment of the write."""
         bind, name = self.here[person], dict(packet.user_properties)["id"]
         content, connection = self.contents[name], bind.client.connection
         assert not bind.fenced

@@ -1,4 +1,4 @@
-"""The register against a model, on a real server: any order of connects, binds, stores, acks, ends, sweeps and losses of Redis.
+"""The register against a model, on a real server: any order of connects, binds, stores, acks, ends and losses of Redis.
 
 The ids in brackets are those of docs/guarantees.md.
 """
