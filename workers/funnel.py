@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -31,9 +32,22 @@ def percentile(histogram: Sequence[int], percent: float) -> int:
     return ACK_BOUNDS_MS[-1]
 
 
-def eta_s(plan: JobPlan, pace: float) -> float | None:
-    """Seconds until the walk and who waits are through at this pace; None while nothing moves."""
-    left = sum(sum(item.wants()) for item in plan.live())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """How far a job is, however it reaches its clients. `left`: persons that could have it now and have not; `uncertain`: see
+    infra.wire.JobView; `ack_times`: counts for ACK_BOUNDS_MS."""
+
+    totals: dict[str, int]
+    targeted: int
+    progress: float
+    left: int
+    rooms: list[JobRoom] = field(default_factory=list)
+    uncertain: int = 0
+    ack_times: Sequence[int] = ()
+
+
+def eta_s(left: int, pace: float) -> float | None:
+    """Seconds until so many persons are reached at this pace; None while nothing moves."""
     if not left:
         return 0.0
     return round(left / pace, 1) if pace > 0 else None
@@ -52,21 +66,32 @@ def numbers(counts: wire.Counts) -> dict[str, int]:
     return {name: value for name, value in msgspec.structs.asdict(counts).items() if name != "ack_times"}
 
 
+def in_rooms(plan: JobPlan, now: float, *, handed: int) -> Figures:
+    """The figures of a job whose clients are in rooms; `handed`: clients that went to another channel."""
+    rooms, totals = list(plan.rooms.values()), plan.totals(now)
+    return Figures(
+        totals={**numbers(totals), "expired": sum(item.expired for item in rooms), "fallback": handed},
+        targeted=sum(item.start for item in rooms),
+        progress=plan.progress(),
+        left=sum(sum(item.wants()) for item in plan.live()),
+        rooms=[JobRoom(item.room, item.epoch, item.slot, numbers(item.counts)) for item in rooms[:MAX_VIEWED_ROOMS]],
+        uncertain=plan.uncertain(now),
+        ack_times=totals.ack_times,
+    )
+
+
 def view(
     record: JobRecord,
     content: Broadcast,
-    plan: JobPlan,
+    figures: Figures,
     *,
     term: int,
-    now: float,
     pace: float,
     pressure: float,
     canary: dict[str, int | str] | None,
-    handed: int,
 ) -> JobView:
     """The document in the bucket `jobs`."""
-    rooms, totals = list(plan.rooms.values()), plan.totals(now)
-    times = totals.ack_times
+    times = figures.ack_times
     return JobView(
         job=record.job,
         product=record.product,
@@ -75,19 +100,19 @@ def view(
         started_ms=record.started_ms,
         expires_ms=record.expires_ms,
         completed_ms=record.completed_ms,
-        totals={**numbers(totals), "expired": sum(item.expired for item in rooms), "fallback": handed},
-        rooms=[JobRoom(item.room, item.epoch, item.slot, numbers(item.counts)) for item in rooms[:MAX_VIEWED_ROOMS]],
-        targeted=sum(item.start for item in rooms),
-        progress=plan.progress(),
+        totals=figures.totals,
+        rooms=figures.rooms,
+        targeted=figures.targeted,
+        progress=figures.progress,
         term=term,
-        uncertain=plan.uncertain(now),
+        uncertain=figures.uncertain,
         reason=record.reason,
         priority=content.priority,
         ramp_s=content.ramp_s,
         start_ms=content.start_ms,
         pace=round(pace, 1),
         pressure=pressure,
-        eta_s=eta_s(plan, pace),
+        eta_s=eta_s(figures.left, pace),
         canary=canary,
         ack_ms={f"p{percent}": percentile(times, percent) for percent in PERCENTILES} if any(times) else None,
     )

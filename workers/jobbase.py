@@ -29,6 +29,7 @@ from schemas import names
 from schemas.broadcasts import Audit, Broadcast, JobRecord, RoomCursor, Transition
 from schemas.jobs import IDLE, JobState
 from workers import funnel, joblife
+from workers.funnel import Figures
 from workers.jobchannel import Fallbacks
 from workers.joblife import CanaryWatch
 from workers.pace import Pace, Pressure, ramped
@@ -153,8 +154,8 @@ class JobBase(ABC):
         """Persons so far."""
 
     @abstractmethod
-    def view(self, now: float) -> JobView:
-        """The job as readers see it."""
+    def _figures(self, now: float) -> Figures:
+        """How far it is."""
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
@@ -360,5 +361,14 @@ class JobBase(ABC):
         self._shown_at = now
         return True
 
-    def _canary_view(self) -> dict[str, int | str] | None:
-        return funnel.canary_view(self._canary, halted=self.record.state == JobState.HALTED)
+    def view(self, now: float) -> JobView:
+        """The job as readers see it."""
+        return funnel.view(
+            self.record,
+            self._content,
+            self._figures(now),
+            term=self._claim.term,
+            pace=self._pace.share(self.job) if self.moving() else 0.0,
+            pressure=self._shared.pressure.factor,
+            canary=funnel.canary_view(self._canary, halted=self.record.state == JobState.HALTED),
+        )

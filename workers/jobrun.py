@@ -18,10 +18,10 @@ from prometheus_client import Counter
 from infra.lifecycle import end
 from infra.meant import of_registry
 from infra.rooms import RoomView
-from infra.wire import JobView
 from schemas.broadcasts import JobRecord, RoomCursor
 from schemas.jobs import JobState
 from workers import funnel
+from workers.funnel import Figures
 from workers.jobbase import RETRY, TICK, Claim, JobBase, Shared, Tools, persons
 from workers.jobchannel import JobChannel
 from workers.jobcursor import cursor, first_cursors, plans
@@ -82,19 +82,9 @@ class JobRun(JobBase):
             self._look(time.monotonic())
             await asyncio.gather(*(self._rooms.end(plan, self.job) for plan in self._plan.live()))
 
-    def view(self, now: float) -> JobView:
-        """The job as readers see it."""
-        return funnel.view(
-            self.record,
-            self._content,
-            self._plan,
-            term=self._claim.term,
-            now=now,
-            pace=self._pace.share(self.job) if self.moving() else 0.0,
-            pressure=self._shared.pressure.factor,
-            canary=self._canary_view(),
-            handed=self._channel.handed if self.record.handed is None else self.record.handed,
-        )
+    def _figures(self, now: float) -> Figures:
+        handed = self._channel.handed if self.record.handed is None else self.record.handed
+        return funnel.in_rooms(self._plan, now, handed=handed)
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 

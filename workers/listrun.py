@@ -19,13 +19,13 @@ import structlog
 from infra import wire
 from infra.audiences import Chunk, unusable
 from infra.journal import Entry, JournalDown
-from infra.wire import JobView
 from schemas import names
 from schemas.broadcasts import JobRecord, RoomCursor
 from schemas.codes import State
 from schemas.jobs import JobState
 from schemas.records import PushMessage
 from workers import funnel
+from workers.funnel import Figures
 from workers.jobbase import RETRY, TICK, Claim, JobBase, Shared, Tools, persons
 from workers.listplan import BEAT, cursor, from_cursor, unsettled
 from workers.pace import WEIGHTS
@@ -255,37 +255,18 @@ class ListRun(JobBase):
 
     # --- how it looks -------------------------------------------------------------------------------------------------
 
-    def view(self, now: float) -> JobView:
-        """The job as readers see it. `waiting`: in Kafka or pending, so without an end yet."""
-        record, plan, counts = self.record, self._plan, self._followed.counts
-        pace = self._pace.share(self.job) if self.moving() else 0.0
-        left = max(0, plan.size - plan.position)
-        return JobView(
-            job=record.job,
-            product=record.product,
-            state=record.state,
-            rate=record.rate,
-            started_ms=record.started_ms,
-            expires_ms=record.expires_ms,
-            completed_ms=record.completed_ms,
+    def _figures(self, now: float) -> Figures:
+        """`waiting`: in Kafka or pending, so without an end yet."""
+        plan, counts = self._plan, self._followed.counts
+        return Figures(
             totals={
                 **funnel.numbers(wire.Counts(sent=plan.position, waiting=unsettled(plan, self._followed))),
                 **counts,
                 "expired": counts.get(State.EXPIRED, 0) + plan.expired,
             },
-            rooms=[],
             targeted=plan.size,
             progress=plan.progress(),
-            term=self._claim.term,
-            uncertain=0,
-            reason=record.reason,
-            priority=self._content.priority,
-            ramp_s=self._content.ramp_s,
-            start_ms=self._content.start_ms,
-            pace=round(pace, 1),
-            pressure=self._shared.pressure.factor,
-            eta_s=0.0 if not left else round(left / pace, 1) if pace > 0 else None,
-            canary=self._canary_view(),
+            left=max(0, plan.size - plan.position),
         )
 
 
