@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from infra.rooms import RoomView
 from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, JobRecord
 from schemas.partition import partition_of
-from workers.jobbase import Tools
+from workers.jobbase import JobBase, Tools
 from workers.jobfallback import Due, Reach
 from workers.jobfold import Folded, Read, fold
 from workers.pace import Pressure
@@ -240,3 +241,16 @@ async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(run: JobBase) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a job until the block ends; what it raised by then is raised."""
+    task = asyncio.ensure_future(run.run())
+    try:
+        yield task
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

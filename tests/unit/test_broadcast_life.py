@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +15,7 @@ from schemas import codec, names
 from schemas.broadcasts import Audit, Broadcast, Canary, JobRecord, Transition
 from schemas.checks import MAX_TTL_S
 from schemas.jobs import Action, NotAllowed
-from tests.unit.broadcast_world import Cluster, MemoryRoom, until
+from tests.unit.broadcast_world import Cluster, MemoryRoom, running, until
 from workers import joblife
 from workers.jobbase import Claim, Shared
 from workers.jobrun import JobRun
@@ -65,21 +63,9 @@ def two_rooms(count: int = 100, **more: int) -> Cluster:
     return Cluster(MemoryRoom("a", 1, count, prefix="a"), MemoryRoom("b", 1, count, prefix="b"), **more)
 
 
-@asynccontextmanager
-async def running(job: Job) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.ensure_future(job.run.run())
-    try:
-        yield task
-        if task.done():
-            task.result()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def test_given_a_running_job_when_paused_then_writing_stops_at_once_and_goes_on_with_everyone_else_when_resumed():
     job = Job(two_rooms(200), rate=100).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.got() >= 60)
         await job.ask(Action.PAUSE, by="ann", reason="the shop is slow")
         asked = time.monotonic()
@@ -103,7 +89,7 @@ async def test_given_an_order_that_waits_for_another_try_when_paused_then_it_is_
     cluster = two_rooms(100)
     cluster.bus.lose = lambda subject: subject.endswith(".control")  # no announcement is answered, so no slice goes out
     job = Job(cluster, rate=100).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: len(cluster.bus.asked) >= 2)
         await job.ask(Action.PAUSE)
         cluster.bus.lose = lambda subject: False
@@ -116,7 +102,7 @@ async def test_given_an_order_that_waits_for_another_try_when_paused_then_it_is_
 async def test_given_a_paused_job_when_somebody_connects_then_nothing_is_written_until_it_is_resumed():
     cluster = two_rooms(10)
     job = Job(cluster, include_new=True).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.kept().state == "completed" if cluster.journal.jobs() else False)
         await job.ask(Action.PAUSE)
         cluster.bus.rooms["a"].join("main:late")
@@ -129,13 +115,13 @@ async def test_given_a_paused_job_when_somebody_connects_then_nothing_is_written
 
 async def test_given_a_paused_job_when_taken_over_then_it_stays_paused_and_goes_on_from_its_cursor():
     job = Job(two_rooms(100), rate=100).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.got() >= 50)
         await job.ask(Action.PAUSE)
         await asyncio.sleep(1.2)  # the cursor of what was written is kept
     before, kept = job.got(), job.kept()
     job.claim(kept, term=9)
-    async with running(job):
+    async with running(job.run):
         await asyncio.sleep(1.0)
         assert (job.got(), job.kept().state) == (before, "paused")
         await job.ask(Action.RESUME)
@@ -145,7 +131,7 @@ async def test_given_a_paused_job_when_taken_over_then_it_stays_paused_and_goes_
 
 async def test_given_a_cancelled_job_when_rooms_are_told_then_nobody_else_gets_it_and_nothing_comes_after():
     job = Job(two_rooms(200), rate=100).claim()
-    async with running(job) as task:
+    async with running(job.run) as task:
         await until(lambda: job.got() >= 50)
         await job.ask(Action.CANCEL, by="ann")
         async with asyncio.timeout(3):
@@ -163,7 +149,7 @@ async def test_given_a_cancelled_job_when_rooms_are_told_then_nobody_else_gets_i
 
 async def test_given_a_rate_when_changed_then_it_holds_within_a_second():
     job = Job(two_rooms(500), rate=50).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.got() >= 60)
         await job.ask(Action.RATE, rate=400)
         began, before = time.monotonic(), job.got()
@@ -175,7 +161,7 @@ async def test_given_a_rate_when_changed_then_it_holds_within_a_second():
 
 async def test_given_kafka_away_when_commanded_then_it_is_obeyed_and_kept_before_the_command_counts_as_done():
     job = Job(two_rooms(200), rate=100).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.got() >= 40)
         job.cluster.journal.down = True
         with pytest.raises(JournalDown):
@@ -192,7 +178,7 @@ async def test_given_kafka_away_when_commanded_then_it_is_obeyed_and_kept_before
 
 async def test_given_a_ramp_when_begun_then_the_first_seconds_are_slow():
     job = Job(two_rooms(500), rate=400, ramp_s=4).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.got() > 0)
         began = time.monotonic()
         await until(lambda: job.got() == 1000, seconds=20)
@@ -203,7 +189,7 @@ async def test_given_a_ramp_when_begun_then_the_first_seconds_are_slow():
 
 async def test_given_a_draft_when_started_then_it_runs_and_before_that_nothing_does():
     job = Job(two_rooms(20), draft=True).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: "j1" in job.cluster.bus.kv)
         await asyncio.sleep(0.5)
         assert (job.got(), job.cluster.bus.job("j1").state) == (0, "draft")
@@ -216,7 +202,7 @@ async def test_given_a_schedule_when_its_time_comes_then_it_begins_with_the_room
     start_ms = int(time.time() * 1000) + 1_500
     cluster = two_rooms(20)
     job = Job(cluster, start_ms=start_ms).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: "j1" in cluster.bus.kv)
         assert cluster.bus.job("j1").state == "scheduled"
         cluster.bus.rooms["c"] = MemoryRoom("c", 1, 10, prefix="c")
@@ -229,7 +215,7 @@ async def test_given_a_schedule_when_its_time_comes_then_it_begins_with_the_room
 
 async def test_given_a_scheduled_job_when_cancelled_then_no_room_ever_hears_of_it():
     job = Job(two_rooms(5), start_ms=int(time.time() * 1000) + 60_000).claim()
-    async with running(job) as task:
+    async with running(job.run) as task:
         await until(lambda: "j1" in job.cluster.bus.kv)
         await job.ask(Action.CANCEL)
         async with asyncio.timeout(3):
@@ -242,7 +228,7 @@ async def test_given_no_place_when_claimed_then_it_waits_for_one_and_can_be_canc
     shared = Shared(Pace(1000, time.monotonic()), asyncio.Semaphore(1), Pressure())
     first, second = Job(cluster, shared).claim(), Job(cluster, shared, id="j2").claim()
     third = Job(cluster, shared, id="j3").claim()
-    async with running(first), running(second), running(third) as task:
+    async with running(first.run), running(second.run), running(third.run) as task:
         await until(lambda: job_state(cluster, "j1") == "completed")
         assert first.got() == 10
         await third.ask(Action.CANCEL)
@@ -263,7 +249,7 @@ def job_state(cluster: Cluster, job: str) -> str:
 async def test_given_a_fallback_when_due_then_who_is_unsettled_is_handed_over_once_at_the_pace_and_the_funnel_says_so():
     cluster = two_rooms(10)
     job = Job(cluster, fallback_after_s=1, rate=10, ttl_s=60).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: cluster.fallbacks.times != [])
         assert time.time() * 1000 >= job.run.record.started_ms + 1000
         await job.ask(Action.PAUSE)
@@ -281,7 +267,7 @@ async def test_given_a_fallback_when_due_then_who_is_unsettled_is_handed_over_on
     first = cluster.fallbacks.times[0]
     assert sum(when < first + 0.5 for when in cluster.fallbacks.times) <= 10 * 0.5 + 13
     job.claim(job.kept(), term=9)
-    async with running(job):
+    async with running(job.run):
         await asyncio.sleep(0.5)
     assert len(cluster.fallbacks.dues) == 2  # the next owner knows that it was done
 
@@ -292,7 +278,7 @@ async def test_given_a_fallback_when_due_then_who_is_unsettled_is_handed_over_on
 async def test_given_a_canary_that_nobody_acknowledges_when_its_wait_is_over_then_the_job_halts_and_by_hand_it_goes_on():
     cluster = two_rooms(300)
     job = Job(cluster, canary=Canary(share_bp=1_000, wait_s=1, min_acked_bp=5_000)).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job_state(cluster, "j1") == "halted")
         share = job.got()
         assert 30 <= share <= 95  # a tenth of 600 by hash
@@ -308,7 +294,7 @@ async def test_given_a_canary_that_nobody_acknowledges_when_its_wait_is_over_the
 async def test_given_a_canary_that_is_well_when_its_wait_is_over_then_the_rest_follows_by_itself():
     cluster = two_rooms(300)
     job = Job(cluster, canary=Canary(share_bp=1_000, wait_s=1, max_failed_bp=100)).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.got() == 600)
         await until(lambda: job_state(cluster, "j1") == "completed")
     times = sorted(when for room in cluster.bus.rooms.values() for when in room.times)
@@ -325,7 +311,7 @@ async def test_given_late_joiners_and_a_reconnect_storm_when_counted_per_100_ms_
     shared = Shared(Pace(200, time.monotonic()), asyncio.Semaphore(64), Pressure())
     bulk, urgent = Job(cluster, shared, priority=2).claim(), Job(cluster, shared, id="j2", priority=0, rate=100).claim()
     everybody = dict(cluster.bus.rooms)
-    async with running(bulk), running(urgent):
+    async with running(bulk.run), running(urgent.run):
         await until(lambda: bulk.got() >= 200)
         everybody["b2"] = cluster.bus.rooms["c"] = MemoryRoom("c", 1, 0, prefix="c")
         del cluster.bus.rooms["b"]

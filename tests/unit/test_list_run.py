@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -18,7 +16,7 @@ from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, Broadcast, Canary, JobRecord, Transition
 from schemas.jobs import Action
 from schemas.records import PushMessage
-from tests.unit.broadcast_world import Cluster, until
+from tests.unit.broadcast_world import Cluster, running, until
 from workers import joblife
 from workers.jobbase import Claim, Shared
 from workers.listplan import ListPlan, cursor, from_cursor
@@ -97,25 +95,13 @@ class Wire(Cluster):
         return Counter(message.client or "" for message in self.messages)
 
 
-@asynccontextmanager
-async def running(job: ListJob) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.ensure_future(job.run.run())
-    try:
-        yield task
-        if task.done():
-            task.result()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def test_given_a_list_when_run_then_everyone_on_it_has_one_message_under_the_jobs_id_at_the_pace():
     cluster = Wire()
     clients = await cluster.audience(420)
     job = ListJob(
         cluster, rate=200, ttl_s=600, priority=2, properties={"k": "v"}, content_type="text/plain", fallback_after_s=300
     ).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.state() == "completed")
         view = cluster.bus.job("j1")
     assert [message.client for message in cluster.messages] == clients
@@ -137,7 +123,7 @@ async def test_given_two_lists_and_a_product_rate_when_run_then_together_they_ke
     await cluster.audience(400)
     shared = Shared(Pace(300, time.monotonic()), asyncio.Semaphore(64), Pressure())
     bulk, urgent = ListJob(cluster, shared, priority=2).claim(), ListJob(cluster, shared, id="j2", priority=0).claim()
-    async with running(bulk), running(urgent):
+    async with running(bulk.run), running(urgent.run):
         await until(lambda: urgent.run.record.state == "completed")
         assert Counter(message.id for message in cluster.messages)["j1"] < 100  # one part of seventeen
         await until(lambda: bulk.state() == "completed")
@@ -151,14 +137,14 @@ async def test_given_a_cursor_when_another_owner_takes_over_then_it_goes_on_ther
     cluster = Wire()
     clients = await cluster.audience(400)
     job = ListJob(cluster, rate=200).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: len(cluster.messages) >= 200)
         cluster.receipts.followed["j1"].counts.update(acked=30)
         cluster.receipts.followed["j1"].next.update({0: 7, 2: 9})
         await asyncio.sleep(1.2)
         cluster.audiences.down = 1  # and its next look at the list fails
     kept = job.kept()
-    async with running(job.claim(kept, term=9)):
+    async with running(job.claim(kept, term=9).run):
         await until(lambda: job.state() == "completed" and cluster.bus.job("j1").term == 9)
         followed = cluster.receipts.followed["j1"]
     assert set(cluster.got()) == set(clients)
@@ -172,7 +158,7 @@ async def test_given_kafka_away_when_produced_then_the_same_comes_again_and_nobo
     clients = await cluster.audience(150)
     cluster.audiences.down, cluster.failing = 3, 2
     job = ListJob(cluster, rate=300).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.state() == "completed", seconds=15)
     assert [message.client for message in cluster.messages] == clients
 
@@ -181,7 +167,7 @@ async def test_given_a_running_list_when_paused_then_nothing_more_is_produced_un
     cluster = Wire()
     await cluster.audience(200)
     job = ListJob(cluster, rate=100).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: len(cluster.messages) >= 50)
         await job.ask(Action.PAUSE, by="ann")
         await asyncio.sleep(0.2)
@@ -199,7 +185,7 @@ async def test_given_a_cancelled_list_when_its_owner_ends_then_nothing_more_is_p
     cluster = Wire()
     await cluster.audience(300)
     job = ListJob(cluster, rate=100).claim()
-    async with running(job) as task:
+    async with running(job.run) as task:
         await until(lambda: len(cluster.messages) >= 20)
         await job.ask(Action.CANCEL)
         async with asyncio.timeout(3):
@@ -221,7 +207,7 @@ async def test_given_a_list_that_cant_be_used_then_the_job_is_cancelled_with_the
     if fields is not None:
         await cluster.audience(120, **fields)
     job = ListJob(cluster).claim()
-    async with running(job) as task:
+    async with running(job.run) as task:
         async with asyncio.timeout(5):
             await task
     assert (job.kept().state, job.state()) == ("cancelled", "cancelled")
@@ -233,11 +219,11 @@ async def test_given_a_list_that_is_gone_from_kafka_when_taken_over_then_the_job
     cluster = Wire()
     await cluster.audience(200)
     job = ListJob(cluster, rate=50).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: len(cluster.messages) >= 20)
         await asyncio.sleep(1.2)
     cluster.journal.logs[names.AUDIENCES] = []
-    async with running(job.claim(job.kept(), term=9)) as task:
+    async with running(job.claim(job.kept(), term=9).run) as task:
         async with asyncio.timeout(5):
             await task
     assert job.kept().state == "cancelled"
@@ -248,7 +234,7 @@ async def test_given_a_canary_when_its_share_is_not_acknowledged_then_it_halts_a
     cluster = Wire()
     await cluster.audience(300)
     job = ListJob(cluster, rate=2_000, canary=Canary(share_bp=1_000, wait_s=1, min_acked_bp=5_000)).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: job.state() == "halted")
         assert len(cluster.messages) == 30
         assert "0 of 30 were acknowledged" in (job.kept().reason or "")
@@ -260,7 +246,7 @@ async def test_given_a_canary_when_its_share_is_acknowledged_then_the_rest_follo
     cluster = Wire()
     await cluster.audience(300)
     job = ListJob(cluster, rate=2_000, canary=Canary(share_bp=1_000, wait_s=1, min_acked_bp=5_000)).claim()
-    async with running(job):
+    async with running(job.run):
         await until(lambda: len(cluster.messages) == 30)
         followed = cluster.receipts.followed["j1"]
         followed.current = False  # Kafka is away: nobody knows what was acknowledged
@@ -276,7 +262,7 @@ async def test_given_a_list_that_expires_then_who_has_no_receipt_is_shown_as_exp
     cluster = Wire()
     await cluster.audience(100)
     job = ListJob(cluster, rate=5_000, ttl_s=3).claim()
-    async with running(job) as task:
+    async with running(job.run) as task:
         await until(lambda: job.state() == "completed")
         cluster.receipts.followed["j1"].counts.update(acked=60, rejected=1)
         async with asyncio.timeout(6):
