@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha1
@@ -153,10 +154,22 @@ class Shard:
         except NoScriptError as error:
             raise RegisterNotReady(f"{self.address} was restarted again") from error
 
+    @asynccontextmanager
+    async def _one(self) -> AsyncIterator[Redis]:
+        """A client with one connection of its own, for as long as a round trip may take; the pool has it back whatever happens,
+        also where the time is over just when it was taken."""
+        one = self.redis.client()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await one.initialize()
+                yield one
+        finally:
+            await one.aclose()
+
     async def look(self) -> tuple[str, Marker | None]:
         """The server's run id and its marker; raises RegisterDown."""
         try:
-            async with asyncio.timeout(self._timeout), self.redis.client() as one:
+            async with self._one() as one:
                 return await self._look(one)
         except (RedisError, OSError, TimeoutError) as error:
             raise RegisterDown(f"{self.address}: {type(error).__name__}: {error}") from error
@@ -167,7 +180,7 @@ class Shard:
         On one connection, which a restart breaks: else a beat could vouch on a new server for what only the old one had.
         """
         try:
-            async with asyncio.timeout(self._timeout), self.redis.client() as one:
+            async with self._one() as one:
                 run_id, marker = await self._look(one)
                 if marker is None or marker.incarnation.run_id != run_id or marker.state != OPEN:
                     return run_id, marker, False
@@ -182,10 +195,7 @@ class Shard:
         """Load the scripts of an incarnation, if the marker still says so on the same connection; else RegisterNotReady."""
         scripts = ScriptSet(marker.incarnation, purpose)
         try:
-            async with (
-                asyncio.timeout(self._timeout),
-                self.redis.client() as one,
-            ):  # one connection: a restart between would break it
+            async with self._one() as one:  # a restart between would break it
                 run_id, now = await self._look(one)
                 if now is None or now.incarnation != marker.incarnation or run_id != now.incarnation.run_id or now.state != state:
                     raise RegisterNotReady(f"{self.address} is not {state} any more")
