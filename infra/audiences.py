@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra.journal import JournalDown
+from infra.scratch import close, scratch_consumer
 from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, Broadcast
@@ -124,14 +125,7 @@ class Audiences:
     @asynccontextmanager
     async def _consumer(self, product: str, audience: str) -> AsyncIterator[tuple[AIOKafkaConsumer, TopicPartition]]:
         """A consumer of the partition in which the audience lies."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap,
-            client_id=self._name,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
-            request_timeout_ms=int(self._settings.request_timeout * 1000),
-        )
+        consumer = scratch_consumer(self._settings, name=self._name, fetch_max_wait_ms=100)
         try:
             await consumer.start()
             partition = partition_of(names.audience_key(product, audience), await self._partitions(names.AUDIENCES))
@@ -198,12 +192,3 @@ async def _next(consumer: AIOKafkaConsumer, where: TopicPartition) -> list[Consu
         while not (found := (await consumer.getmany(where, timeout_ms=200, max_records=1)).get(where)):
             pass
     return list(found)
-
-
-async def close(consumer: AIOKafkaConsumer) -> None:
-    """In a task of its own: aiokafka cancels tasks of its own that never ran, and their CancelledError comes out of `stop()`."""
-    stopping = asyncio.ensure_future(consumer.stop())
-    await asyncio.wait({stopping}, timeout=5)
-    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
-        stopping.cancel()
-        log.debug("consumer not closed cleanly")

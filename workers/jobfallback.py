@@ -20,6 +20,7 @@ from prometheus_client import Counter
 
 from infra.journal import Entry, Journal, JournalDown
 from infra.register import Register
+from infra.scratch import close, scratch_consumer
 from infra.settings import KafkaSettings
 from infra.wire import JobNumber
 from schemas import codec, names
@@ -117,7 +118,7 @@ class JobFallback:
     @asynccontextmanager
     async def _consumer(self, partition: int) -> AsyncIterator[tuple[AIOKafkaConsumer, int, int]]:
         """A consumer of one partition of the registry, with its first and last offset (exclusive) of now."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.bootstrap, enable_auto_commit=False)
+        consumer = scratch_consumer(self._settings, name="broadcast-fallback")
         where = TopicPartition(names.CLIENTS, partition)
         try:
             await consumer.start()
@@ -127,7 +128,7 @@ class JobFallback:
         except (KafkaError, OSError) as error:  # TimeoutError is an OSError
             raise JournalDown(f"{names.CLIENTS} partition {partition}: {type(error).__name__}: {error}") from error
         finally:
-            await consumer.stop()
+            await close(consumer)
 
     async def _eligible(
         self, consumer: AIOKafkaConsumer, due: Due, begin: int, end: int, share: tuple[int, int]

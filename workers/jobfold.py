@@ -16,6 +16,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from infra.scratch import close, scratch_consumer
 from infra.settings import KafkaSettings
 from infra.wire import JobNumber
 from schemas import codec, names
@@ -88,7 +89,7 @@ def _numbered(record: JobRecord, item: Read) -> JobRecord:
 async def read_jobs(settings: KafkaSettings, partitions: Iterable[int]) -> list[Read]:
     """Everything in these partitions of `push.jobs`, to where they ended at the start; raises Retryable."""
     where = [TopicPartition(names.JOBS, partition) for partition in partitions]
-    consumer = _scratch(settings)
+    consumer = scratch_consumer(settings, name="broadcast-fold")
     reads: list[Read] = []
     try:
         async with asyncio.timeout(READ_DEADLINE):
@@ -102,7 +103,7 @@ async def read_jobs(settings: KafkaSettings, partitions: Iterable[int]) -> list[
     except (KafkaError, OSError, TimeoutError) as error:
         raise Retryable(f"{names.JOBS} not read: {type(error).__name__}: {error}") from error
     finally:
-        await _close(consumer)
+        await close(consumer)
     return reads
 
 
@@ -112,7 +113,7 @@ async def read_broadcasts(settings: KafkaSettings, positions: Iterable[JobNumber
     found: dict[JobNumber, Broadcast] = {}
     if not wanted:
         return found
-    consumer = _scratch(settings)
+    consumer = scratch_consumer(settings, name="broadcast-fold")
     try:
         async with asyncio.timeout(READ_DEADLINE):
             await consumer.start()
@@ -123,7 +124,7 @@ async def read_broadcasts(settings: KafkaSettings, positions: Iterable[JobNumber
     except (KafkaError, OSError, TimeoutError) as error:
         raise Retryable(f"{names.BROADCASTS} not read: {type(error).__name__}: {error}") from error
     finally:
-        await _close(consumer)
+        await close(consumer)
     return found
 
 
@@ -140,23 +141,3 @@ async def _one(consumer: AIOKafkaConsumer, where: TopicPartition, offset: int) -
         return codec.decode_as(Broadcast, record.value)
     except codec.Undecodable:
         return None
-
-
-def _scratch(settings: KafkaSettings) -> AIOKafkaConsumer:
-    """A consumer without a group: it only looks."""
-    return AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap,
-        client_id="broadcast-fold",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        request_timeout_ms=int(settings.request_timeout * 1000),
-    )
-
-
-async def _close(consumer: AIOKafkaConsumer) -> None:
-    """In a task of its own: aiokafka cancels tasks of its own that never ran, and their CancelledError comes out of `stop()`."""
-    stopping = asyncio.ensure_future(consumer.stop())
-    await asyncio.wait({stopping}, timeout=5)
-    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
-        stopping.cancel()
-        log.debug("scratch consumer not closed cleanly")

@@ -17,9 +17,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter, Gauge
 
-from infra.audiences import close
 from infra.journal import JournalDown
 from infra.lifecycle import Loops
+from infra.scratch import close, scratch_consumer
 from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.codes import State
@@ -111,13 +111,7 @@ class ReceiptCounts:
 
     async def _read(self) -> None:
         """Read until nobody is followed; raises KafkaError, JournalDown or OSError."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap,
-            client_id="broadcast-receipts",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            request_timeout_ms=int(self._settings.request_timeout * 1000),
-        )
+        consumer = scratch_consumer(self._settings, name="broadcast-receipts")
         try:
             async with asyncio.timeout(self._settings.request_timeout):
                 await consumer.start()

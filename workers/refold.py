@@ -25,6 +25,7 @@ from infra.keeper import MAX_PENDING, Keeper, Product
 from infra.register import LastSession, Register, StoreItem, StoreMessage
 from infra.register.fold import Fold
 from infra.register.shards import part
+from infra.scratch import close, scratch_consumer
 from infra.settings import KafkaSettings
 from infra.wire import Bind, SettledJob
 from schemas import codec, names
@@ -133,12 +134,8 @@ class Refold:
     @asynccontextmanager
     async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
         """A consumer of this partition of the topics, none of them read yet: a fetch would hold up the questions."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+        consumer = scratch_consumer(
+            self._settings, name="register-fold", fetch_max_wait_ms=100, max_partition_fetch_bytes=4 * 1024 * 1024
         )
         try:
             await consumer.start()
@@ -149,7 +146,7 @@ class Refold:
         except (KafkaError, OSError) as error:  # TimeoutError is an OSError
             raise JournalDown(f"fold of partition {self._partition}: {type(error).__name__}: {error}") from error
         finally:
-            await consumer.stop()
+            await close(consumer)
 
     async def _bounds(self, consumer: AIOKafkaConsumer) -> dict[str, Bounds]:
         """First and last offset (exclusive) to read. What ends while we read is settled by the open shard, or comes once more."""

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra.journal import JournalDown
+from infra.scratch import close, scratch_consumer
 from infra.settings import KafkaSettings
 
 DEADLINE: Final = 15.0
 BATCH: Final = 500
 """Records between two turns of the loop: a reader must not hold up the API."""
-
-log = structlog.get_logger("center")
 
 Take = Callable[[bytes | None, bytes | None], None]
 
@@ -40,13 +38,7 @@ async def read_tail(settings: KafkaSettings, topic: str, partitions: Iterable[in
     """Call `take(key, value)` with the last records of each partition, in their order, `most` in all at most, up to where each
     ended at the start; raises JournalDown."""
     places = [TopicPartition(topic, partition) for partition in partitions]
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap,
-        client_id="center-tail",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        request_timeout_ms=int(settings.request_timeout * 1000),
-    )
+    consumer = scratch_consumer(settings, name="center-tail")
     try:
         async with asyncio.timeout(DEADLINE):
             await consumer.start()
@@ -61,7 +53,7 @@ async def read_tail(settings: KafkaSettings, topic: str, partitions: Iterable[in
     except (KafkaError, OSError, TimeoutError) as error:
         raise JournalDown(f"{topic} not read: {type(error).__name__}: {error}") from error
     finally:
-        await _close(consumer)
+        await close(consumer)
     return Covered(sum(ends[place] - begins[place] for place in places), sum(ends[place] - first[place] for place in places))
 
 
@@ -72,12 +64,3 @@ async def _read(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], tak
                 if record.offset < ends[place]:
                     take(record.key, record.value)
         await asyncio.sleep(0)
-
-
-async def _close(consumer: AIOKafkaConsumer) -> None:
-    """In a task of its own: aiokafka cancels tasks of its own that never ran, and their CancelledError comes out of `stop()`."""
-    stopping = asyncio.ensure_future(consumer.stop())
-    await asyncio.wait({stopping}, timeout=5)
-    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
-        stopping.cancel()
-        log.debug("scratch consumer not closed cleanly")
