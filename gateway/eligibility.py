@@ -12,7 +12,8 @@ from typing import Final
 from gateway.client import BindState
 from infra import segments
 from infra.attributes import Attributes
-from infra.wire import WHOLE, JobContent
+from infra.wire import JobContent
+from schemas.codes import WHOLE
 from schemas.partition import Shares
 
 Condition = Callable[[BindState], bool]

@@ -20,9 +20,8 @@ from gateway.eligibility import Target
 from gateway.quiet import Quiet
 from infra.wire import Counts, JobContent, JobNumber, SliceReply
 from schemas import names
+from schemas.codes import PLACES
 
-PLACES: Final = 64
-"""Active broadcasts of one product in a room, at most; the owner starts no more."""
 MAX_INTERRUPTED: Final = 20_000
 """Keys of clients that left with a broadcast unacknowledged, for each job. Beyond it a repeat is counted as `sent`."""
 LAST_ID: Final = 0xFFFF

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from infra import segments
-from infra.wire import WHOLE, JobContent
+from infra.wire import JobContent
 from schemas import names
+from schemas.codes import WHOLE
 from schemas.partition import Shares
 from schemas.records import ClientRecord
 

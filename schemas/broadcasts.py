@@ -11,11 +11,9 @@ from typing import ClassVar
 
 from schemas import names
 from schemas.checks import MAX_TTL_S, check_content, check_range, check_ttl
-from schemas.codes import Priority
+from schemas.codes import WHOLE, Priority
 from schemas.jobs import Action
 
-WHOLE = 10_000
-"""Basis points of everyone."""
 MAX_SEGMENT = 4_096
 """Characters of a segment expression, at most."""
 MAX_RAMP_S = 24 * 3600

@@ -8,6 +8,12 @@ from typing import Final
 SLOTS: Final = 4096
 """Into how many slots the clients of a product are hashed; a broadcast's cursor counts slots."""
 
+PLACES: Final = 64
+"""Broadcasts of one product that are active at a time: so many bits has a client's mask in a room."""
+
+WHOLE: Final = 10_000
+"""Basis points of everyone."""
+
 MAX_PAYLOAD: Final = 64 * 1024
 """Bytes of a message's payload, at most. A product may set less."""
 

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Final
 from zlib import crc32
 
-from schemas.codes import SLOTS
+from schemas.codes import SLOTS, WHOLE
 
 _MASK: Final = 0xFFFFFFFF
 _M: Final = 0x5BD1E995
@@ -38,7 +38,7 @@ def slot_of(key: str) -> int:
 
 
 class Shares:
-    """Where clients stand in the whole, 0 ≤ share < 10,000 (basis points), by their `realm:client` keys and a seed.
+    """Where clients stand in the whole, 0 ≤ share < WHOLE, by their `realm:client` keys and a seed.
 
     The same everywhere and at any time, evenly spread, and for each seed another. A sample of n basis points is who stands below
     n: 5 % of a seed are in its 10 %.
@@ -53,4 +53,4 @@ class Shares:
         """The client's share."""
         hashed = self._seeded.copy()
         hashed.update(key.encode())
-        return int.from_bytes(hashed.digest(), "big") * 10_000 >> 64
+        return int.from_bytes(hashed.digest(), "big") * WHOLE >> 64

@@ -24,6 +24,7 @@ from infra.lifecycle import end
 from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.broadcasts import Broadcast, JobRecord, Transition
+from schemas.codes import PLACES
 from schemas.jobs import JobState, NotAllowed
 from schemas.partition import partition_of
 from workers import joblife
@@ -35,8 +36,6 @@ from workers.listrun import ListRun
 from workers.pace import Pace, Pressure
 from workers.runner import Dead, Incoming
 
-MAX_ACTIVE: Final = 64
-"""Broadcasts of one product that run side by side (a room has so many places); more wait for one to be over."""
 MAX_OPEN: Final = 1_000
 """Broadcasts of one product that are not over, drafts and scheduled ones included; more are refused."""
 MAX_OVER: Final = 10_000
@@ -195,7 +194,7 @@ class Broadcasts:
         if shared is None:
             document = self._tools.keeper.products.get(claim.record.product)
             pace = Pace(document.rate if document is not None else claim.record.rate, now)
-            shared = owned.products[claim.record.product] = Shared(pace, asyncio.Semaphore(MAX_ACTIVE), Pressure())
+            shared = owned.products[claim.record.product] = Shared(pace, asyncio.Semaphore(PLACES), Pressure())
             self._watch_health(owned, claim.record.product, shared.pressure)
         kind = JobRun if claim.content.audience is None else ListRun
         run = owned.runs[claim.record.job] = kind(claim, self._tools, shared, wall_ms=int(time.time() * 1000), now=now)

@@ -11,9 +11,9 @@ from typing import Final
 
 from infra.keeper import Product
 from infra.wire import Counts
-from schemas.broadcasts import WHOLE, Audit, Broadcast, Canary, JobRecord, Transition
+from schemas.broadcasts import Audit, Broadcast, Canary, JobRecord, Transition
 from schemas.checks import MAX_TTL_S
-from schemas.codes import SLOTS
+from schemas.codes import SLOTS, WHOLE
 from schemas.jobs import OVER, Action, JobState, after
 from workers.pacing import POLL
 

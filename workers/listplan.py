@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from schemas.broadcasts import WHOLE, Canary, RoomCursor
-from schemas.codes import State
+from schemas.broadcasts import Canary, RoomCursor
+from schemas.codes import WHOLE, State
 from workers.pace import PERIOD
 from workers.receiptcount import Followed, settled
 

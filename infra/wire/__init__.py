@@ -22,7 +22,6 @@ from infra.wire.batch import (
 )
 from infra.wire.broadcasts import (
     ACK_BOUNDS_MS,
-    WHOLE,
     Cap,
     Counts,
     JobContent,
@@ -74,7 +73,6 @@ __all__ = [
     "RETRY",
     "SUPERSEDED",
     "VERSION",
-    "WHOLE",
     "Ack",
     "Announce",
     "Bind",

@@ -7,9 +7,7 @@ from typing import Final
 import msgspec
 
 from infra.wire.batch import JobNumber, Properties
-
-WHOLE: Final = 10_000
-"""Basis points of everyone."""
+from schemas.codes import WHOLE
 
 ACK_BOUNDS_MS: Final = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000)
 """Upper bounds of the histogram of times from a write to its PUBACK, ms; one more bucket is for what took longer."""

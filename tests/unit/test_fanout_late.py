@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.jobs import PLACES
 from infra.wire import SettledJob
-from schemas.codes import SLOTS
+from schemas.codes import PLACES, SLOTS
 from tests.unit.fanout_room import TERM, Room
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from gateway import eligibility
 from gateway.eligibility import MAX_KNOWN, Segmented, Target
 from infra.segments import Segment
-from infra.wire import WHOLE, ControlReply, Estimate, JobContent, PauseJob
-from schemas.codes import SLOTS
+from infra.wire import ControlReply, Estimate, JobContent, PauseJob
+from schemas.codes import SLOTS, WHOLE
 from schemas.partition import Shares
 from tests.unit.fanout_room import PRODUCT, TERM, Room
 

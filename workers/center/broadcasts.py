@@ -14,12 +14,13 @@ from infra.journal import Entry
 from infra.keeper import Product
 from schemas import names
 from schemas.broadcasts import Broadcast
+from schemas.codes import PLACES
 from schemas.jobs import JobState
 from workers.center.audiences import check_audience
 from workers.center.auth import DOCUMENTED
 from workers.center.campaign import BroadcastRequest, expires_ms, record_of
 from workers.center.content import IdempotencyKey, accept, claim_key, product_of
-from workers.center.jobs import MAX_ACTIVE, Document, accepted_document
+from workers.center.jobs import Document, accepted_document
 from workers.center.jobview import Job, JobList, JobView, summary, view
 from workers.center.ports import Parts
 from workers.center.problems import Problem, bad_input, responses
@@ -92,9 +93,9 @@ def check_place(parts: Parts, product: str, job: str) -> None:
     By the mirror, so it may be off by what was accepted in the last moment: then the broadcast waits for a place.
     """
     taken = parts.jobs.index.active(product, now_ms(), besides=job)
-    if taken >= MAX_ACTIVE:
+    if taken >= PLACES:
         detail = (
-            f"product {product} has {taken} broadcasts that are begun and not over, and may have {MAX_ACTIVE}: "
+            f"product {product} has {taken} broadcasts that are begun and not over, and may have {PLACES}: "
             "cancel one, or wait until one has expired; a shorter ttl frees its place earlier"
         )
         raise Problem("too-many-broadcasts", detail)

@@ -18,8 +18,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from infra import segments
 from infra.keeper import Product
 from infra.settings import Seconds
-from schemas.broadcasts import MAX_BY, MAX_GROUPS, MAX_RAMP_S, MAX_RATE, MAX_SEGMENT, WHOLE, Broadcast, Canary, Quiet
+from schemas.broadcasts import MAX_BY, MAX_GROUPS, MAX_RAMP_S, MAX_RATE, MAX_SEGMENT, Broadcast, Canary, Quiet
 from schemas.checks import MAX_TTL_S
+from schemas.codes import WHOLE
 from schemas.jobs import JobState
 from workers.center.content import PRIORITIES, Content, GroupName, PriorityName, RecordId, Text, Ttl, no_bool
 from workers.center.ids import choose_id

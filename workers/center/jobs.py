@@ -22,8 +22,6 @@ from schemas.jobs import OVER, JobState
 from workers.center.problems import RETRY_AFTER_S, Problem
 
 HINT_TIMEOUT: Final = 1.0
-MAX_ACTIVE: Final = 64
-"""Places for broadcasts that a product has in each room: so many may be begun and not over."""
 
 COUNTS: Final = tuple(name for name in Counts.__struct_fields__ if name != "ack_times")
 NO_PLACE: Final = OVER | {JobState.DRAFT, JobState.SCHEDULED}
