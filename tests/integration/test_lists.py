@@ -283,8 +283,14 @@ async def test_given_receipts_when_followed_from_the_start_or_from_a_place_then_
 
     async def receipt(name: str, client: str, state: str, product: str = PRODUCT) -> None:
         record = records.Receipt(id=name, product=product, realm="main", client=client, state=state, at_ms=0)  # type: ignore[arg-type]
-        await shop.journal.produce([Entry(names.RECEIPTS, client, record)])
+        for place in await shop.journal.produce([Entry(names.RECEIPTS, client, record)]):
+            ends[place.partition] = place.offset + 1
 
+    def whole(*followed: Followed) -> bool:
+        """All that is here so far was looked at; `current` is true somewhat before."""
+        return all(each.next.get(partition, 0) >= end for each in followed for partition, end in ends.items())
+
+    ends: dict[int, int] = {}
     begun_ms = int(time.time() * 1000)
     for i in range(30):
         await receipt(job, f"c{i}", "acked" if i % 3 else "expired")
@@ -297,7 +303,7 @@ async def test_given_receipts_when_followed_from_the_start_or_from_a_place_then_
     try:
         first = Followed(job, PRODUCT, begun_ms)
         counts.follow(first)
-        await until(lambda: first.current)
+        await until(lambda: whole(first) and first.current)
         assert first.counts == {"acked": 20, "expired": 10}
         kept = Followed(job, PRODUCT, begun_ms, dict(first.counts), dict(first.next))
         counts.leave(first)
@@ -305,7 +311,7 @@ async def test_given_receipts_when_followed_from_the_start_or_from_a_place_then_
         second = Followed(other, PRODUCT, begun_ms)  # begins far before where the one that is taken over goes on
         counts.follow(kept)
         counts.follow(second)
-        await until(lambda: kept.current and second.current)
+        await until(lambda: whole(kept, second) and kept.current and second.current)
         assert (kept.counts, second.counts) == ({"acked": 20, "expired": 10, "rejected": 1}, {"acked": 30})
         assert first.counts == {"acked": 20, "expired": 10}
     finally:
