@@ -1,4 +1,4 @@
-"""The register against a model, on a real server: any order of connects, binds, stores, acks, ends and losses of Redis.
+"""The register against a model, on a real server: any order of connects, binds, stores, acks, ends, sweeps and losses of Redis.
 
 The ids in brackets are those of docs/guarantees.md.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -16,61 +15,44 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
+from register_world import (
+    CAP,
+    FUTURE,
+    LIMIT,
+    LONG,
+    PARK_AFTER,
+    PRODUCT,
+    REALMS,
+    Connection,
+    Kept,
+    Message,
+    Snapshot,
+    a_message,
+    begin_fold,
+    counter_of,
+    due_of,
+    dumped,
+    last,
+    made_due,
+    only_shard,
+    opened,
+    rolled_back,
+    wiped,
+)
 
 from infra.local.brokers import LocalBrokers
-from infra.register import Owed, Parking, Register, Stored, StoreItem, StoreMessage
+from infra.register import LastSession, Owed, Parking, Register, Stored, StoreItem, StoreMessage
 from infra.register.due import corrected, members_due, remind, slots_due
-from infra.register.fold import Fold, incarnate
 from infra.register.slots import due_key, slot_of_client
 from infra.settings import RedisSettings
 from infra.wire import NOTICED, Ack, Bind, BindItem, ConnectItem, DisconnectItem, ProductWindow, PullItem, SyncItem
 from schemas import names
 
-KEY = "main:machine"
-PRODUCT = "demo"
-CAP = 6
-FUTURE = 1 << 45
-LIMIT = 4
-PARK_AFTER = 3
-LONG = 3_600_000
-"""Longer than a run, ms."""
-
 T = TypeVar("T")
 
 
-@dataclass
-class Message:
-    """A message of the model. `state` is empty while it is pending; `noticed`: the session that has its notice; `marked`:
-    somebody claimed it for another channel; `handed`: how often it went there; `crashes`: hand-overs that were not ended."""
-
-    id: str
-    priority: int
-    collapse: str
-    pull: bool
-    n: int
-    state: str = ""
-    noticed: tuple[int, int] = (0, 0)
-    waits: bool = False  # for its fallback: it is in the due-index
-    due: bool = False
-    marked: bool = False
-    handed: int = 0
-    crashes: int = 0
-
-
-@dataclass
-class Connection:
-    """A connection of the model, in one of three rooms."""
-
-    room: str
-    number: int
-    generation: int
-    serial: int
-    bound: bool = False
-    window: set[str] = field(default_factory=set)
-
-
 class Machine(RuleBasedStateMachine):
-    """One client and one product; `log` is Kafka: what was accepted, in order, and the receipts."""
+    """One client and one product. `log`, `receipts` and `events` are Kafka: what was accepted, in order, and its ends."""
 
     register: ClassVar[Register]
     loop: ClassVar[asyncio.AbstractEventLoop]
@@ -78,14 +60,18 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.key = f"{KEY}-{next(self.runs)}"
+        self.run_number = next(self.runs)
+        self.key = ""
         self.log: list[Message] = []
         self.receipts: list[tuple[str, str]] = []
+        self.events: list[LastSession] = []  # online or not, as `push.status` tells it
         self.connections: list[Connection] = []
         self.serial = 0
         self.n = 0
         self.newest: tuple[int, int] = (0, 0)
         self.session: Connection | None = None  # what the register has
+        self.claimed = True  # False: it was folded, and its room has not asked since
+        self.snapshot: Snapshot | None = None
         self.counter = 0
         self.asked: list[ConnectItem] = []  # connects that took a session from another room
         self.guard: dict[str, int] = {}  # message → connections in a row that acknowledged nothing
@@ -109,10 +95,14 @@ class Machine(RuleBasedStateMachine):
         held = self.session
         if held is None and self.counter > c.number:
             return False
-        if held is not None and held is not c and (held.generation, held.number) >= (c.generation, c.number):
+        if held is not None and held is not c and held.order >= c.order:
             return False
-        self.session, self.counter = c, max(self.counter, c.number)
+        self.session, self.counter, self.claimed = c, max(self.counter, c.number), True
         return True
+
+    def told(self, c: Connection, *, online: bool) -> None:
+        """The saver tells `push.status`."""
+        self.events.append(LastSession(self.key, online, c.generation, c.number, c.room, 1))
 
     def owes(self, owed: list[Owed]) -> None:
         """[U7] What a script ended is owed exactly once until it is paid; [F3] so is the word that it had been handed over."""
@@ -129,10 +119,11 @@ class Machine(RuleBasedStateMachine):
 
     # --- rules ---------------------------------------------------------------------------------------------------------
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(realm=st.sampled_from(REALMS))
+    def begin(self, realm: str) -> None:
         """One connection has some messages from the start: rules on empty windows prove little."""
-        self.run(_open(self.register))
+        self.key = f"{realm}:machine-{self.run_number}"
+        self.run(opened(self.register))
         self.store(ids=[0, 1, 2], priority=1, collapse="", pull=False, fallback=True)
         self.connect(room="r1")
         self._bind(self.connections[0])
@@ -144,7 +135,7 @@ class Machine(RuleBasedStateMachine):
         item = ConnectItem(self.key, room, 1, self.serial)
         [found] = self.run(self.register.connect([item]))
         if self.session is not None and self.session.room != room:  # [S10] nothing is taken from another room unseen
-            assert (found.status, found.generation, found.number) == ("elsewhere", self.session.generation, self.session.number)
+            assert (found.status, found.generation, found.number) == ("elsewhere", *self.session.order)
             item = replace(item, seen=(found.generation, found.number), until_ms=found.now_ms + LONG)
             self.asked.append(item)
             [found] = self.run(self.register.connect([item]))
@@ -152,8 +143,9 @@ class Machine(RuleBasedStateMachine):
         self.newest = (found.generation, found.number)
         [again] = self.run(self.register.connect([item]))
         assert (again.generation, again.number) == self.newest  # [S2] a repeat gets the same number
-        self.session = Connection(room, found.number, found.generation, self.serial)
+        self.session, self.claimed = Connection(room, found.number, found.generation, self.serial), True
         self.counter = found.number
+        self.told(self.session, online=True)
         self.connections.append(self.session)
 
     @precondition(lambda self: self.asked)
@@ -162,12 +154,12 @@ class Machine(RuleBasedStateMachine):
         """[S10] A connect that comes once more, after another or after its time, takes nothing from another room."""
         item = data.draw(st.sampled_from(self.asked))
         held = self.session
-        if held is None or held.room == item.room or item.seen == (held.generation, held.number):
+        if held is None or held.room == item.room or item.seen == held.order:
             return
         if late:  # though it is still what was seen
-            item = replace(item, seen=(held.generation, held.number), until_ms=1)
+            item = replace(item, seen=held.order, until_ms=1)
         [found] = self.run(self.register.connect([item]))
-        assert (found.status, found.generation, found.number) == ("elsewhere", held.generation, held.number)
+        assert (found.status, found.generation, found.number) == ("elsewhere", *held.order)
 
     @rule(
         ids=st.lists(st.integers(0, 12), min_size=1, max_size=4),
@@ -178,7 +170,7 @@ class Machine(RuleBasedStateMachine):
     )
     def store(self, ids: list[int], priority: int, collapse: str, pull: bool, fallback: bool) -> None:
         """[U1] an id that is pending or settled is not stored again; [U5] collapse; [U6] caps evict the lowest class, oldest."""
-        messages = [_message(f"m{n}", priority, collapse, pull, FUTURE if fallback else None) for n in ids]
+        messages = [a_message(f"m{n}", priority, collapse, pull, FUTURE if fallback else None) for n in ids]
         [found] = self.run(self.register.store([StoreItem(self.key, PRODUCT, CAP, messages)]))
         for message in messages:
             self._stored(message)
@@ -196,7 +188,7 @@ class Machine(RuleBasedStateMachine):
                 self.end(before, "replaced")
         self.n += 1
         pull, waits = message.body.mode == "pull", message.due_ms is not None
-        self.log.append(Message(message.id, message.priority, message.collapse_key, pull, self.n, waits=waits))
+        self.log.append(Message(message.id, message.priority, message.collapse_key, pull, waits, self.n, waits=waits))
         while len(self.pending) > CAP:
             lowest = max(m.priority for m in self.pending)
             self.end(min((m for m in self.pending if m.priority == lowest), key=lambda m: m.n), "evicted")
@@ -238,9 +230,11 @@ class Machine(RuleBasedStateMachine):
         if self._loses(c, found.status):
             return
         self.owes(found.owed)
+        if found.registered:
+            self.told(c, online=True)
         for message in self.pending:
             if message.id in noticed:  # [U13] it stays pending, and this session has its notice
-                message.noticed = (c.generation, c.number)
+                message.noticed = c.order
         self._page(c, found.pages[0])
 
     @precondition(lambda self: any(c.bound for c in self.connections))
@@ -256,9 +250,9 @@ class Machine(RuleBasedStateMachine):
         self._settle(acks)
         c.window -= set(acks)
         held = self.session
-        newer = held is not None and (held.generation, held.number) > (c.generation, c.number)
+        newer = held is not None and held.order > c.order
         assert (found.status, found.pages) == ("superseded" if newer else "ok", [])
-        assert found.missing == (not newer and held is not c)
+        assert found.missing == (not newer and (held is not c or not self.claimed))
         if not newer:
             self.owes(found.owed)
 
@@ -278,7 +272,7 @@ class Machine(RuleBasedStateMachine):
 
     def _page(self, c: Connection, page: Any) -> None:
         assert isinstance(page.items, list)
-        free = [m for m in self.pending if m.id not in c.window and m.noticed != (c.generation, c.number)]
+        free = [m for m in self.pending if m.id not in c.window and m.noticed != c.order]
         assert [item.id for item in page.items] == [m.id for m in free[:LIMIT]]
         assert page.more == (len(free) > LIMIT)
         assert page.n == self.n
@@ -303,6 +297,7 @@ class Machine(RuleBasedStateMachine):
         if repeated:  # its answer was lost: what is to be parked is named again, and nothing counts twice [U12]
             [again] = self.run(self.register.disconnect([item], Parking(PARK_AFTER, 0)))
             assert (again.status, again.parked) == ("superseded", found.parked)
+        self.told(c, online=False)
         if self.session is c:
             self.session, self.counter = None, self.counter + 1
         self._settle(acks)
@@ -341,7 +336,7 @@ class Machine(RuleBasedStateMachine):
     def advance_to_due(self, data: st.DataObject) -> None:
         """The time of some has come, or the claim of a worker that died is over."""
         waiting = [m for m in self.log if m.waits]
-        shard = self.register.shards.all[0]
+        shard = only_shard(self.register)
         for message in data.draw(st.lists(st.sampled_from(waiting), min_size=1, unique_by=lambda m: m.id)):
             member = names.due_member(self.key, PRODUCT, message.id)
             self.run(shard.pipe([("ZADD", due_key(slot_of_client(self.key)), "XX", 1, member)]))
@@ -351,7 +346,7 @@ class Machine(RuleBasedStateMachine):
     @rule(dies=st.sampled_from(["", "", "before kafka", "before the mark"]))
     def hand_over(self, dies: str) -> None:
         """[F1] Exactly what is due and unsettled is claimed; [F2] a worker that dies leaves it to the next."""
-        shard, slot = self.register.shards.all[0], slot_of_client(self.key)
+        shard, slot = only_shard(self.register), slot_of_client(self.key)
         now, slots = self.run(slots_due(shard))
         expected = {m.id for m in self.pending if m.due and m.waits}
         assert slot in slots or not expected
@@ -374,36 +369,108 @@ class Machine(RuleBasedStateMachine):
             self.run(self.register.handed([(self.key, PRODUCT, ids)]))
         self.run(corrected(shard, [slot]))
 
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data())
+    def sweep(self, data: st.DataObject) -> None:
+        """[S4] A session of a dead room goes if it is still that one; the counter stays, a stalled room comes back."""
+        self._sweep(data.draw(st.sampled_from(self.connections)))
+
+    def _sweep(self, c: Connection) -> None:
+        if self.session is c:  # told first (workers/sweep.py); of another one the walk had found nothing
+            self.told(c, online=False)
+            self.session = None
+        self.run(self.register.sweep([(self.key, c.view)]))
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def expire(self, data: st.DataObject) -> None:
+        """[U10] What has expired in a queue that nobody touches is ended once, and nothing else."""
+        over = data.draw(st.lists(st.sampled_from(self.pending), unique_by=lambda m: m.id))
+        self.run(made_due(self.register, self.key, [m.id for m in over]))
+        owed = self.run(self.register.expire([(self.key, PRODUCT)]))
+        for message in over:
+            self.end(message, "expired")
+        self.owes(owed)
+
+    @rule(number=st.integers(0, 12))
+    def store_late(self, number: int) -> None:
+        """[U10] What has expired when it is stored is ended at once, and never pending."""
+        late = StoreMessage(f"m{number}", 1, 1, "", Stored(b""))
+        [found] = self.run(self.register.store([StoreItem(self.key, PRODUCT, CAP, [late])]))
+        if not any(m.id == late.id for m in self.log):
+            assert found.numbers == [0]
+            self.log.append(Message(late.id, 1, "", False, False, 0))
+            self.end(self.log[-1], "expired")
+        self.owes(found.owed)
+
+    # --- what Redis loses ----------------------------------------------------------------------------------------------
+
     @rule()
     def lose_redis(self) -> None:
         """[R1] Emptied, then folded from Kafka: what was pending is pending, what was settled is settled, and nothing else."""
-        self.run(_wiped(self.register))
-        self.session, self.counter, self.guard, self.owing = None, 0, {}, []
-        self.run(self._fold())
-        self.n = len(self.pending)
-        for place, message in enumerate(sorted(self.pending, key=lambda m: m.n), 1):
-            message.n, message.noticed, message.due = place, (0, 0), False
-            waited = message.waits or message.marked
-            message.marked = (message.id, "fallback") in self.receipts
-            message.waits = waited and not message.marked
+        self.run(wiped(self.register))
+        self.n, self.guard, self.owing, self.snapshot = 0, {}, [], None
+        self._fold(0)
 
-    async def _fold(self) -> None:
-        shard = self.register.shards.all[0]
-        run_id, marker = await shard.look()
-        assert marker is None or marker.incarnation.run_id == run_id
-        fold = await _folding(self.register)
+    @rule()
+    def remember(self) -> None:
+        """What is written by now will survive."""
+        kept = {m.id: Kept(m.n, m.noticed, m.waits, m.due, m.marked) for m in self.log}
+        redis = self.run(dumped(self.register, self.key))
+        self.snapshot = Snapshot(redis, len(self.log), self.n, kept, dict(self.guard), list(self.owing))
+
+    @precondition(lambda self: self.snapshot is not None)
+    @rule(meanwhile=st.sampled_from(["", "connected", "ended"]))
+    def lose_tail(self, meanwhile: str) -> None:
+        """[R1] Rolled back, then folded from the position that survived: as it was. Often a whole session is in the tail."""
+        if meanwhile:
+            self.connect(room="r3")
+        if meanwhile == "ended":
+            self._sweep(self.connections[-1])
+        assert self.snapshot is not None
+        before, self.snapshot = self.snapshot, None
+        self.run(rolled_back(self.register, self.key, before.redis))
+        self.n, self.guard = before.n, before.guard
+        self.owing = [each for each in before.owing if each[2]]  # a receipt that is there does not say so
+        for message in self.log[: before.log]:
+            kept = before.messages[message.id]
+            message.n, message.noticed, message.due, message.marked = kept.n, kept.noticed, kept.due, kept.marked
+            message.waits = kept.waits and not message.state
+        self._fold(before.log)
+
+    def _fold(self, position: int) -> None:
+        """[R3] The session is the one that was there, or none (where a sweep had told its end): never an older one."""
+        before = self.session
+        self.run(self._folded(position))
+        [now] = self.run(self.register.sessions([self.key]))
+        assert now is None or (before is not None and (now.generation, now.number, now.room) == (*before.order, before.room))
+        self.session, self.claimed = before if now is not None else None, now is not None and now.connection != -1
+        self.counter = self.run(counter_of(self.register, self.key))
+        for message in self.log[position:]:
+            message.noticed, message.due, message.marked, message.waits = (0, 0), False, False, False
+            if not message.state:
+                self.n += 1
+                message.n, message.waits = self.n, message.fallback
+        for message in self.pending:  # [F2] what went there is not handed over again
+            if message.fallback and (message.id, "fallback") in self.receipts:
+                message.marked, message.waits = True, False
+
+    async def _folded(self, position: int) -> None:
+        fold = await begin_fold(self.register)
+        if self.events:
+            await fold.restore([last(self.events)])
         settled = {message for message, state in self.receipts if state != "fallback"}
         handed = {message for message, state in self.receipts if state == "fallback"}
         await fold.settle([(self.key, PRODUCT, [(message, 1) for message in sorted(settled)])])
         await fold.handed([(self.key, PRODUCT, sorted(handed))])
         again = [
-            _message(m.id, m.priority, m.collapse, m.pull, (0 if m.id in handed else FUTURE) if m.waits or m.marked else None)
-            for m in self.log
+            a_message(m.id, m.priority, m.collapse, m.pull, (0 if m.id in handed else FUTURE) if m.fallback else None)
+            for m in self.log[position:]
             if m.id not in settled
         ]
         owed = await fold.store([StoreItem(self.key, PRODUCT, CAP, again)]) if again else []
-        assert owed == []  # what would be ended again had its receipt
-        assert await fold.done("0", 1, 0, [])
+        assert sorted((each.id, each.state, each.detail) for each in owed) in ([], sorted(self.owing))  # all has its receipt
+        assert await fold.done("0", 1, len(self.log), [])
 
     # --- always --------------------------------------------------------------------------------------------------------
 
@@ -411,6 +478,11 @@ class Machine(RuleBasedStateMachine):
     def holds_what_the_model_holds(self) -> None:
         view = self.run(self.register.show(self.key, [PRODUCT]))
         assert (view.pending[PRODUCT] if view else 0) == len(self.pending)
+
+    @invariant()
+    def has_the_latest_session(self) -> None:
+        [found] = self.run(self.register.sessions([self.key]))
+        assert (found and (found.generation, found.number)) == (self.session and self.session.order)
 
     @invariant()
     def every_end_has_one_receipt(self) -> None:
@@ -425,52 +497,14 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_due_index_has_what_waits(self) -> None:
         """[F1] What is settled, on whatever path, leaves the index; what is handed over leaves it too."""
-        shard = self.register.shards.all[0]
-        [found] = self.run(shard.pipe([("ZRANGE", due_key(slot_of_client(self.key)), 0, -1)]))
-        members = [names.parse_due_member(member.decode()) for member in found]
-        waiting = {(self.key, PRODUCT, m.id) for m in self.pending if m.waits}
-        assert {member for member in members if member[0] == self.key} == waiting
+        members = [names.parse_due_member(member) for member in self.run(due_of(self.register, self.key))]
+        assert sorted(members) == sorted((self.key, PRODUCT, m.id) for m in self.pending if m.waits)
 
     @invariant()
     def handed_over_once(self) -> None:
         """[F2] Once, and once more for each worker that died after Kafka had it."""
         for message in self.log:
             assert message.handed <= 1 + message.crashes, message
-
-
-def _message(message_id: str, priority: int, collapse: str, pull: bool, due_ms: int | None) -> StoreMessage:
-    """Its body is its number, which in mode `pull` lies apart."""
-    body = message_id[1:].encode()
-    if pull:
-        return StoreMessage(message_id, priority, FUTURE, collapse, Stored(b"", mode="pull", size=len(body)), body, due_ms)
-    return StoreMessage(message_id, priority, FUTURE, collapse, Stored(body), due_ms=due_ms)
-
-
-async def _folding(register: Register) -> Fold:
-    """A new incarnation of the only shard, ready to be folded."""
-    shard = register.shards.all[0]
-    run_id, marker = await shard.look()
-    await incarnate(shard, run_id, marker, 1)
-    _, marker = await shard.look()
-    assert marker is not None
-    fold = Fold(shard, marker)
-    await fold.begin()
-    return fold
-
-
-async def _open(register: Register) -> None:
-    shard = register.shards.all[0]
-    _, marker = await shard.look()
-    if marker is None:
-        assert await (await _folding(register)).done("0", 1, 0, [])
-
-
-async def _wiped(register: Register) -> None:
-    shard = register.shards.all[0]
-    [generation] = await shard.pipe([("HGET", shard.marker_key, "generation")])
-    await shard.pipe([("FLUSHALL",)])
-    # Kafka's offsets only grow: the next generation is above the last, though Redis has forgotten it.
-    await shard.pipe([("HSET", shard.marker_key, "generation", generation)])
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -490,7 +524,7 @@ def test_the_register_is_what_the_model_says(redis: str) -> None:
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
+                max_examples=80, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), database=None
             ),
         )
         loop.run_until_complete(Machine.register.stop())
