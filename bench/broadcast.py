@@ -40,6 +40,7 @@ PACED_S: Final = 20
 WINDOW_S: Final = 5.0
 PINGED: Final = 500
 PING_EVERY: Final = 0.01
+LOOK_EVERY: Final = 0.02
 QUIET: Final = (0.1, 0.002)
 """What a room does for a broadcast is over when in so many seconds it used no more than so many of CPU."""
 MARGIN_S: Final = 10
@@ -141,7 +142,7 @@ class Bench:
         """
         before = self._rooms_cpu()
         send()
-        self._crowd.parked()
+        self._crowd.parked(look_every=LOOK_EVERY)
         if qos:
             self._until_quiet()
             size = self._crowd.acknowledge()

@@ -104,12 +104,13 @@ class Crowd:
 
     # --- broadcasts ---------------------------------------------------------------------------------------------------
 
-    def parked(self) -> list[float]:
+    def parked(self, *, look_every: float = 0.0) -> list[float]:
         """Wait until one broadcast is at every connection, and leave it unread.
 
-        Returns when each came: seconds from the first, ascending. Raises Failed.
+        Returns when each came: seconds from the first, ascending. Raises Failed. With `look_every`, s, it sleeps between two
+        looks: who waits in a poll costs the writer, since each write has to wake it.
         """
-        return self._arrivals(lambda fd: None)
+        return self._arrivals(lambda fd: None, look_every)
 
     def drain(self) -> int:
         """Read what was left; returns how many bytes each connection had. Raises Failed if they differ."""
@@ -158,11 +159,12 @@ class Crowd:
         _same(sizes.values())
         return times
 
-    def _arrivals(self, arrived: Callable[[int], None]) -> list[float]:
+    def _arrivals(self, arrived: Callable[[int], None], look_every: float = 0.0) -> list[float]:
         deadline = time.monotonic() + ANSWER
         times: dict[int, float] = {}
         while len(times) < len(self):
-            events = self._epoll.poll(max(0.0, deadline - time.monotonic()), len(self))
+            time.sleep(look_every)
+            events = self._epoll.poll(0.0 if look_every else max(0.0, deadline - time.monotonic()), len(self))
             now = time.monotonic()
             for fd, _ in events:
                 times.setdefault(fd, now)
