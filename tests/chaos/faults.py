@@ -18,6 +18,7 @@ from tests.chaos.of_brokers import (
     RedisTailLost,
     RedisWiped,
 )
+from tests.chaos.of_campaigns import paused_faults
 from tests.chaos.of_clients import ClientHalfOpen, ClientSlow, ReconnectStorm
 from tests.chaos.of_processes import (
     CenterHalfClosed,
@@ -45,7 +46,7 @@ def every() -> list[Fault]:
         *(WorkerSigstop(role, factor) for role in ROLES for factor in FACTORS),
         SaverSigstopLong(), CenterSigkill(), CenterHalfClosed(), RedisKilled(), RedisTailLost(), RedisWiped(), RedisDiskFull(),
         RedisSlow(), RedisCutFromSaver(), NatsDown(), NatsSlow(), KvWiped(),
-        KafkaDown(), KafkaCutFromWorker(), ClientHalfOpen(), ClientSlow(), ReconnectStorm(),
+        *paused_faults(), KafkaDown(), KafkaCutFromWorker(), ClientHalfOpen(), ClientSlow(), ReconnectStorm(),
         ClockShift("clock-ahead", HOUR), ClockShift("clock-behind", -HOUR),
     ]  # fmt: skip
 

@@ -173,7 +173,7 @@ class Run:
             users = await self._index.users(self._world.users)
             wrong = [user for user, clients in self._world.users.items() if users[user] != set(clients)]
             pending = await self._index.pending(self._world.fleet.devices)
-            again = [message for message, client in pending if (message, client) in self._records.settled]
+            again = [key for key in pending if key in self._records.settled]
             if not (elsewhere or wrong or again) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.5)

@@ -66,6 +66,8 @@ class Traffic:
         """(when, how long, outcome) of each HTTP request."""
         self.keyed: list[tuple[float, str, dict[str, Any], str]] = []
         """(when accepted, idempotency key, body, id)."""
+        self.jobs: list[str] = []
+        """The broadcasts' ids, in order."""
 
     async def start(self) -> None:
         """Begin to send."""
@@ -89,6 +91,7 @@ class Traffic:
         """Send one to every client of the product, online or not, at so many persons a second."""
         token = self._offer([*self._online, *self._away], kind="broadcast")
         body = {"product": PRODUCT, "id": token, "payload": token, "rate": rate, "ttl": BROADCAST_TTL}
+        self.jobs.append(token)
         self._spawn(self._post("/v1/broadcasts", body, token))
 
     def large(self, client: str, size: int) -> None:
