@@ -41,7 +41,7 @@ WINDOW_S: Final = 5.0
 PINGED: Final = 500
 PING_EVERY: Final = 0.01
 LOOK_EVERY: Final = 0.25
-"""Whether a broadcast has arrived is looked at so seldom, s: a look at 10,000 sockets while they are written to costs the writer."""
+"""Seconds between two looks for arrivals: one at 10,000 sockets that are being written to costs their writer."""
 QUIET: Final = (0.1, 0.002)
 """What a room does for a broadcast is over when in so many seconds it used no more than so many of CPU."""
 MARGIN_S: Final = 10
