@@ -118,6 +118,7 @@ class Checker:
         self._expired: dict[Key, float] = {}
         self._offline: Counter[str] = Counter()
         self._last: dict[str, tuple[int, int, bool]] = {}
+        self._began: dict[str, tuple[int, int]] = {}
         self._online: dict[str, int] = {}
         self._dead: set[Key] = set()
         self._pending: set[Key] = set()
@@ -175,10 +176,15 @@ class Checker:
     def _take_allow(self, e: dict[str, Any]) -> None:
         self._allowed[e["client"]] += e["count"]
 
+    def _take_session(self, e: dict[str, Any]) -> None:
+        self._began[e["client"]] = (e["generation"], e["session"])
+
     def _take_status(self, e: dict[str, Any]) -> None:
         if e["event"] not in (Status.ONLINE, Status.OFFLINE):
             return
         offline = e["event"] == Status.OFFLINE
+        if offline and (e["generation"], e["session"]) < self._began.get(e["client"], (0, 0)):
+            return  # the end of a session that was over before the history began: a room keeps one for its flash window
         self._offline[e["client"]] += offline
         state = (e["generation"], e["session"], offline)  # of one session, offline is the later
         self._last[e["client"]] = max(self._last.get(e["client"], state), state)

@@ -102,6 +102,8 @@ class Run:
         world, fault = self._world, self._fault
         began = time.monotonic()
         world.fleet.begin_row(self._history)
+        for client, (generation, session) in (await self._index.sessions(world.fleet.devices)).items():
+            self._history.note("session", client=client, generation=generation, session=session)
         await self._records.start()
         await self._traffic.start()
         try:

@@ -229,6 +229,8 @@ def status(event: str, session: int) -> Event:
         ([status("offline", 2)], 1, ["a"]),
         ([status("offline", 1), status("online", 2)], 0, ["a"]),
         ([status("offline", 1), status("offline", 2), status("online", 3)], 1, []),
+        ([{"e": "session", "client": "a", "generation": 1, "session": 2}, status("offline", 1)], 0, []),
+        ([{"e": "session", "client": "a", "generation": 1, "session": 2}, status("offline", 2)], 0, ["a"]),
     ],
 )
 def test_given_a_client_that_is_connected_when_called_offline_then_it_is_named(
