@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -31,8 +32,7 @@ class JournalDown(Exception):
     """Kafka did not acknowledge in time: the outcome is unknown. Produce again; ids make it harmless."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True):
     """Where a record lies: partition, offset, and the broker's append time (ms)."""
 
     partition: int
@@ -40,8 +40,7 @@ class Position:
     timestamp_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One record to produce. `key` decides the partition by murmur2, unless `by` names another text to hash."""
 
     topic: str

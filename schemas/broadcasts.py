@@ -6,8 +6,9 @@ everyone. Times in ms are since the epoch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
+
+import msgspec
 
 from schemas import names
 from schemas.checks import MAX_TTL_S, check_content, check_range, check_ttl
@@ -30,8 +31,7 @@ MAX_AUDIENCE = 10_000_000
 _ACTIONS = frozenset(action.value for action in Action)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Canary:
+class Canary(msgspec.Struct, frozen=True, kw_only=True):
     """The first `share_bp` of everyone, then a wait of `wait_s`; the job goes on only while, of what was sent `wait_s` ago,
     at least `min_acked_bp` are settled by the device, and at most `max_failed_bp` of all were refused."""
 
@@ -48,8 +48,7 @@ class Canary:
         check_range("canary max_failed_bp", self.max_failed_bp, 0, WHOLE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quiet:
+class Quiet(msgspec.Struct, frozen=True, kw_only=True):
     """Quiet hours by the client's own clock (attribute `tz`, an IANA zone; else `zone`): minutes of the day, from ≤ t < to; a
     range that ends before it begins goes over midnight. Who is in them waits until they are over, or the job is."""
 
@@ -67,8 +66,7 @@ class Quiet:
             raise ValueError("quiet zone is empty or has more than 64 characters")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broadcast:
+class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     """`push.broadcasts`: one content for everyone bound to the product, or for who matches every condition that is given.
 
     `groups`: in any of them, or with `every_group` in all; `segment`: an expression over client attributes
@@ -88,7 +86,7 @@ class Broadcast:
     groups: tuple[str, ...] = ()
     payload: bytes = b""
     content_type: str | None = None
-    properties: dict[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = {}
     rate: int = 0
     ttl_s: int | None = None
     include_new: bool = False
@@ -149,8 +147,7 @@ class Broadcast:
             raise ValueError(f"an audience is who gets it, whatever else would choose: leave out {found}, or the audience")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AudienceChunk:
+class AudienceChunk(msgspec.Struct, frozen=True, kw_only=True):
     """`push.audiences`, key `names.audience_key`: a piece of an explicit list of clients, in order.
 
     `number` counts the chunks of one `upload` from 0. The last one carries `sealed`, the number of ids in all of them; until
@@ -182,8 +179,7 @@ class AudienceChunk:
             check_range("sealed", self.sealed, 1, MAX_AUDIENCE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """`push.broadcasts`, key product: what is asked of a job (schemas/jobs.py has the table). `rate` belongs to action `rate`."""
 
     SCHEMA: ClassVar[str] = "Transition.v1"
@@ -214,18 +210,16 @@ def _check_words(text: str | None) -> None:
         raise ValueError(f"a text of who or why has more than {MAX_BY} characters, or control characters")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoomCursor:
+class RoomCursor(msgspec.Struct, frozen=True, kw_only=True):
     """How far a job came in one room: every slot below `slot` was confirmed."""
 
     room: str
     epoch: int
     slot: int
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRecord:
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`push.jobs`, key (job, term): the claim and each second's cursor of a job's owner.
 
     `number` is the (partition, offset) of the job's first record in this topic; it is (−1, −1) in that first record itself,
@@ -255,8 +249,7 @@ class JobRecord:
     handed: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
     """`push.audit`, key product: what was done to what, by whom and why, from where to where."""
 
     SCHEMA: ClassVar[str] = "Audit.v1"

@@ -8,7 +8,6 @@ A record class may name older versions of its schema: these are read too (a fiel
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -46,7 +45,7 @@ class _Form:
         self.schema = fastavro.parse_schema(document)
         digest = fingerprint(to_parsing_canonical_form(document), "CRC-64-AVRO")
         self.header = MAGIC + bytes.fromhex(digest)
-        self.names = tuple(field.name for field in fields(record))
+        self.names = record.__struct_fields__
 
 
 _FORMS: Final = {record: _Form(record, record.SCHEMA) for record in RECORDS}
@@ -59,7 +58,7 @@ _LISTS: Final[dict[type[Record], tuple[str, ...]]] = {
     StatusEvent: ("settled_jobs",),
     AudienceChunk: ("clients",),
 }
-_NESTED: Final = {kind: tuple(field.name for field in fields(kind)) for kind in (RoomCursor, ClientProduct, Canary, Quiet)}
+_NESTED: Final = {kind: kind.__struct_fields__ for kind in (RoomCursor, ClientProduct, Canary, Quiet)}
 
 
 def _plain(value: Any) -> Any:

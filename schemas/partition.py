@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from struct import unpack_from
 from typing import Final
 from zlib import crc32
 
@@ -16,13 +17,11 @@ def murmur2(data: bytes) -> int:
     """Kafka's murmur2 (org.apache.kafka.common.utils.Utils), 32 bits unsigned."""
     length = len(data)
     h = (0x9747B28C ^ length) & _MASK
-    tail = length & ~3
-    for i in range(0, tail, 4):
-        k = int.from_bytes(data[i : i + 4], "little") * _M & _MASK
-        k = (k ^ k >> 24) * _M & _MASK
-        h = h * _M & _MASK ^ k
+    for word in unpack_from(f"<{length >> 2}I", data):
+        k = word * _M & _MASK
+        h = h * _M & _MASK ^ ((k ^ k >> 24) * _M & _MASK)
     if length & 3:
-        h = (h ^ int.from_bytes(data[tail:], "little")) * _M & _MASK
+        h = (h ^ int.from_bytes(data[length & ~3 :], "little")) * _M & _MASK
     h = (h ^ h >> 13) * _M & _MASK
     return h ^ h >> 15
 

@@ -6,8 +6,9 @@ A record is immutable and checked where it enters (`check()` raises ValueError w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
+
+import msgspec
 
 from schemas import names
 from schemas.broadcasts import AudienceChunk, Audit, Broadcast, JobRecord, Transition
@@ -22,8 +23,7 @@ _PRIORITIES = frozenset(int(priority) for priority in Priority)
 _MODES = frozenset(mode.value for mode in Mode)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushMessage:
+class PushMessage(msgspec.Struct, frozen=True, kw_only=True):
     """`push.messages`: one message for a client, or for every client of a user. Exactly one of both is named.
 
     `fallback_after_s`: what is unsettled so long after it was accepted is handed to another channel (docs/adr/0011).
@@ -45,7 +45,7 @@ class PushMessage:
     group: str | None = None
     content_type: str | None = None
     correlation: bytes | None = None
-    properties: dict[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = {}
     mode: str = Mode.PUSH
     pull_after_ms: int = 0
     accepted_ms: int | None = None
@@ -97,8 +97,7 @@ class PushMessage:
             raise ValueError(f"pull_after_ms {self.pull_after_ms} is not between 0 and {MAX_PULL_AFTER_MS}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """`push.receipts`, key client: how an accepted (id, client) was settled; or, in the states that settle nothing, what else
     became of it."""
 
@@ -114,8 +113,7 @@ class Receipt:
     detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uplink:
+class Uplink(msgspec.Struct, frozen=True, kw_only=True):
     """`push.uplink`, key client: what a device sent. `id` is the SDK's, or `room.epoch.session.counter`."""
 
     SCHEMA: ClassVar[str] = "Uplink.v1"
@@ -132,13 +130,12 @@ class Uplink:
     correlation: bytes | None = None
     wants_reply: bool = False
     content_type: str | None = None
-    properties: dict[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = {}
     room: str = ""
     received_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusEvent:
+class StatusEvent(msgspec.Struct, frozen=True, kw_only=True):
     """`push.status`, key client: online, offline, bind, unbind, in the order of (generation, session)."""
 
     SCHEMA: ClassVar[str] = "StatusEvent.v1"
@@ -156,8 +153,7 @@ class StatusEvent:
     settled_jobs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientProduct:
+class ClientProduct(msgspec.Struct, frozen=True, kw_only=True):
     """What the durable registry knows of a client in one product."""
 
     user: str | None
@@ -167,8 +163,7 @@ class ClientProduct:
     first_bind_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientRecord:
+class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`push.clients`, key `realm:client product` (compacted, partitioned by client): one client's bind to one product."""
 
     SCHEMA: ClassVar[str] = "ClientRecord.v1"
@@ -179,8 +174,7 @@ class ClientRecord:
     bind: ClientProduct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fallback:
+class Fallback(msgspec.Struct, frozen=True, kw_only=True):
     """`push.fallback`, key client: what was unsettled when its time had come, for another channel (APNs, FCM, SMS).
 
     `id` is the message's, or the job's. Once per (id, client); a repeat, after a crash, has the same id. `user`: whose device it
@@ -201,8 +195,7 @@ class Fallback:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """`push.dead`: a record that could not be handled, with the reason and where it came from."""
 
     SCHEMA: ClassVar[str] = "DeadLetter.v1"
@@ -219,8 +212,7 @@ class DeadLetter:
     product: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardRecord:
+class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`push.register`, key shard: Redis has a new incarnation. This record's offset + 1 is the generation (docs/adr/0007)."""
 
     SCHEMA: ClassVar[str] = "ShardRecord.v1"

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import uuid4
 
 import structlog
+from msgspec.structs import replace
 from prometheus_client import Counter
 
 from infra.journal import Entry, Journal, Position

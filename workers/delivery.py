@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import structlog
+from msgspec.structs import replace
 from prometheus_client import Counter
 
 from infra.journal import Entry, Journal
@@ -44,8 +46,7 @@ log = structlog.get_logger("delivery")
 outcomes = Counter("longwire_delivery_messages_total", "Messages by what delivery did", ["outcome"])
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """A message with what delivery needs beside it."""
 
     record: Incoming

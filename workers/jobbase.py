@@ -11,11 +11,12 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 from nats.js.kv import KeyValue
 from prometheus_client import Counter
 

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from msgspec import structs
 
 from infra.scratch import close, scratch_consumer
 from infra.settings import KafkaSettings
@@ -83,7 +84,7 @@ def fold(reads: Iterable[Read]) -> dict[str, Folded]:
 def _numbered(record: JobRecord, item: Read) -> JobRecord:
     if number_of(record) != UNNUMBERED:
         return record
-    return replace(record, number_partition=item.partition, number_offset=item.offset)
+    return structs.replace(record, number_partition=item.partition, number_offset=item.offset)
 
 
 async def read_jobs(settings: KafkaSettings, partitions: Iterable[int]) -> list[Read]:

@@ -6,8 +6,9 @@ Kafka before anybody is told.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from infra.keeper import Product
 from infra.wire import Counts

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from functools import partial
 
 import structlog
+from msgspec.structs import replace
 from prometheus_client import Counter
 
 from infra.lifecycle import end

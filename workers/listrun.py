@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 import structlog
+from msgspec.structs import replace
 
 from infra import wire
 from infra.audiences import Chunk, unusable

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
@@ -51,8 +52,7 @@ RETRYABLE: Final = (Retryable, JournalDown, BusError, RegisterDown)
 Batches = dict[TopicPartition, list[ConsumerRecord]]
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """One record as it was read. `timestamp_ms` is the broker's append time."""
 
     topic: str

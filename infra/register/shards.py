@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, RedisError
 
+from infra.register.packing import packed
 from infra.register.slots import SLOTS
 from infra.register.together import Calls, Together
 from infra.settings import RedisSettings
@@ -342,7 +343,7 @@ class Shards:
             retry=Retry(NoBackoff(), 0),  # a timeout is unknown, and a blind repeat applied twice (PITFALLS)
             protocol=2,
         )
-        return Redis(connection_pool=pool)
+        return Redis(connection_pool=packed(pool))
 
 
 def read_marker(raw: dict[str, str]) -> Marker | None:

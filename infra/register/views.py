@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from infra.wire import Bind, JobNumber, RecentJob, SettledJob
@@ -28,8 +26,7 @@ class Stored(msgspec.Struct, array_like=True, frozen=True):
     accepted_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionView:
+class SessionView(msgspec.Struct, frozen=True):
     """Where a client is: session (generation, number) in (room, epoch)."""
 
     generation: int
@@ -39,8 +36,7 @@ class SessionView:
     connection: int
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(msgspec.Struct, frozen=True):
     """Where a client is, and its bind to a product; `now_ms`: Redis TIME."""
 
     now_ms: int
@@ -48,8 +44,7 @@ class Located:
     bind: Bind | None
 
 
-@dataclass(frozen=True, slots=True)
-class ClientView:
+class ClientView(msgspec.Struct, frozen=True):
     """A client as the register knows it. `pending`: product → count, for the products bound or asked for."""
 
     session: SessionView | None
@@ -57,8 +52,7 @@ class ClientView:
     pending: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
+class Owed(msgspec.Struct, frozen=True):
     """A receipt that a script owes to Kafka. `detail` is HANDED_OVER of what another channel had been given before."""
 
     key: str
@@ -68,8 +62,7 @@ class Owed:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PendingItem:
+class PendingItem(msgspec.Struct, frozen=True):
     """A pending message in a page. `expires_in_s` ≥ 1: whole seconds that remain, by Redis TIME."""
 
     n: int
@@ -78,8 +71,7 @@ class PendingItem:
     expires_in_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class PendingPage:
+class PendingPage(msgspec.Struct, frozen=True):
     """The first pending messages outside the window; `n` is the product's last store number."""
 
     product: str
@@ -88,8 +80,7 @@ class PendingPage:
     items: list[PendingItem]
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(msgspec.Struct, frozen=True):
     """The answer to connect; `old` is the session that it took over, if that was in another (room, epoch).
 
     `elsewhere`: nothing was done; (generation, number) is the session that another room has. `now_ms`: Redis TIME.
@@ -102,8 +93,7 @@ class Connected:
     now_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """The answer to bind. `document_changed`: the durable registry does not have this bind yet."""
 
     status: str
@@ -111,13 +101,12 @@ class Bound:
     document_changed: bool = False
     user_before: str = ""
     page: PendingPage | None = None
-    settled_jobs: list[JobNumber] = field(default_factory=list)
-    owed: list[Owed] = field(default_factory=list)
-    recent_jobs: list[RecentJob] = field(default_factory=list)
+    settled_jobs: list[JobNumber] = []
+    owed: list[Owed] = []
+    recent_jobs: list[RecentJob] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Unbound:
+class Unbound(msgspec.Struct, frozen=True):
     """The answer to unbind: the user that the client had in the product, and which bind it was that is over."""
 
     status: str
@@ -125,8 +114,7 @@ class Unbound:
     mark: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rebound:
+class Rebound(msgspec.Struct, frozen=True):
     """A bind that came while an older one of the same product was being ended; `first_bind_ms`: since when."""
 
     key: str
@@ -134,35 +122,31 @@ class Rebound:
     first_bind_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
+class Synced(msgspec.Struct, frozen=True):
     """The answer to sync. `registered`: the session was missing, and is there again; `missing`: it is (where only acks came)."""
 
     status: str
-    pages: list[PendingPage] = field(default_factory=list)
-    owed: list[Owed] = field(default_factory=list)
+    pages: list[PendingPage] = []
+    owed: list[Owed] = []
     registered: bool = False
     missing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Pulled:
+class Pulled(msgspec.Struct, frozen=True):
     """The answer to pull: `item` has its payload, whatever the mode."""
 
     status: str
     item: PendingItem | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Parking:
+class Parking(msgspec.Struct, frozen=True):
     """The never-ack guard's bounds: so many connections in which nothing was acknowledged, over at least so many seconds."""
 
     connections: int = 10
     seconds: float = 1800.0
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
+class Parked(msgspec.Struct, frozen=True):
     """A message that no connection ever acknowledged: the caller makes it a dead letter, then settles it."""
 
     key: str
@@ -171,17 +155,15 @@ class Parked:
     body: Stored
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(msgspec.Struct, frozen=True):
     """The answer to disconnect."""
 
     status: str
-    owed: list[Owed] = field(default_factory=list)
-    parked: list[Parked] = field(default_factory=list)
+    owed: list[Owed] = []
+    parked: list[Parked] = []
 
 
-@dataclass(frozen=True, slots=True)
-class LastSession:
+class LastSession(msgspec.Struct, frozen=True):
     """A client's last session as `push.status` tells it, with the broadcasts that it settled."""
 
     key: str
@@ -190,11 +172,10 @@ class LastSession:
     number: int
     room: str
     epoch: int
-    jobs: list[SettledJob] = field(default_factory=list)
+    jobs: list[SettledJob] = []
 
 
-@dataclass(frozen=True, slots=True)
-class StoreMessage:
+class StoreMessage(msgspec.Struct, frozen=True):
     """One message to store. `expires_ms` by Kafka's append time plus the TTL; `apart`: the payload, in mode `pull`; `due_ms`:
     when its fallback is due, 0 where it was handed over already, None for none."""
 
@@ -207,8 +188,7 @@ class StoreMessage:
     due_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoreItem:
+class StoreItem(msgspec.Struct, frozen=True):
     """Messages of one (client, product), in order; `cap`: pending messages at most."""
 
     key: str
@@ -217,8 +197,7 @@ class StoreItem:
     messages: list[StoreMessage]
 
 
-@dataclass(frozen=True, slots=True)
-class StoreOutcome:
+class StoreOutcome(msgspec.Struct, frozen=True):
     """`numbers`: the store number of each message, 0 where it was known, expired or settled: nothing to hint."""
 
     session: SessionView | None
@@ -228,16 +207,14 @@ class StoreOutcome:
     owed: list[Owed]
 
 
-@dataclass(frozen=True, slots=True)
-class Unsettled:
+class Unsettled(msgspec.Struct, frozen=True):
     """A message that is to be handed to another channel."""
 
     id: str
     body: Stored
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """What of one (client, product) is due and unsettled, claimed by the caller, at `now_ms` by Redis TIME; and what is owed.
 
     `user`: whose device it is, "" if the registry does not know.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 from core import Core, eventually, unique
+from msgspec.structs import replace
 
 from infra.ops import again, logs
 from infra.settings import Settings

@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient
 from core import Core, TopicReader, eventually, unique
+from msgspec.structs import replace
 
 from infra.journal import apply_topics
 from infra.keeper import Queue, product_key
