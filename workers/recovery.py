@@ -24,7 +24,7 @@ from infra.lifecycle import Loops, end
 from infra.queues import OwnQueues
 from infra.register import Marker, Register, RegisterDown, Shard
 from infra.register.fold import Fold, incarnate
-from infra.register.shards import OPEN, Incarnation, part
+from infra.register.marker import OPEN, Incarnation, part
 from infra.settings import KafkaSettings
 from schemas import names
 from schemas.records import ShardRecord

@@ -24,7 +24,7 @@ from infra.journal import Journal, JournalDown
 from infra.keeper import MAX_PENDING, Keeper, Product
 from infra.register import LastSession, Register, StoreItem, StoreMessage
 from infra.register.fold import Fold
-from infra.register.shards import part
+from infra.register.marker import part
 from infra.scratch import close, scratch_consumer
 from infra.settings import KafkaSettings
 from infra.wire import Bind, SettledJob

@@ -43,7 +43,7 @@ local function trim_settled(p, now)
   local excess = redis.call('ZCARD', p.t) - SETTLED_MIN
   if excess > 0 then excess = math.min(excess, redis.call('ZCOUNT', p.t, '-inf', now - SETTLED_MS)) end
   if excess > 0 then redis.call('ZREMRANGEBYRANK', p.t, 0, excess - 1) end
-  redis.call('PEXPIRE', p.t, SETTLED_TTL)
+  if redis.call('PTTL', p.t) < SETTLED_TTL - SETTLED_MS then redis.call('PEXPIRE', p.t, SETTLED_TTL) end
 end
 
 local function settle(p, id, now)

@@ -1,14 +1,13 @@
--- KEYS: session, counter, owed, then seven a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs, noticed, only acks}, then
--- binds; an ack is {product place, id, its state if that is not acked}.
+-- KEYS: session, counter, owed, then seven a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs, noticed}, then binds;
+-- an ack is {product place, id, its state if that is not acked}.
 -- `products` names every product whose keys are given; windows, limits and binds are given for the first of them.
--- With `only acks` the session is looked at and left as it is. Returns {status, now, pages, owed, whether the session was missing}.
+-- Returns {status}, or {'ok', now, pages, owed, whether the session had to be registered}.
 local a = cmsgpack.unpack(ARGV[1])
 local s, c, owed, now = KEYS[1], KEYS[2], KEYS[3], clock()
 local products = load_products(a[2], 4)
 apply_acks(products, a[6], owed, now) -- whoever has the session: their receipts are in Kafka
 local me = me_from(a[1])
-local latest, missing
-if a[9] then latest, missing = compare(s, me) else latest, missing = claim(s, c, me) end
+local latest, registered = claim(s, c, me)
 if not latest then return {'superseded'} end
 save_jobs(products, a[7], now)
 mark_noticed(products, a[8], me)
@@ -18,4 +17,4 @@ for i, window in ipairs(a[3]) do
   if redis.call('HGET', s, 'b:' .. p.name) ~= bind then redis.call('HSET', s, 'b:' .. p.name, bind) end
   pages[i] = page(p, owed, p.name, window, a[4][i], a[5], now, me)
 end
-return {'ok', now, pages, owed_now(owed), missing and 1 or 0}
+return {'ok', now, pages, owed_now(owed), registered and 1 or 0}

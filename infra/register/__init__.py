@@ -3,13 +3,15 @@
 Each method takes a batch and runs one Lua script a client, pipelined; every script is idempotent, because a timeout leaves its
 outcome unknown and the caller repeats it. A script touches the keys of one client only, which share a slot.
 
-`calls` builds what a script is given, `answers` reads what it returns, `views` are the values, `shards` knows which server has
-a key and whether it may be used, `client` is the class, `fold` what puts Kafka's records into a server that lost something,
-`slots` and `due` the index of what is to be handed to another channel.
+`scripts` has the Lua, `calls` builds what a script is given, `packing` makes bytes of it, `answers` reads what it returns,
+`views` are the values, `shards` knows which server has a key and whether it may be used by its `marker`, `client` is the class,
+`fold` what puts Kafka's records into a server that lost something, `slots` and `due` the index of what is to be handed to
+another channel.
 """
 
 from infra.register.client import Register
-from infra.register.shards import Marker, RegisterDown, RegisterNotReady, Shard
+from infra.register.marker import Marker
+from infra.register.shards import RegisterDown, RegisterNotReady, Shard
 from infra.register.views import (
     Bound,
     Claimed,

@@ -123,14 +123,15 @@ def rebound(key: str, answer: Sequence[Any]) -> Rebound:
 
 
 def synced(item: SyncItem, answer: Sequence[Any]) -> Synced:
-    """Of `sync.lua`."""
+    """Of `sync.lua`, or `acks.lua`."""
     if len(answer) == 1:
         return Synced(text(answer[0]))
-    status, now, raw, due, missing = answer
+    if item.only_acks:
+        status, due, missing = answer
+        return Synced(text(status), owed=owed(item.key, due), missing=bool(missing))
+    status, now, raw, due, registered = answer
     pages = [page(entry.bind.product, one, int(now)) for entry, one in zip(item.products, raw, strict=True)]
-    return Synced(
-        text(status), pages, owed(item.key, due), bool(missing) and not item.only_acks, bool(missing) and item.only_acks
-    )
+    return Synced(text(status), pages, owed(item.key, due), bool(registered))
 
 
 def pulled(item: PullItem, answer: Sequence[Any]) -> Pulled:

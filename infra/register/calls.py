@@ -57,7 +57,9 @@ def bind_call(i: BindItem) -> Call:
 
 
 def sync_call(i: SyncItem) -> Call:
-    """`sync.lua`."""
+    """`sync.lua`, or `acks.lua` where there is nothing else to it."""
+    if i.only_acks:
+        return _acks_call(i)
     products = _places(i.products, [*(ack.product for ack in i.acks), *(job.product for job in i.jobs)])
     arguments = [
         _me(i),
@@ -67,10 +69,16 @@ def sync_call(i: SyncItem) -> Call:
         PAGE_BYTES,
         _acks(products, i.acks),
         _jobs(products, i.jobs),
-        [[products[ack.product], ack.id] for ack in i.acks if ack.state == NOTICED],
-        i.only_acks,
+        _noticed(products, i.acks),
     ]
     return "sync", _client_keys(i.key, products), [pack(arguments), *(pack(item.bind) for item in i.products)]
+
+
+def _acks_call(i: SyncItem) -> Call:
+    products = _places((), [*(ack.product for ack in i.acks), *(job.product for job in i.jobs)])
+    session, _, owed, *rest = _client_keys(i.key, products)
+    arguments = [_me(i), list(products), _acks(products, i.acks), _jobs(products, i.jobs), _noticed(products, i.acks)]
+    return "acks", [session, owed, *rest], [pack(arguments)]
 
 
 def disconnect_call(i: DisconnectItem, parking: Parking) -> Call:
@@ -157,6 +165,10 @@ def _acks(products: dict[str, int], acks: Sequence[Ack]) -> list[list[Any]]:
         for ack in acks
         if ack.state != NOTICED
     ]
+
+
+def _noticed(products: dict[str, int], acks: Sequence[Ack]) -> list[list[Any]]:
+    return [[products[ack.product], ack.id] for ack in acks if ack.state == NOTICED]
 
 
 def _jobs(products: dict[str, int], jobs: Sequence[SettledJob]) -> list[list[Any]]:

@@ -27,7 +27,8 @@ from infra.register.calls import (
     sync_call,
     unbind_call,
 )
-from infra.register.shards import Command, RegisterDown, RegisterNotReady, Shard, Shards
+from infra.register.scripts import Command
+from infra.register.shards import RegisterDown, RegisterNotReady, Shard, Shards
 from infra.register.views import (
     Bound,
     Claimed,

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from infra.register.answers import text
-from infra.register.shards import Command, Shard, shard_script
+from infra.register.scripts import Command, shard_script
+from infra.register.shards import Shard
 from infra.register.slots import due_key, slot_of_client
 from infra.register.views import StoreItem
 from schemas import names

@@ -11,7 +11,9 @@ from typing import Final
 from infra.register import answers, due
 from infra.register.answers import text
 from infra.register.calls import handed_call, pack, restore_call, settle_call, store_call
-from infra.register.shards import FOLDING, OPEN, Marker, RegisterNotReady, Shard, shard_script
+from infra.register.marker import FOLDING, OPEN, Marker
+from infra.register.scripts import shard_script
+from infra.register.shards import RegisterNotReady, Shard
 from infra.register.views import LastSession, Owed, StoreItem
 from infra.wire import Bind
 from schemas import names

@@ -1,8 +1,7 @@
 """The shards of the register: which server has a key, and whether that server may be used (docs/adr/0007).
 
 A server that was restarted, emptied or promoted has no scripts, so every call to it fails with NOSCRIPT. Scripts are loaded
-only by who has seen, on that very connection, that the shard's marker names this server's `run_id` and is open. The first line
-of every script names the incarnation, so its hash is the fence: who does not know the present generation has nothing to run.
+only by who has seen, on that very connection, that the shard's marker names this server's `run_id` and is open.
 """
 
 from __future__ import annotations
@@ -11,10 +10,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import cache
-from hashlib import sha1
-from importlib import resources
 from typing import Any, Final
 
 import structlog
@@ -24,7 +19,9 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, RedisError
 
+from infra.register.marker import OPEN, Incarnation, Marker, read_marker, why_not_open
 from infra.register.packing import packed
+from infra.register.scripts import Command, ScriptSet, evalsha, shard_script
 from infra.register.slots import SLOTS
 from infra.register.together import Calls, Together
 from infra.settings import RedisSettings
@@ -33,12 +30,6 @@ PIPELINE: Final = 100
 """Commands in one pipeline, at most."""
 LOOK_EVERY: Final = 0.2
 """A shard that is not open is looked at again after this many seconds, whoever asks."""
-SCRIPTS: Final = (
-    "connect", "bind", "sync", "unbind", "leave", "disconnect", "pull", "peek", "store", "sweep", "expire", "settle", "restore",
-    "members", "user", "hand", "handed", "settledjob",
-)  # fmt: skip
-
-OPEN, FOLDING = "open", "folding"
 
 log = structlog.get_logger("register")
 
@@ -51,46 +42,6 @@ class RegisterNotReady(RegisterDown):
     """Redis answers, but what it lost is not folded again yet: nothing was done. Repeat it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incarnation:
-    """One life of a server with the generation that the register gave it."""
-
-    run_id: str
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """A shard's marker, as it is in Redis. `since_ms`: the last beat before this incarnation, 0 for none; `positions`: what of
-    each part of the log (`part`) was stored when it was written; `folded`: parts done; `progress`: read, of how many."""
-
-    incarnation: Incarnation
-    state: str
-    kind: str
-    since_ms: int
-    began_ms: int
-    opened_ms: int
-    beat_ms: int
-    positions: dict[str, int] = field(default_factory=dict)
-    folded: frozenset[str] = frozenset()
-    progress: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-
-def part(partition: int, queue: str = "") -> str:
-    """The name of a part of the log in a marker: a partition of `push.messages`, or of a product's own queue."""
-    return f"{partition}:{queue}" if queue else str(partition)
-
-
-class ScriptSet:
-    """Every script as one incarnation knows it; `purpose` keeps those of a fold apart from those of the open shard."""
-
-    def __init__(self, incarnation: Incarnation, purpose: str) -> None:
-        head = f"-- {purpose} {incarnation.run_id}\nlocal GENERATION = {incarnation.generation}\n"
-        self.texts = {name: head + text for name, text in _texts().items()}
-        self.shas = {name: sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in self.texts.items()}
-
-
-Command = tuple[Any, ...]
 Answer = Any
 
 
@@ -138,12 +89,12 @@ class Shard:
     async def _evaluate(self, calls: Calls) -> list[Answer]:
         _, scripts = self._open or await self._reopen()
         try:
-            return await self.pipe(_evalsha(scripts, calls))
+            return await self.pipe(evalsha(scripts, calls))
         except NoScriptError:
             self._open = None
         _, scripts = await self._reopen()
         try:
-            return await self.pipe(_evalsha(scripts, calls))
+            return await self.pipe(evalsha(scripts, calls))
         except NoScriptError as error:
             self._open = None
             raise RegisterNotReady(f"{self.address} was restarted") from error
@@ -151,7 +102,7 @@ class Shard:
     async def evaluate_fold(self, scripts: ScriptSet, calls: Calls) -> list[Answer]:
         """The same while it is folded, with the fold's own scripts."""
         try:
-            return await self.pipe(_evalsha(scripts, calls))
+            return await self.pipe(evalsha(scripts, calls))
         except NoScriptError as error:
             raise RegisterNotReady(f"{self.address} was restarted again") from error
 
@@ -219,7 +170,7 @@ class Shard:
                 raise RegisterNotReady(self._why)
             run_id, marker = await self.look()
             if marker is None or marker.incarnation.run_id != run_id or marker.state != OPEN:
-                self._why = f"{self.address} is not ready: {_reason(run_id, marker)}"
+                self._why = f"{self.address} is not ready: {why_not_open(run_id, marker)}"
                 self._closed_until = time.monotonic() + LOOK_EVERY
                 raise RegisterNotReady(self._why)
             scripts = await self.load(marker, OPEN, OPEN)
@@ -346,42 +297,6 @@ class Shards:
         return Redis(connection_pool=packed(pool))
 
 
-def read_marker(raw: dict[str, str]) -> Marker | None:
-    """A marker's fields; None where there is none."""
-    if "run_id" not in raw:
-        return None
-    progress = {name[2:]: value.partition("/") for name, value in raw.items() if name.startswith("r:")}
-    return Marker(
-        Incarnation(raw["run_id"], int(raw["generation"])),
-        raw["state"],
-        raw["kind"],
-        int(raw["since"]),
-        int(raw["began"]),
-        int(raw.get("opened", 0)),
-        int(raw.get("beat", 0)),
-        {name[2:]: int(value) for name, value in raw.items() if name.startswith("p:")},
-        frozenset(name[2:] for name, value in raw.items() if name.startswith("f:") and value == raw["generation"]),
-        {name: (int(read), int(of)) for name, (read, _, of) in progress.items()},
-    )
-
-
-def shard_script(name: str, key: str, *arguments: str | int) -> Command:
-    """An EVAL of a script on a shard's marker: they work whatever is loaded."""
-    return ("EVAL", _shard_text(name), 1, key, *arguments)
-
-
-def _evalsha(scripts: ScriptSet, calls: Calls) -> list[Command]:
-    return [("EVALSHA", scripts.shas[name], len(keys), *keys, *arguments) for name, keys, arguments in calls]
-
-
-def _reason(run_id: str, marker: Marker | None) -> str:
-    if marker is None:
-        return "it is empty, and what Kafka has is not folded into it yet"
-    if marker.incarnation.run_id != run_id:
-        return "it was restarted, and what it may have lost is not folded again yet"
-    return f"{len(marker.folded)} parts of the log are folded into it again"
-
-
 def _parse_slots(raw: Sequence[Any]) -> dict[str, list[tuple[int, int]]]:
     """`CLUSTER SLOTS`: [low, high, [host, port, …] of the master, …] → address → ranges."""
     found: dict[str, list[tuple[int, int]]] = {}
@@ -400,15 +315,3 @@ def _tag(ranges: tuple[tuple[int, int], ...]) -> str:
 
 def _address(url: str) -> str:
     return url.rpartition("@")[2].rpartition("://")[2].partition("/")[0]
-
-
-@cache
-def _texts() -> dict[str, str]:
-    folder = resources.files("infra") / "lua"
-    common = (folder / "common.lua").read_text()
-    return {name: common + (folder / f"{name}.lua").read_text() for name in SCRIPTS}
-
-
-@cache
-def _shard_text(name: str) -> str:
-    return (resources.files("infra") / "lua" / "shard" / f"{name}.lua").read_text()

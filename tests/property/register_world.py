@@ -7,7 +7,8 @@ from typing import Final
 
 from infra.register import LastSession, Register, SessionView, Stored, StoreMessage
 from infra.register.fold import Fold, incarnate
-from infra.register.shards import OPEN, Shard
+from infra.register.marker import OPEN
+from infra.register.shards import Shard
 from infra.register.slots import due_key, slot_of_client
 from schemas import names
 from schemas.codes import Status
