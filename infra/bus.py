@@ -27,6 +27,7 @@ from prometheus_client import Counter
 
 from infra.lifecycle import Loops
 from infra.settings import NatsSettings
+from schemas import names
 
 PING_INTERVAL: Final = 3
 INBOX: Final = 256
@@ -212,15 +213,15 @@ class Bus:
     # --- KV ------------------------------------------------------------------------------------------------------------
 
     async def bucket(self, name: str) -> KeyValue:
-        """The KV bucket `name`, created with one value of history if it is missing; raises BusDown."""
+        """The KV bucket `name`, created (one value of history, `names.KV_TTL_S`) if it is missing; raises BusDown."""
         stream = self._client.jetstream(timeout=5)
         try:
             try:
                 return await stream.key_value(name)
             except nats.js.errors.NotFoundError:
-                return await stream.create_key_value(
-                    KeyValueConfig(bucket=name, history=1, storage=StorageType.FILE, max_value_size=256 * 1024)
-                )
+                config = KeyValueConfig(bucket=name, history=1, storage=StorageType.FILE, max_value_size=256 * 1024)
+                config.ttl = names.KV_TTL_S.get(name)
+                return await stream.create_key_value(config)
         except (nats.errors.Error, TimeoutError) as error:
             raise BusDown(f"KV bucket {name}: {type(error).__name__}: {error}") from error
 

@@ -102,3 +102,13 @@ async def test_given_a_wiped_store_then_a_worker_puts_back_what_it_knows_and_kee
     assert await value(other) is None  # what was removed stays removed
     await worker.stop()
     await bus.stop()
+
+
+async def test_given_the_buckets_then_a_jobs_entry_goes_a_month_after_its_last_put_and_a_document_never(
+    settings: Settings,
+) -> None:
+    bus = Bus(settings.nats, name="test-keeper", version="0.0.1")
+    await bus.start()
+    jobs, keeper = await bus.bucket(names.KV_JOBS), await bus.bucket(names.KV_KEEPER)
+    assert [(await bucket.status()).ttl for bucket in (jobs, keeper)] == [30 * 24 * 3600, 0]
+    await bus.stop()
