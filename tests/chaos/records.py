@@ -130,12 +130,13 @@ class Index:
         return {client: room or "" for client, room in zip(wanted, await pipe.execute(), strict=True)}
 
     async def sessions(self, clients: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """Each client's session (generation, number), of those that have one."""
+        """Each client's session (generation, number), of those that have one. Leaves no connection: the row may end its server."""
         wanted = list(clients)
         pipe = self._redis.pipeline(transaction=False)
         for client in wanted:
             pipe.hmget(names.session_key(names.client_key("main", client)), "generation", "number")
         found = zip(wanted, await pipe.execute(), strict=True)
+        await self._redis.connection_pool.disconnect()
         return {client: (int(generation), int(number)) for client, (generation, number) in found if number is not None}
 
     async def users(self, users: Iterable[str]) -> dict[str, set[str]]:
