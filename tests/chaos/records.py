@@ -130,7 +130,7 @@ class Index:
         return {client: room or "" for client, room in zip(wanted, await pipe.execute(), strict=True)}
 
     async def sessions(self, clients: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """Each client's session (generation, number), of those that have one. Leaves no connection: the row may end its server."""
+        """Each client's session (generation, number), of those that have one. No connection is left: its server may end."""
         wanted = list(clients)
         pipe = self._redis.pipeline(transaction=False)
         for client in wanted:
