@@ -202,7 +202,7 @@ class QueuesTwin:
     async def change(self, product: str, change: QueueChange) -> Product:
         self.changes.append(change)
         before = self.documents.products[product]
-        after = before.model_copy(update={"queue": changed(before.name, before.queue, change)})
+        after = before.model_copy(update={"queue": changed(before.name, before.queue, change, others=0)})
         self.documents.products[product] = after
         return after
 

@@ -11,7 +11,7 @@ from infra.keeper import Product, Queue
 from schemas import names
 from workers.center.ports import QueueChange
 from workers.center.problems import Problem
-from workers.center.switch import changed, queue_text
+from workers.center.switch import MAX_QUEUES, changed, queue_text
 
 SHOP = "/v1/products/shop/queue"
 
@@ -91,10 +91,18 @@ async def test_given_no_key_then_401() -> None:
 
 
 def test_given_no_queue_then_only_a_rate_makes_one() -> None:
-    assert changed("shop", None, QueueChange(action="rate", rate=7, by="ann")) == Queue(rate=7)
+    assert changed("shop", None, QueueChange(action="rate", rate=7, by="ann"), others=0) == Queue(rate=7)
     for action in ("pause", "resume", "off"):
         with pytest.raises(Problem, match="action rate switches one on"):
-            changed("shop", None, QueueChange(action=action, by="ann"))
+            changed("shop", None, QueueChange(action=action, by="ann"), others=0)
+
+
+def test_given_as_many_queues_as_there_may_be_then_no_more_and_those_go_on() -> None:
+    change = QueueChange(action="rate", rate=7, by="ann")
+    with pytest.raises(Problem, match="switch another one off"):
+        changed("shop", None, change, others=MAX_QUEUES)
+    assert changed("shop", None, change, others=MAX_QUEUES - 1) == Queue(rate=7)
+    assert changed("shop", Queue(rate=5), change, others=MAX_QUEUES) == Queue(rate=7)
 
 
 @pytest.mark.parametrize(("queue", "text"), [(None, "off"), (Queue(rate=5), "5/s"), (Queue(rate=5, paused=True), "5/s, paused")])

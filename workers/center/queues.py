@@ -74,7 +74,7 @@ def router(parts: Parts) -> APIRouter:
     @routes.post(
         "/v1/products/{product}/queue/{action}",
         response_model=QueueView,
-        responses=known | responses("changed-meanwhile", "journal-down", "bus-down"),
+        responses=known | responses("too-many-queues", "changed-meanwhile", "journal-down", "bus-down"),
     )
     async def change_queue(
         name: Annotated[ProductName, Path(alias="product")], action: Action, request: ChangeRequest

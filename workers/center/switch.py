@@ -18,14 +18,20 @@ from workers.center.problems import RETRY_AFTER_S, Problem
 
 ATTEMPTS: Final = 3
 SUBJECT: Final = "queue"
+MAX_QUEUES: Final = 32
+"""Products with a queue of their own: each has a consumer group in every delivery worker, and reads its receipts once more when
+Redis is folded."""
 
 log = structlog.get_logger("center")
 
 
-def changed(product: str, queue: Queue | None, change: QueueChange) -> Queue | None:
-    """The queue after a change; raises a Problem (404) where there is none to pause, resume or switch off."""
+def changed(product: str, queue: Queue | None, change: QueueChange, *, others: int) -> Queue | None:
+    """The queue after a change, where `others` have one; raises a Problem (404) where there is none to pause, resume or switch
+    off, and one (409) where there are enough."""
     if change.action == "rate":
         assert change.rate is not None
+        if queue is None and others >= MAX_QUEUES:
+            raise Problem("too-many-queues", f"{others} products have one, as many as there may be; switch another one off")
         return Queue(rate=change.rate, paused=queue is not None and queue.paused)
     if queue is None:
         raise Problem("unknown-queue", f"product {product} has no queue of its own; action rate switches one on")
@@ -62,7 +68,8 @@ class Switch:
         """The product after the change; None where somebody else was faster."""
         document, revision = await self._keeper.read(product_key(product))
         assert isinstance(document, Product)
-        after = document.model_copy(update={"queue": changed(product, document.queue, change)})
+        others = sum(item.queue is not None for name, item in self._keeper.products.items() if name != product)
+        after = document.model_copy(update={"queue": changed(product, document.queue, change, others=others)})
         if after == document:
             return after
         if document.queue is None:
