@@ -20,6 +20,9 @@ from tests.chaos.history import History
 
 RETRY_FOR: Final = 90.0
 """Seconds for which a sender asks again under the same id; then the outcome stays unknown."""
+AGAIN: Final = (0.5, 4.0)
+"""Seconds until a sender asks again: first, and at most. An outage of 30 s has hundreds of them; asking twice a second each they kept
+this process, which the devices are in, too, so busy that answers seemed to take seconds."""
 PRIORITY: Final = {"high": 0, "normal": 1, "low": 2}
 HOUR: Final = 3600
 SHORT_TTL: Final = 20
@@ -244,10 +247,11 @@ class Traffic:
         await self._until_known(token, send)
 
     async def _until_known(self, token: str, send: Callable[[], Awaitable[str]]) -> None:
-        """Ask until it is accepted, under the id that `send` returns ("": ask again)."""
-        deadline = time.monotonic() + RETRY_FOR
+        """Ask until it is accepted, under the id that `send` returns ("": ask again, less and less often)."""
+        deadline, pause = time.monotonic() + RETRY_FOR, AGAIN[0]
         while time.monotonic() < deadline:
             if found := await send():
                 self.history.note("accepted", token=token, id=found)
                 return
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, AGAIN[1])
