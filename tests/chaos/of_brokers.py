@@ -25,8 +25,8 @@ from tests.chaos.world import SYNC_INTERVAL, World
 STOPS_WITHIN: Final = 20.0
 """Seconds for an orderly stop, brokers or not (infra.agent.STOP_GRACE)."""
 ANSWERS_WITHIN: Final = 1.0
-"""Seconds for a 503, for 99 of 100 requests, by center's own clock: this process, which has the devices, may be late itself. The first
-requests find out that Kafka is away, and may take center's bound for it."""
+"""Seconds for a 503, for 99 of 100 requests, by center's own clock: this process, which has the devices, may be late itself. The
+first requests find out that Kafka is away, and may take center's bound for it."""
 FOUND_OUT: Final = 3.0
 ANSWERS: Final = "longwire_center_request_seconds"
 

@@ -21,8 +21,8 @@ from tests.chaos.history import History
 RETRY_FOR: Final = 90.0
 """Seconds for which a sender asks again under the same id; then the outcome stays unknown."""
 AGAIN: Final = (0.5, 4.0)
-"""Seconds until a sender asks again: first, and at most. An outage has hundreds of them; asking twice a second each they kept this
-process, which has the devices, too, so busy that answers seemed to take seconds."""
+"""Seconds until a sender asks again: first, and at most. An outage has hundreds of them; asking twice a second each they kept
+this process, which has the devices, too, so busy that answers seemed to take seconds."""
 PRIORITY: Final = {"high": 0, "normal": 1, "low": 2}
 HOUR: Final = 3600
 SHORT_TTL: Final = 20
