@@ -51,11 +51,9 @@ class Costs:
     delivery_us: tuple[float, float]
 
 
-COSTS: Final = Costs(slice_us=430.0, save_us=6_800.0, look_us=4.2, cursor_us=36.0, delivery_us=(18.0, 45.0))
-"""Measured on 2026-11-28 by `make bench-broadcast`, which prints its own beside these; the method is in docs/benchmarks.md.
-
-The machine was busy, so the owner's are on the high side (400 connections, 20 rooms that only answered).
-"""
+COSTS: Final = Costs(slice_us=220.0, save_us=3_750.0, look_us=1.3, cursor_us=12.5, delivery_us=(21.0, 40.0))
+"""Measured on 2026-11-28 by `make bench-broadcast` (means of two runs), which prints its own beside these; the method is in
+docs/benchmarks.md."""
 
 
 @dataclass(frozen=True, slots=True)
