@@ -12,8 +12,10 @@ import pytest_asyncio
 from core import Core, TopicReader, eventually, unique
 from redis_cluster import RedisCluster
 
+from infra.journal import apply_topics
+from infra.local.brokers import LocalBrokers
 from infra.register import RegisterDown
-from infra.settings import RedisSettings, Settings
+from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
 from infra.wire import RETRY, Ack, ConnectItem
 from schemas import names
 from schemas.codes import State
@@ -31,11 +33,18 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Red
 
 
 @pytest_asyncio.fixture(scope="module")
-async def core(cluster: RedisCluster, settings: Settings) -> AsyncIterator[Core]:
-    running = Core(settings.model_copy(update={"redis": RedisSettings(url=cluster.url, timeout=1.0)}))
+async def core(cluster: RedisCluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Core]:
+    """On a log of its own: own queues that other tests left would be folded, too, for each node that was killed."""
+    brokers = LocalBrokers(tmp_path_factory.mktemp("around-a-cluster"), wanted=frozenset({"nats", "kafka"}))
+    found = await brokers.start()
+    kafka = KafkaSettings(bootstrap=found.kafka)
+    await apply_topics(kafka)
+    redis = RedisSettings(url=cluster.url, timeout=1.0)
+    running = Core(Settings(data=tmp_path_factory.mktemp("data"), nats=NatsSettings(url=found.nats), kafka=kafka, redis=redis))
     await running.start()
     yield running
     await running.stop()
+    await brokers.stop()
 
 
 async def test_given_a_node_that_is_away_when_qos_0_comes_for_its_client_then_what_is_stored_for_others_does_not_wait(
