@@ -219,9 +219,15 @@ class Bus:
             try:
                 return await stream.key_value(name)
             except nats.js.errors.NotFoundError:
-                config = KeyValueConfig(bucket=name, history=1, storage=StorageType.FILE, max_value_size=256 * 1024)
-                config.ttl = names.KV_TTL_S.get(name)
-                return await stream.create_key_value(config)
+                return await stream.create_key_value(
+                    KeyValueConfig(
+                        bucket=name,
+                        history=1,
+                        storage=StorageType.FILE,
+                        max_value_size=256 * 1024,
+                        ttl=names.KV_TTL_S.get(name),
+                    )
+                )
         except (nats.errors.Error, TimeoutError) as error:
             raise BusDown(f"KV bucket {name}: {type(error).__name__}: {error}") from error
 
