@@ -280,6 +280,8 @@ def document(size: Size, found: Results) -> dict[str, Any]:
         "rounds": {f"{name}_qos{qos}": values for (name, qos), values in found.rates.items()},
         "paced_seconds": arrivals[-1] - arrivals[0],
         "paced_errors": [min(found.errors), max(found.errors)],
+        "paced_gap_s": found.followed.gap(),
+        "client_stood_still_s": found.followed.stood_still,
         "ping_p50_ms": 1000 * pings[len(pings) // 2],
         "pings": len(pings),
         "offline": {label: [vars_of(item) for item in items] for label, items in found.offline.items()},
@@ -310,6 +312,8 @@ def table(size: Size, found: Results) -> Table:
             shown.add_row(f"k deliveries / room CPU-s, QoS {qos}, {label}", _spread(found.rates[name, qos]), "")
         shown.add_row(f"ratio, QoS {qos}", f"{values['ratio' + suffix]:.2f}", "" if qos else "≥ 0.90")
     shown.add_row("worst 5 s of the pace", f"{values['paced_max_error']:.1%}", "≤ 5 %")
+    still = values["client_stood_still_s"]
+    shown.add_row("longest gap in it, client stood still, s", f"{values['paced_gap_s']:.2f} / {still:.2f}", "")
     shown.add_row("ping p50 / p99 meanwhile, ms", f"{values['ping_p50_ms']:.1f} / {values['ping_p99_ms']:.1f}", "p99 < 50")
     shown.add_row(
         "Redis reads / writes and records, an offline client", f"{values['offline_reads']} / {values['offline_writes']}", "0 / 0"

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 Address = tuple[str, int]
@@ -36,10 +37,18 @@ class Failed(Exception):
 
 @dataclass(slots=True)
 class Followed:
-    """One broadcast as it came, and pings meanwhile. `arrivals`: monotonic times, ascending; `pings`: round trips, s."""
+    """One broadcast as it came, and pings meanwhile. `arrivals`: monotonic times, ascending; `pings`: round trips, s.
+
+    `stood_still`: the longest that this side did not run beyond what it had asked for, s: no server's doing.
+    """
 
     arrivals: list[float] = field(default_factory=list)
     pings: list[float] = field(default_factory=list)
+    stood_still: float = 0.0
+
+    def gap(self) -> float:
+        """The longest time between two arrivals, s."""
+        return max((after - before for before, after in pairwise(self.arrivals)), default=0.0)
 
 
 class Crowd:
@@ -132,7 +141,9 @@ class Crowd:
             if now > deadline:
                 raise Failed(f"{len(left)} of {len(self)} connections have no broadcast, {len(pinging.sent)} no PINGRESP")
             pause = pinging.send(now) if left else ping_every
-            for fd, _ in self._epoll.poll(pause, len(self)):
+            events = self._epoll.poll(pause, len(self))
+            found.stood_still = max(found.stood_still, time.monotonic() - now - pause)
+            for fd, _ in events:
                 data = rests.pop(fd, b"") + self._sockets[fd].recv(READ)
                 now = time.monotonic()
                 for kind, body in _packets(data):
