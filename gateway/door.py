@@ -11,19 +11,20 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.connection import Connection
 from gateway.lease import LeaseKeeper
 from gateway.lifetime import Lifetime
+from gateway.link import Link
+from gateway.listener import Listener
 from gateway.reasons import End, Reason
 from gateway.room import Room
 from gateway.saver_link import SaverLink
+from gateway.sockets import Sockets
 from gateway.wheel import RESOLUTION
 from infra.bus import Bus
 from infra.lifecycle import Loops
 from infra.wire import Control, ControlReply, Estimate, Hint, Kick, Reply, Request, Slice, SliceReply, encoder
 from schemas import names
 
-BACKLOG: Final = 4096
 SLICES_AT_ONCE: Final = 64
 """Slices of different jobs are written side by side, each at its own pace."""
 
@@ -99,26 +100,29 @@ class Door:
         self._saver = saver
         self._lease = lease
         self._loops = Loops(fail)
-        self._server: asyncio.Server | None = None
+        self._sockets: Sockets | None = None
+        self._listener: Listener | None = None
         self.host = room.settings.host
         self.port = room.settings.port
 
     async def start(self) -> None:
         """Listen, then say so; raises OSError if the address is taken, BusDown. `port` is known afterwards."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self._room), self.host, self.port, backlog=BACKLOG)
-        self.port = self._server.sockets[0].getsockname()[1]
+        room, sockets = self._room, Sockets(asyncio.get_running_loop())
+        self._sockets, self._listener = sockets, Listener(lambda fd: Link(room, sockets, fd))
+        self.port = self._listener.start(self.host, self.port)
         self._loops.start("wheel", self._tick())
         await self._lease.start()
 
     async def stop(self) -> None:
         """Stop accepting → ask everyone to leave, spread over the drain → tell the saver → close what is left."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener = None
             await self._see_out()
         await self._lease.stop()
         await self._loops.stop()
+        if self._sockets is not None:
+            self._sockets.stop()
 
     async def _tick(self) -> None:
         while True:

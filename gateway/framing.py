@@ -67,12 +67,14 @@ class Reader:
     """The bytes of one connection that are not read yet. The caller feeds, takes packets until None, and closes on BadPacket.
 
     `limit` is raised by the caller once the client is known. What is held is at most one packet and what one `recv` brought.
+    `busy` is the caller's: it is taking packets just now.
     """
 
-    __slots__ = ("_data", "_offset", "limit")
+    __slots__ = ("_data", "_offset", "busy", "limit")
 
     def __init__(self) -> None:
         self.limit = BEFORE_CONNECT
+        self.busy = False
         self._data: bytes | bytearray = b""
         self._offset = 0
 

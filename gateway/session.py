@@ -1,7 +1,7 @@
 """The protocol of one connection, without a socket, a loop or a clock: packets in, calls out, `now` passed in.
 
 The table `Session.HANDLERS` is the machine: what is not in it is a protocol error (MQTT 5 §4.13). PUBACK and PINGREQ are
-handled by direct calls: an event object for each would cost more than its handling. The shell (`gateway/connection.py`) feeds
+handled by direct calls: an event object for each would cost more than its handling. The shell (`gateway/link.py`) feeds
 packets, calls `check()` when the wheel says so, and `lost()` at the end.
 """
 

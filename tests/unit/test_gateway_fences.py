@@ -8,8 +8,8 @@ from collections import Counter
 import mqtt5
 from fanout_room import Room
 from gateway_world import Device, World
+from links import Turns, linked, packets
 
-from gateway.connection import Connection
 from infra.keeper import Policy
 from infra.wire import BindItem, ConnectItem, Downlink, SettledJob, SyncItem
 from schemas.codes import SLOTS
@@ -47,10 +47,11 @@ def test_given_a_room_that_was_stopped_when_a_client_is_back_first_then_its_kept
     device.lose()
     ticking(world)
     world.now += STOPPED_S
-    connection = Connection(world.room)
-    connection.connection_made(Transport())
-    connection.data_received(hello(world, "c1"))
-    answer = connection._transport.packets()[0]  # type: ignore[attr-defined]
+    turns = Turns()
+    with linked(world.room, turns) as (_, peer):
+        peer.send(hello(world, "c1"))
+        turns.turn()
+        [answer] = packets(peer)
     assert isinstance(answer, mqtt5.ConnAckPacket)
     assert not answer.session_present
     assert len(world.register.of(ConnectItem)) == 2
@@ -184,40 +185,6 @@ async def test_given_a_slice_under_way_when_the_process_was_stopped_then_the_res
     reply = await walk
     assert sum(len(room.got(key)) for key in room.wires) == before
     assert reply.slot < SLOTS
-
-
-class Transport(asyncio.Transport):
-    """A transport that keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.data = b""
-
-    def write(self, data: bytes) -> None:  # type: ignore[override]
-        self.data += data
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Never full."""
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        """Nothing comes by itself."""
-
-    def resume_reading(self) -> None:
-        """Nothing comes by itself."""
-
-    def packets(self) -> list[mqtt5.Packet]:
-        found, rest = [], memoryview(self.data)
-        while rest:
-            packet, size = mqtt5.read(rest)
-            found.append(packet)
-            rest = rest[size:]
-        return found
 
 
 def hello(world: World, client: str) -> bytes:

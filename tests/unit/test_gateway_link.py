@@ -13,7 +13,9 @@ import mqtt5
 import pytest
 from gateway_world import WALL, World, claims, sign
 
-from gateway.connection import Connection
+from gateway.link import Link
+from gateway.listener import Listener
+from gateway.sockets import Sockets
 from gateway.wheel import RESOLUTION
 from infra.settings import RoomSettings
 from infra.wire import ConnectItem, Downlink
@@ -82,8 +84,9 @@ class Live:
 async def live(**settings: float) -> AsyncIterator[Live]:
     world = World(settings=RoomSettings.model_validate(settings))
     begun = time.monotonic()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(world.room), "127.0.0.1", 0)
+    sockets = Sockets(asyncio.get_running_loop())
+    listener = Listener(lambda fd: Link(world.room, sockets, fd))
+    port = listener.start("127.0.0.1", 0)
 
     async def tick() -> None:
         while True:
@@ -93,15 +96,16 @@ async def live(**settings: float) -> AsyncIterator[Live]:
             world.flush()
 
     task = asyncio.ensure_future(tick())
-    made = Live(world, server.sockets[0].getsockname()[1])
+    made = Live(world, port)
     try:
         yield made
     finally:
         for client in made.clients:
             client.writer.transport.abort()
-        server.close()
+        listener.stop()
         await made.until(lambda: not list(world.room.sessions))
         task.cancel()
+        sockets.stop()
 
 
 async def test_given_pipelined_packets_when_the_saver_is_slow_then_none_is_handled_before_connack() -> None:

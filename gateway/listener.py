@@ -1,0 +1,113 @@
+"""The sockets that a room listens on: what comes is accepted, some at a time, and handed over as a descriptor."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from prometheus_client import Counter
+
+BACKLOG: Final = 4096
+AT_ONCE: Final = 64
+"""Accepts in one turn of the loop: those who are connected have the next."""
+PAUSE: Final = 1.0
+"""Seconds without accepting where the system has no descriptor or memory left."""
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+log = structlog.get_logger("listener")
+failed = Counter("longwire_gateway_accept_failures_total", "Connections that could not be accepted", ["reason"])
+
+
+class Listener:
+    """One port, on every address that a host name has."""
+
+    def __init__(self, take: Callable[[int], object]) -> None:
+        """`take(fd)`: a connection's descriptor, which does not block."""
+        self._take = take
+        self._sockets: list[socket.socket] = []
+        self._paused: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
+
+    def start(self, host: str, port: int) -> int:
+        """Listen; returns the port. Port 0: the system's choice. Raises OSError where an address is taken, or there is none."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            for address in _addresses(host, port):
+                where = address if not self._sockets or port else (address[0], self.port, *address[2:])
+                self._sockets.append(_listening(where))
+        except OSError:
+            self._close()
+            raise
+        self._watch()
+        return self.port
+
+    @property
+    def port(self) -> int:
+        """Where we listen."""
+        return int(self._sockets[0].getsockname()[1])
+
+    def stop(self) -> None:
+        """Listen no more. Who waits to be accepted is reset by the system."""
+        if self._paused is not None:
+            self._paused.cancel()
+        else:
+            self._unwatch()
+        self._close()
+
+    def _close(self) -> None:
+        for item in self._sockets:
+            item.close()
+        self._sockets.clear()
+
+    def _watch(self) -> None:
+        self._paused = None
+        for item in self._sockets:
+            self._loop.add_reader(item.fileno(), self._accept, item)
+
+    def _unwatch(self) -> None:
+        for item in self._sockets:
+            self._loop.remove_reader(item.fileno())
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                accepted, _ = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # of this connection alone, or the system has no place for any
+                failed.labels(errno.errorcode.get(error.errno or 0, "unknown")).inc()
+                if error.errno in EXHAUSTED:
+                    log.error("nobody can be accepted for a while", reason=str(error))
+                    self._unwatch()
+                    self._paused = self._loop.call_later(PAUSE, self._watch)
+                    return
+                continue
+            fd = accepted.detach()
+            os.set_blocking(fd, False)
+            self._take(fd)
+
+
+def _addresses(host: str, port: int) -> list[tuple[str, int] | tuple[str, int, int, int]]:
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys(address for *_, address in found))  # type: ignore[misc]
+
+
+def _listening(address: tuple[str, int] | tuple[str, int, int, int]) -> socket.socket:
+    made = socket.socket(socket.AF_INET6 if len(address) == 4 else socket.AF_INET)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # who is accepted inherits it
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.setblocking(False)
+        made.bind(address)
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        raise OSError(error.errno, f"{address[0]}:{address[1]}: {error.strerror}") from error
+    return made
