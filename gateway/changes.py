@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import mqtt5
 
-from gateway import metrics, packets
-from gateway.client import BindState
+from gateway import metrics, packets, window
+from gateway.client import NO_GROUPS, BindState
 from gateway.reasons import Reason
 from gateway.subscribing import Plan, Subscribing, Wish, plan_unsubscribe
 from infra.wire import Bind, BindItem, BindResult, DoneResult, UnbindItem
@@ -108,12 +108,12 @@ class Changes:
         if bind is None:
             granted = delivery.grant.products[wish.product]
             bind = BindState(client, wish.product, wish.qos, granted.user, granted.attrs)
-            client.binds[wish.product] = bind
+            client.binds = client.binds.plus(bind)
         bind.hinted_n = 0
         item = BindItem(
             client.key, host.room, host.epoch, client.connection, client.generation, client.number,
             Bind(bind.product, wish.qos, sorted(wish.groups), bind.user, bind.attrs),
-            delivery.window.held(bind.product),
+            window.held(client, bind.product),
             max(0, client.unicast_places()) if wish.qos else host.policy.window,
         )  # fmt: skip
 
@@ -128,7 +128,10 @@ class Changes:
     def _unbind(self, doing: _Doing, product: str) -> None:
         delivery = self._delivery
         client, host = delivery.client, delivery.host
-        delivery.drop(client.binds.pop(product))
+        bind = client.binds.get(product)
+        assert bind is not None
+        client.binds = client.binds.less(bind)
+        delivery.drop(bind)
         item = UnbindItem(client.key, host.room, host.epoch, client.generation, client.number, product)
 
         def answered(result: DoneResult | None) -> None:
@@ -141,7 +144,7 @@ class Changes:
         self._doing = None
         delivery = self._delivery
         for bind, wish, result in doing.bound:
-            bind.qos, bind.groups = wish.qos, frozenset(wish.groups)
+            bind.qos, bind.groups = wish.qos, frozenset(wish.groups) or NO_GROUPS
             bind.first_bind_ms = result.first_bind_ms
         delivery.write_pages([(bind, result.page) for bind, _, result in doing.bound if result.page is not None], doing.answer)
         for bind, _, result in doing.bound:

@@ -6,7 +6,7 @@ Plain data with `__slots__`: no task, no timer, no dict of its own for an idle c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from infra.attributes import Attributes
@@ -15,10 +15,12 @@ from schemas.partition import slot_of
 
 if TYPE_CHECKING:
     from gateway.caps import Recent
+    from gateway.ports import Shell
 
 NO_GROUPS: Final[frozenset[str]] = frozenset()
 FIRST_BROADCAST_ID: Final = 0x8000
 """Packet ids from here up belong to broadcasts (one id a job, the same for every connection); below, to unicast."""
+SOFT_CAP: Final = 256 * 1024
 
 
 class Inflight:
@@ -77,29 +79,64 @@ class BindState:
         self.recent: Recent | None = None
 
 
+class Binds(tuple[BindState, ...]):
+    """The binds of one client, by product: a few at most, and mostly one, for which a dict takes three times as much."""
+
+    __slots__ = ()
+
+    def get(self, product: str) -> BindState | None:
+        """The bind to a product, if there is one."""
+        for bind in self:
+            if bind.product == product:
+                return bind
+        return None
+
+    def products(self) -> Iterator[str]:
+        """Their names."""
+        return (bind.product for bind in self)
+
+    def plus(self, bind: BindState) -> Binds:
+        """With one more, to another product than those that are here."""
+        return Binds((*self, bind))
+
+    def less(self, bind: BindState) -> Binds:
+        """Without this one."""
+        return Binds(kept for kept in self if kept is not bind)
+
+
+NO_BINDS: Final = Binds()
+
+
 class Client:
-    """One authenticated connection. `write` is the transport's own bound method: one call, one packet or several joined."""
+    """One authenticated client and its unicast window. `shell` is its socket: one `write`, one packet or several joined.
+
+    `soft_cap`: no message is written while more bytes than that are buffered. `drain`: settled once the buffer is empty.
+    """
 
     __slots__ = (
-        "acks", "binds", "broadcast_at", "broadcasts_inflight", "connection", "epoch", "generation", "inflight", "key",
-        "max_packet", "next_packet_id", "number", "receive_max", "slot", "write",
+        "acks", "binds", "blocked", "broadcast_at", "broadcasts_inflight", "connection", "drain", "generation", "inflight", "key",
+        "max_packet", "next_packet_id", "number", "receive_max", "shell", "slot", "soft_cap",
     )  # fmt: skip
 
-    def __init__(self, key: str, connection: int, write: Callable[[bytes], None], receive_max: int, max_packet: int) -> None:
+    def __init__(
+        self, key: str, connection: int, shell: Shell, *, receive_max: int, max_packet: int, soft_cap: int = SOFT_CAP
+    ) -> None:
         self.key = key
         self.slot = slot_of(key)
         self.connection = connection
-        self.write = write
+        self.shell = shell
         self.receive_max = receive_max
         self.max_packet = max_packet
+        self.soft_cap = soft_cap
         self.generation = 0
         self.number = 0
-        self.epoch = 0
-        self.binds: dict[str, BindState] = {}
+        self.binds = NO_BINDS
         self.inflight: dict[int, Inflight] | None = None
+        self.blocked = False  # a broadcast may wait for a place
         self.broadcasts_inflight = 0
         self.broadcast_at = 0.0  # since when the oldest of them waits, or the last of them made progress
         self.acks: list[Ack] | None = None
+        self.drain: list[Ack] | None = None
         self.next_packet_id = 1
 
     def unicast_places(self) -> int:
@@ -107,8 +144,6 @@ class Client:
         used = len(self.inflight) if self.inflight else 0
         return self.receive_max - used - self.broadcasts_inflight
 
-    def has_broadcast_place(self) -> bool:
-        """May one more broadcast be in flight? They take at most half of the window, or the one place when it is free."""
-        if self.unicast_places() <= 0:
-            return False
-        return self.broadcasts_inflight < max(1, self.receive_max // 2)
+    def broadcast_places(self) -> int:
+        """So many more broadcasts may be in flight: they take at most half of the window, or the one place when it is free."""
+        return min(self.unicast_places(), (self.receive_max // 2 or 1) - self.broadcasts_inflight)

@@ -6,20 +6,17 @@ method that may change one of those ends in `pump()`; what waits for the flush i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import zip_longest
 from typing import Final
 
-from gateway import metrics
+from gateway import metrics, window
 from gateway.changes import Change, Changes
 from gateway.client import BindState, Client
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Owner
 from gateway.flash import AWAY, Rest
 from gateway.host import Host
 from gateway.ports import Shell
 from gateway.pulling import Pull, Pulling
-from gateway.reasons import End, Reason
-from gateway.window import Window
 from infra.tokens import Grant
 from infra.wire import (
     Bind,
@@ -39,23 +36,12 @@ WRITTEN, BEHIND, GONE, DROPPED = "written", "behind", "gone", "dropped"
 
 
 class Delivery(Exchange):
-    """The rules for one client with a session. `dismiss(code, why)` is called when the saver has no place for it any more."""
+    """The rules for one client with a session."""
 
     __slots__ = ("_asked_since", "_changes", "_only_acks", "_rest", "fenced", "grant", "pulls", "sync_wanted")
 
-    def __init__(
-        self,
-        client: Client,
-        grant: Grant,
-        shell: Shell,
-        host: Host,
-        *,
-        soft_cap: int,
-        touch: Callable[[], None],
-        dismiss: Callable[[Reason, End], None],
-    ) -> None:
-        """`touch()` asks for a `flush()` within some tens of milliseconds."""
-        super().__init__(client, shell, host, Window(client, shell, soft_cap), touch=touch, dismiss=dismiss)
+    def __init__(self, client: Client, grant: Grant, host: Host, owner: Owner) -> None:
+        super().__init__(client, host, owner)
         self.sync_wanted = False
         self.grant = grant
         self._changes: Changes | None = None
@@ -78,7 +64,7 @@ class Delivery(Exchange):
     @property
     def silent(self) -> bool:
         """No PUBLISH may be written now: the client is away, or we were cut off."""
-        return self.fenced or self._shell is AWAY
+        return self.fenced or self.client.shell is AWAY
 
     # --- hints ---------------------------------------------------------------------------------------------------------
 
@@ -88,16 +74,16 @@ class Delivery(Exchange):
         if message.n == 0:
             if bind is None or not bind.ready or self.silent:
                 return DROPPED
-            return WRITTEN if self.window.fire(bind, message) else DROPPED
+            return WRITTEN if window.fire(self.client, bind, message) else DROPPED
         if bind is None:
             return GONE
         if self._may_take(bind, message.n):
             bind.n = message.n
-            data = self.window.compose(bind, message, self.host.clock())
+            data = window.compose(self.client, bind, message, self.host.clock())
             if data:
-                self.client.write(data)
+                self.client.shell.write(data)
             if not bind.qos or self.client.acks:
-                self.touch()
+                self.owner.touch()
             return WRITTEN
         if bind.ready and not bind.behind and message.n <= bind.n:
             return WRITTEN  # a repeat: it came by an earlier hint or a page
@@ -109,15 +95,15 @@ class Delivery(Exchange):
     def _may_take(self, bind: BindState, n: int) -> bool:
         if not bind.ready or bind.behind or n != bind.n + 1 or self._rest is not None:
             return False
-        if len(self._confirming) + self.window.unconfirmed >= MAX_UNCONFIRMED:
+        if len(self._confirming) + window.unconfirmed(self.client) >= MAX_UNCONFIRMED:
             return False  # savers are away: what they do not know yet has to fit into our memory, and into a request
-        return (self.idle or self._only_acks) and self.window.may_write(bind)  # no page is on its way
+        return (self.idle or self._only_acks) and window.may_write(self.client, bind)  # no page is on its way
 
     # --- acks ----------------------------------------------------------------------------------------------------------
 
     def puback(self, packet_id: int, reason: int) -> None:
         """A PUBACK with an id of unicast. One for nothing of ours is left over from a dropped bind, or wrong: counted."""
-        if not self.window.settle(packet_id, reason):
+        if not window.settle(self.client, packet_id, reason):
             metrics.unknown_acks.inc()
             return
         self.host.fanout.place_free(self.client)
@@ -127,7 +113,7 @@ class Delivery(Exchange):
         """Ask the saver for what can't wait; the rest is asked by the next flush."""
         if self._rest is not None:
             self._write_rest(self._rest)
-        if self._ask is not None or self._ended or self._shell is AWAY:
+        if self._ask is not None or self._ended or self.client.shell is AWAY:
             return
         changes = self._changes
         if changes is not None and changes.over:
@@ -151,13 +137,13 @@ class Delivery(Exchange):
         if self._wants_page():
             if client.inflight is None or client.unicast_places() * 2 >= client.receive_max:
                 return True
-            self.touch()
+            self.owner.touch()
         if client.acks is not None:
             if len(client.acks) >= ACKS_AT_ONCE:
                 return True
-            self.touch()
+            self.owner.touch()
         if self.sync_wanted or self._jobs:
-            self.touch()
+            self.owner.touch()
         return False
 
     def _has_to_sync(self) -> bool:
@@ -174,10 +160,10 @@ class Delivery(Exchange):
         """The room's flush: settle what has drained, then ask for whatever is wanted. Touches again if that must wait."""
         if self._ended:
             return
-        if self._shell.buffered() == 0:
-            self.window.drained()
-        if self.window.undrained:
-            self.touch()
+        if self.client.shell.buffered() == 0:
+            window.drained(self.client)
+        if window.undrained(self.client):
+            self.owner.touch()
         if self._rest is not None:
             self._write_rest(self._rest)
         if self.pulls is not None:
@@ -189,13 +175,16 @@ class Delivery(Exchange):
         elif self._has_to_sync():
             self._sync()
         if self.idle and self._is_blocked():
-            self.touch()
+            self.owner.touch()
 
     def _wants_page(self) -> bool:
         """Is there something to ask for, and may it be written? While fenced, when to ask is the room's affair."""
         if self._rest is not None or (self.fenced and not self.sync_wanted):
             return False
-        return any(bind.behind and bind.ready and self.window.may_write(bind) for bind in self.client.binds.values())
+        for bind in self.client.binds:  # noqa: SIM110 - asked after each acknowledgement
+            if bind.behind and bind.ready and window.may_write(self.client, bind):
+                return True
+        return False
 
     def _is_blocked(self) -> bool:
         """Behind, with a place, but the buffer has to drain first: nothing will tell, so the flush looks again."""
@@ -203,14 +192,14 @@ class Delivery(Exchange):
             return False
         if self.pulls is not None and self.pulls.blocked:
             return True
-        return any(bind.behind and bind.ready and self.window.has_place(bind) for bind in self.client.binds.values())
+        return any(bind.behind and bind.ready and window.has_place(self.client, bind) for bind in self.client.binds)
 
     # --- sync ----------------------------------------------------------------------------------------------------------
 
     def sync_soon(self) -> None:
         """A sync is due."""
         self.sync_wanted = True
-        self.touch()
+        self.owner.touch()
 
     def fence(self) -> None:
         """We were cut off, and others may have the client: nothing is written before a sync, which the caller sees to.
@@ -219,20 +208,20 @@ class Delivery(Exchange):
         """
         self.fenced = True
         self._asked_since = False
-        for bind in self.client.binds.values():
+        for bind in self.client.binds:
             bind.behind = True
             self.host.fanout.fence(bind)
 
     def _sync(self) -> None:
         """Tell the saver what was settled; unless that is all that there is to say, it looks at the rest too, and sends pages."""
-        client, host, window = self.client, self.host, self.window
-        binds = [bind for bind in client.binds.values() if bind.ready]
-        self._confirming = window.take_acks()
+        client, host = self.client, self.host
+        binds = [bind for bind in client.binds if bind.ready]
+        self._confirming = acks = window.take_acks(client)
         jobs = [(bind, host.fanout.settled_jobs(bind)) for bind in binds]
         self._only_acks = not (self.fenced or self.sync_wanted or any(bind.behind for bind in binds))
         if self._only_acks:
             binds = []
-        held = [window.held(bind.product) for bind in binds]
+        held = [window.held(client, bind.product) for bind in binds]
         self._confirming_jobs = [(bind, changed) for bind, changed in jobs if changed]
         self.sync_wanted = False
         if self.pulls is not None:
@@ -243,11 +232,11 @@ class Delivery(Exchange):
         item = SyncItem(
             client.key, host.room, host.epoch, client.connection, client.generation, client.number,
             [ProductWindow(self._wire(bind), ids, self._limit(bind)) for bind, ids in zip(binds, held, strict=True)],
-            self._confirming,
-            [*self._jobs, *(job for _, changed in jobs for job in changed)],
+            acks,
+            [*(self._jobs or ()), *(job for _, changed in jobs for job in changed)],
             self._only_acks,
         )  # fmt: skip
-        self._jobs = []
+        self._jobs = None
         metrics.syncs.inc()
         self.send(lambda: host.saver.sync(item, lambda result: self._synced(binds, result)))
 
@@ -257,8 +246,8 @@ class Delivery(Exchange):
             return
         assert result is not None
         self.sync_wanted = self.sync_wanted or result.missing
-        self._confirming = []
-        jobs, self._confirming_jobs = self._confirming_jobs, []
+        self._confirming = ()
+        jobs, self._confirming_jobs = self._confirming_jobs, ()
         if self._asked_since:
             for bind, saved in jobs:
                 self.host.fanout.saved(bind, saved)
@@ -268,7 +257,7 @@ class Delivery(Exchange):
 
     def _lift_fence(self) -> None:
         self.fenced = False
-        for bind in self.client.binds.values():
+        for bind in self.client.binds:
             if bind.fenced and not self.silent:
                 self.host.fanout.unfence(bind)
 
@@ -287,7 +276,7 @@ class Delivery(Exchange):
             for bind, _ in pages:
                 bind.behind = True
             if first:
-                self.client.write(first)
+                self.client.shell.write(first)
             return
         now = self.host.clock()
         out = [first] if first else []
@@ -297,20 +286,20 @@ class Delivery(Exchange):
             for (bind, _), message in zip(pages, row, strict=True):
                 if message is None or bind.product in stuck:
                     continue
-                if not self.window.may_write(bind, size):
+                if not window.may_write(self.client, bind, size):
                     stuck.add(bind.product)
                     continue
-                out.append(self.window.compose(bind, message, now))
+                out.append(window.compose(self.client, bind, message, now))
                 size += len(out[-1])
         if out:
-            self.client.write(b"".join(out))
+            self.client.shell.write(b"".join(out))
         for bind, page in pages:
             left = page.more or bind.product in stuck
             bind.behind = left or bind.hinted_n > page.n
             if not left:
                 bind.n = page.n
         if out or self.client.acks or any(bind.behind for bind, _ in pages):
-            self.touch()
+            self.owner.touch()
 
     # --- binds ---------------------------------------------------------------------------------------------------------
 
@@ -323,7 +312,7 @@ class Delivery(Exchange):
 
     def drop(self, bind: BindState) -> None:
         """The client left this product; what it settled there goes with the next sync."""
-        self._jobs += self.host.fanout.settled_jobs(bind)
+        self.tell_of(self.host.fanout.settled_jobs(bind))
         if bind.ready:
             bind.ready = False
             self.host.fanout.unbound(bind)
@@ -340,29 +329,26 @@ class Delivery(Exchange):
 
     def away(self) -> None:
         """The client has no socket, and may be back soon: nothing is written or asked for it meanwhile."""
-        undrained = self.window.move(AWAY)
-        self._shell = AWAY
+        undrained = window.move(self.client, AWAY)
         self._rest = None
         self.pulls = None
         if self._changes is not None:
             self._changes.abandon()
-        self.client.write = AWAY.write
-        for bind in self.client.binds.values():
+        for bind in self.client.binds:
             bind.behind = bind.behind or bind.product in undrained
             self.host.fanout.fence(bind, away=True)
 
-    def back(self, shell: Shell, grant: Grant, touch: Callable[[], None], dismiss: Callable[[Reason, End], None]) -> list[bytes]:
+    def back(self, shell: Shell, grant: Grant, owner: Owner) -> list[bytes]:
         """It has a socket again; returns what is to be written first: all that is unacknowledged, with DUP=1."""
         client, now = self.client, self.host.clock()
-        self._shell, self.grant, self.touch, self._dismiss = shell, grant, touch, dismiss
-        self.window.move(shell)
-        client.write = shell.write
+        self.grant, self.owner = grant, owner
+        window.move(client, shell)
         client.broadcasts_inflight = 0
         client.broadcast_at = now
         rest = Rest(client, now)
-        first = rest.take(client, now, self.window.space())
+        first = rest.take(client, now, window.space(self.client))
         self._rest = rest if rest else None
-        for bind in client.binds.values():
+        for bind in client.binds:
             packets = self.host.fanout.again(bind, client.unicast_places())
             client.broadcasts_inflight += len(packets)
             first += packets
@@ -370,10 +356,10 @@ class Delivery(Exchange):
         return first
 
     def _write_rest(self, rest: Rest) -> None:
-        out = rest.take(self.client, self.host.clock(), self.window.space())
+        out = rest.take(self.client, self.host.clock(), window.space(self.client))
         if out:
-            self.client.write(b"".join(out))
+            self.client.shell.write(b"".join(out))
         if not rest:
             self._rest = None
-        if out or self._rest is None or self.window.space() < 0:
-            self.touch()
+        if out or self._rest is None or window.space(self.client) < 0:
+            self.owner.touch()

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
-from gateway.client import BindState, Client
+from gateway import window
+from gateway.client import NO_BINDS, BindState, Client
 from gateway.host import Host
-from gateway.ports import Ask, Shell
+from gateway.ports import Ask
 from gateway.reasons import End, Reason
-from gateway.window import Window
 from infra.wire import SUPERSEDED, Ack, DisconnectItem, SettledJob, SyncItem, SyncResult
+
+
+class Owner(Protocol):
+    """Whose session it is: the connection that has it now."""
+
+    def touch(self) -> None:
+        """Have `Exchange`'s flush called within some tens of milliseconds."""
+
+    def close(self, code: int, why: End, text: str = "", server_reference: str = "") -> None:
+        """End the connection: the saver has no place for it any more."""
 
 
 class Exchange:
@@ -20,31 +30,18 @@ class Exchange:
     """
 
     __slots__ = (
-        "_ask", "_confirming", "_confirming_jobs", "_dismiss", "_ended", "_jobs", "_shell", "acked", "client", "fruitless",
-        "host", "touch", "window",
+        "_ask", "_confirming", "_confirming_jobs", "_ended", "_jobs", "acked", "client", "fruitless", "host", "owner",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        client: Client,
-        shell: Shell,
-        host: Host,
-        window: Window,
-        *,
-        touch: Callable[[], None],
-        dismiss: Callable[[Reason, End], None],
-    ) -> None:
+    def __init__(self, client: Client, host: Host, owner: Owner) -> None:
         self.client = client
         self.host = host
-        self.window = window
-        self._shell = shell
-        self.touch = touch
-        self._dismiss = dismiss
+        self.owner = owner
         self._ask: Ask | None = None
         self._ended = ""
-        self._confirming: list[Ack] = []
-        self._confirming_jobs: list[tuple[BindState, list[SettledJob]]] = []
-        self._jobs: list[SettledJob] = []
+        self._confirming: Sequence[Ack] = ()
+        self._confirming_jobs: Sequence[tuple[BindState, list[SettledJob]]] = ()
+        self._jobs: list[SettledJob] | None = None
         self.fruitless = 0  # sockets in a row that acknowledged nothing of what was written
         self.acked = False
 
@@ -60,14 +57,14 @@ class Exchange:
         self._ask = None
         if self._ended:
             if status is not None and status != SUPERSEDED:
-                self._confirming = []
-                self._confirming_jobs = []
+                self._confirming = ()
+                self._confirming_jobs = ()
             self._disconnect()
             return False
         if status == SUPERSEDED:
-            self._dismiss(Reason.TAKEN_OVER, End.TAKEN_OVER)
+            self.owner.close(Reason.TAKEN_OVER, End.TAKEN_OVER)
         elif status is None:  # the link's queue was full
-            self._dismiss(Reason.SERVER_UNAVAILABLE, End.UNAVAILABLE)
+            self.owner.close(Reason.SERVER_UNAVAILABLE, End.UNAVAILABLE)
         return not self._ended
 
     def end(self, reason: str) -> None:
@@ -75,11 +72,11 @@ class Exchange:
         if self._ended:
             return
         self._ended = reason
-        if self._shell.buffered() == 0:
-            self.window.drained()
-        for bind in self.client.binds.values():
+        if self.client.shell.buffered() == 0:
+            window.drained(self.client)
+        for bind in self.client.binds:
             if bind.ready:
-                self._jobs += self.host.fanout.settled_jobs(bind, all=True)
+                self.tell_of(self.host.fanout.settled_jobs(bind, all=True))
                 bind.ready = False
                 self.host.fanout.unbound(bind)
         if self._ask is None:
@@ -87,21 +84,26 @@ class Exchange:
         else:
             self._ask.cancel()
 
+    def tell_of(self, jobs: list[SettledJob]) -> None:
+        """Settled broadcasts that the next request takes along."""
+        if jobs:
+            self._jobs = [*(self._jobs or ()), *jobs]
+
     def _disconnect(self) -> None:
         client, host = self.client, self.host
         client.acks = [*self._confirming, *(client.acks or ())] or None
-        acks = self.window.take_acks()
+        acks = window.take_acks(client)
         while client.acks:  # they do not fit one request: nobody waits for these answers, as for the last one's
             host.saver.sync(self._only(acks), _nobody_waits)
-            acks = self.window.take_acks()
+            acks = window.take_acks(client)
         unacked = [(item.product, item.id) for item in client.inflight.values()] if client.inflight else []
         host.saver.disconnect(
             DisconnectItem(
-                client.key, host.room, host.epoch, client.generation, client.number, self._ended, acks, self._jobs,
+                client.key, host.room, host.epoch, client.generation, client.number, self._ended, acks, self._jobs or [],
                 unacked, self.fruitless, self.acked,
             )
         )  # fmt: skip
-        client.binds.clear()
+        client.binds = NO_BINDS
 
     def _only(self, acks: list[Ack]) -> SyncItem:
         """A sync that settles, and changes nothing else."""

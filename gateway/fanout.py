@@ -23,7 +23,9 @@ from gateway.eligibility import Target
 from gateway.index import Index
 from gateway.jobs import Job, Jobs, NoPlace
 from gateway.quiet import BadZone, Quiet, Zones
-from gateway.walk import LOOKS, Walk
+from gateway.together import LOOKS, Together
+from gateway.volley import WRITTEN, settled
+from gateway.walk import Walk
 from infra.segments import BadSegment
 from infra.wire import (
     Announce,
@@ -44,13 +46,12 @@ MAX_EARLY: Final = 256
 """Settled jobs, unknown in this room, that are remembered for each bind: the newest."""
 
 log = structlog.get_logger("fanout")
-settled = Counter("longwire_fanout_settled_total", "Broadcasts settled", ["state"])
 refused = Counter("longwire_fanout_refused_total", "Broadcasts announced or estimated that mean nothing here", ["reason"])
 slices = Counter("longwire_fanout_slices_total", "Slices by answer", ["status"])
 unknown_acks = Counter("longwire_fanout_unknown_acks_total", "PUBACKs with a broadcast's id that was not in flight")
 
 
-_ACKED, _REJECTED, _WRITTEN = (settled.labels(word) for word in ("acked", "rejected", "written"))  # once, not once a person
+_ACKED, _REJECTED = (settled.labels(word) for word in ("acked", "rejected"))  # once, not once a person
 
 
 def _unwatched(client: Client) -> None:
@@ -80,6 +81,7 @@ class FanOut:
         self._zones = Zones()
         self._index = Index()
         self._jobs = Jobs()
+        self._together = Together(self._index, offer=self.offer, watch=watch, clock=clock, sleep=sleep)
 
     # --- binds --------------------------------------------------------------------------------------------------------
 
@@ -178,17 +180,20 @@ class FanOut:
 
     def drained(self, client: Client) -> None:
         """The transport's buffer is empty: what was sent on QoS 0 binds is settled as written."""
-        for bind in client.binds.values():
+        for bind in client.binds:
             if bind.qos:
                 continue
             for job in self._jobs.at(bind.product, bind.sent & ~bind.settled):
                 bind.settled |= job.bit
                 job.written += 1
-                _WRITTEN.inc()
+                WRITTEN.inc()
 
     def place_free(self, client: Client) -> None:
         """A place in the window was freed: what waits for one may be written again, as far as grants go."""
-        for bind in client.binds.values():
+        if not client.blocked:
+            return
+        client.blocked = False
+        for bind in client.binds:
             for job in self._jobs.of(bind.product):
                 if job.blocked and bind in job.blocked:
                     del job.blocked[bind]
@@ -317,7 +322,9 @@ class FanOut:
         outdated = job.reply is not None and order.seq < job.reply.seq
         if outdated or int(self._clock() * 1000) > order.deadline_ms:
             return SliceReply("stale", order.seq, job.cursor)
-        walk = Walk(job, order, index=self._index, offer=self.offer, clock=self._clock, sleep=self._sleep)
+        walk = Walk(
+            job, order, index=self._index, together=self._together, offer=self.offer, clock=self._clock, sleep=self._sleep
+        )
         persons = await walk.go()
         reply = SliceReply("ok", order.seq, job.cursor, persons, job.counts())
         if job.term == order.term:
@@ -330,9 +337,10 @@ class FanOut:
         client, limited = bind.client, job.limited
         if limited and not self._allowed(job, bind):
             return False
-        if bind.qos and not client.has_broadcast_place():
+        if bind.qos and client.broadcast_places() <= 0:
             job.late.pop(bind, None)
             job.blocked[bind] = None
+            client.blocked = True
             return False
         data = job.packet(bind, now)
         if len(data) > client.max_packet:  # it can never be taken: settled, so that it is not tried again
@@ -345,11 +353,15 @@ class FanOut:
         job.count_write(client.key)
         if limited:
             self._note(job, bind)
-        client.write(data)
+        taken = client.shell.write(data)
         if bind.qos:
             if not client.broadcasts_inflight:
                 client.broadcast_at = now
             client.broadcasts_inflight += 1
+        elif taken:
+            bind.settled |= job.bit
+            job.written += 1
+            WRITTEN.inc()
         else:
             self._watch(client)
         return True
@@ -377,7 +389,7 @@ class FanOut:
 
 def _outstanding(client: Client) -> int:
     """How many broadcasts are in flight to a client by its masks."""
-    return sum((bind.sent & ~bind.settled).bit_count() for bind in client.binds.values() if bind.qos)
+    return sum((bind.sent & ~bind.settled).bit_count() for bind in client.binds if bind.qos)
 
 
 def _refuse(content: JobContent, error: BadSegment | BadZone | BadCap) -> ControlReply:

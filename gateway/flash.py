@@ -29,8 +29,9 @@ UNKNOWN: Final = 1 << 62
 class NoSocket:
     """`gateway.ports.Shell` of a client that is away: its buffer is never empty, so nothing is written to it."""
 
-    def write(self, data: bytes, /) -> None:
+    def write(self, data: bytes, /) -> bool:
         """What answers an older request is not wanted any more: the client asks again."""
+        return False
 
     def buffered(self) -> int:
         """Full."""
@@ -86,8 +87,8 @@ def may_return(kept: Lifetime, packet: mqtt5.ConnectPacket, grant: Grant) -> boo
     """Does this CONNECT go on with the kept session: no Clean Start, the same user, and a token that covers every bind?"""
     if packet.clean_start or kept.client is None or kept.delivery is None or kept.delivery.fenced:
         return False  # fenced: we were cut off meanwhile, so the client may have been elsewhere
-    for name, bind in kept.client.binds.items():
-        granted = grant.products.get(name)
+    for bind in kept.client.binds:
+        granted = grant.products.get(bind.product)
         if granted is None or (granted.user, granted.attrs) != (bind.user, bind.attrs):
             return False
         if granted.groups is not None and not bind.groups <= granted.groups:

@@ -19,6 +19,7 @@ AFTER_CONNECT: Final = 64 * 1024 + 2 * 1024 + 4 * 1024
 """Bytes of any later packet, at most: the largest payload, its headers, and the user properties of an uplink."""
 
 _CONNECT: Final = 0x10
+_PUBACK: Final = 0x40
 _OLD_NAMES: Final = (b"\x00\x04MQTT\x03", b"\x00\x04MQTT\x04", b"\x00\x06MQIsdp\x03")
 
 
@@ -92,6 +93,24 @@ class Reader:
             self._data, self._offset = bytearray(memoryview(self._data)[self._offset :]), 0
         self._data += data
 
+    def next_ack(self) -> int:
+        """The packet id of the next packet, if it is a PUBACK that says success in its short form (MQTT 5 §3.4.2.1), else 0.
+
+        Half of what comes is that, and it needs no packet object.
+        """
+        data, offset = self._data, self._offset
+        if self.limit == BEFORE_CONNECT or len(data) - offset < 4 or data[offset] != _PUBACK or data[offset + 1] != 2:
+            return 0
+        packet_id = data[offset + 2] << 8 | data[offset + 3]
+        if packet_id:
+            self._passed(4)
+        return packet_id
+
+    def _passed(self, size: int) -> None:
+        self._offset += size
+        if self._offset == len(self._data):
+            self._data, self._offset = b"", 0
+
     def next_packet(self) -> mqtt5.Packet | None:
         """The next whole packet, or None until more comes. Raises BadPacket."""
         data, offset = self._data, self._offset
@@ -106,9 +125,7 @@ class Reader:
         with memoryview(data) as whole, whole[offset : offset + size] as frame:
             self._check_version(frame)
             packet = decode(frame)
-        self._offset = offset + size
-        if self._offset == len(data):
-            self._data, self._offset = b"", 0
+        self._passed(size)
         return packet
 
     def _check_first(self, data: bytes | bytearray, offset: int) -> None:

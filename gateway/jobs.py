@@ -40,8 +40,8 @@ class Job:
     """
 
     __slots__ = (
-        "_bytes", "_condition", "_newest_ms", "_second", "acked", "bit", "blocked", "cap", "capped", "content", "cursor",
-        "expires_at", "interrupted", "late", "limited", "lock", "number", "over", "packet_id", "pauses", "quiet", "rejected",
+        "_bytes", "_condition", "_second", "acked", "bit", "blocked", "cap", "capped", "content", "cursor", "expires_at",
+        "interrupted", "late", "limited", "lock", "newest_ms", "number", "over", "packet_id", "pauses", "quiet", "rejected",
         "repeated", "reply", "sent", "skipped", "target", "term", "times", "too_large", "unswept", "written",
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Job:
         self.quiet = quiet
         self.cap = content.cap
         self.limited = quiet is not None or content.cap is not None
-        self._condition, self._newest_ms = target.condition, target.newest_ms  # the walk asks them of everyone
+        self._condition, self.newest_ms = target.condition, target.newest_ms  # the walk asks them of everyone
         self.term = term
         self.cursor = cursor
         self.unswept = cursor
@@ -83,11 +83,16 @@ class Job:
         self._bytes: dict[tuple[str, int], bytes] = {}
         self._second = -1
 
+    @property
+    def plain(self) -> bool:
+        """Is everybody meant who is ready, may have it now, and counts as one person more?"""
+        return self._condition is None and not self.limited and not self.interrupted
+
     # --- who ----------------------------------------------------------------------------------------------------------
 
     def matches(self, bind: BindState) -> bool:
         """Is the bind ready, not fenced, and meant (`Target.means`)?"""
-        if not bind.ready or bind.fenced or bind.first_bind_ms > self._newest_ms:
+        if not bind.ready or bind.fenced or bind.first_bind_ms > self.newest_ms:
             return False
         return self._condition is None or self._condition(bind)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from gateway import metrics, packets
+from gateway import metrics, packets, window
 from gateway.client import Client
 from gateway.delivery import Delivery
 from gateway.flash import FRUITLESS
@@ -97,6 +97,10 @@ class Lifetime:
                 self._release(Hold.CHANGES)
         self.wrote()
 
+    def touch(self) -> None:
+        """See `gateway.exchange.Owner`."""
+        self._room.touch(self)
+
     def reading_partial(self, partial: bool, now: float) -> None:
         """A packet has begun (`partial`), or none is open: it must be whole within a time of its own (Slowloris)."""
         if not partial:
@@ -160,7 +164,7 @@ class Lifetime:
 
     def _ack_due(self) -> float:
         assert self.delivery is not None
-        client, oldest = self.delivery.client, self.delivery.window.oldest()
+        client, oldest = self.delivery.client, window.oldest(self.delivery.client)
         if client.broadcasts_inflight:
             oldest = min(client.broadcast_at, NEVER if oldest is None else oldest)
         return oldest + self._room.host.policy.ack_timeout if oldest is not None and not self._held else NEVER

@@ -65,20 +65,22 @@ class Link:
 
     # --- out -----------------------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes, /) -> None:
+    def write(self, data: bytes, /) -> bool:
         """See `gateway.ports.Shell`."""
         if self._out is not None:
             self._keep(data)
-            return
+            return False
         try:
             sent = os.write(self._fd, data)
         except BlockingIOError:
             sent = 0
         except OSError:  # the peer has reset it, or it is closed: what follows is the same
             self.abort()
-            return
-        if sent != len(data):
-            self._keep(data[sent:])
+            return False
+        if sent == len(data):
+            return True
+        self._keep(data[sent:])
+        return False
 
     def _keep(self, data: bytes) -> None:
         if self._closing:
@@ -198,6 +200,9 @@ class Link:
         try:
             while not session.held:
                 reader.limit = session.packet_limit
+                if packet_id := reader.next_ack():
+                    session.acked(packet_id)
+                    continue
                 packet = reader.next_packet()
                 if packet is None:
                     break

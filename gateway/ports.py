@@ -40,8 +40,8 @@ Done = Callable[[R | None], None]
 class Shell(Protocol):
     """One socket. Nothing here blocks or raises; after `close` and `abort` nothing is written."""
 
-    def write(self, data: bytes, /) -> None:
-        """Send; beyond the byte cap of a connection it is cut."""
+    def write(self, data: bytes, /) -> bool:
+        """Send; beyond the byte cap of a connection it is cut. True if the kernel has taken it, and all before it."""
 
     def buffered(self) -> int:
         """Bytes that the kernel has not taken yet."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gateway import metrics, packets
+from gateway import metrics, packets, window
 from gateway.reasons import Reason
 from infra.wire import Downlink, PullItem, PullResult
 
@@ -55,18 +55,18 @@ class Pulling:
 
     def may_ask(self) -> bool:
         """Is there one to ask for, with a place for its body? Those that need no asking are answered on the way."""
-        delivery, window = self._delivery, self._delivery.window
+        delivery, client = self._delivery, self._delivery.client
         while self._waiting and not delivery.silent:
             pull = self._waiting[0]
-            bind = delivery.client.binds.get(pull.product)
+            bind = client.binds.get(pull.product)
             if bind is None or not bind.ready:
                 self._refuse(Reason.NOT_AUTHORIZED, "product not bound")
-            elif window.on_its_way(pull.product, pull.id):
+            elif window.on_its_way(client, pull.product, pull.id):
                 self._answer("repeated")
-            elif window.settled_here(pull.product, pull.id):
+            elif window.settled_here(client, pull.product, pull.id):
                 self._refuse(Reason.IMPLEMENTATION, "not pending")
             else:
-                return window.may_write(bind)
+                return window.may_write(client, bind)
         return False
 
     def ask(self) -> None:
@@ -81,7 +81,7 @@ class Pulling:
         """Only the buffer has to drain: nothing will tell."""
         delivery = self._delivery
         bind = delivery.client.binds.get(self._waiting[0].product) if self._waiting else None
-        return bind is not None and delivery.window.has_place(bind)
+        return bind is not None and window.has_place(delivery.client, bind)
 
     def _answered(self, result: PullResult | None) -> None:
         delivery = self._delivery
@@ -98,10 +98,11 @@ class Pulling:
     def _write(self, message: Downlink) -> None:
         """Only if there is a place yet: a broadcast may have it by now, or we may have been cut off. Then it is asked again."""
         delivery, pull = self._delivery, self._waiting[0]
-        bind = delivery.client.binds[pull.product]
-        if delivery.silent or not delivery.window.may_write(bind):
+        bind = delivery.client.binds.get(pull.product)
+        assert bind is not None
+        if delivery.silent or not window.may_write(delivery.client, bind):
             return
-        data = delivery.window.compose_pulled(bind, message, delivery.host.clock())
+        data = window.compose_pulled(delivery.client, bind, message, delivery.host.clock())
         if data:
             self._answer("written", data)
         else:
@@ -110,9 +111,9 @@ class Pulling:
     def _answer(self, outcome: str, before: bytes = b"") -> None:
         pull = self._waiting.popleft()
         metrics.pulls.labels(outcome).inc()
-        self._delivery.client.write(before + (packets.puback(pull.packet_id) if pull.packet_id else b""))
+        self._delivery.client.shell.write(before + (packets.puback(pull.packet_id) if pull.packet_id else b""))
         if before:
-            self._delivery.touch()
+            self._delivery.owner.touch()
 
     def _refuse(self, code: int, text: str) -> None:
         pull = self._waiting.popleft()
@@ -120,4 +121,4 @@ class Pulling:
         if pull.packet_id:
             whole = packets.puback(pull.packet_id, code, text)
             fits = len(whole) <= self._delivery.client.max_packet
-            self._delivery.client.write(whole if fits else packets.puback(pull.packet_id, code))
+            self._delivery.client.shell.write(whole if fits else packets.puback(pull.packet_id, code))

@@ -71,6 +71,7 @@ class Room:
         self.wall = wall
         self.wheel = Wheel(clock())
         self.draining = False
+        self.soft_cap = settings.max_write_buffer // 2
         self._later = later
         self.kept = Kept()
         self._rate = ConnectRate(lambda: host.policy.connect_rate, clock())
@@ -271,6 +272,6 @@ class Room:
         """Redis lost something and is whole again: what we saved there may be gone, and numbers begin anew."""
         for session in self._clients.values():
             if session.client is not None:
-                for bind in session.client.binds.values():
+                for bind in session.client.binds:
                     bind.saved = 0
         self.resync()

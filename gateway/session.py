@@ -83,14 +83,18 @@ class Session(Lifetime):
         self._shell.write(packets.PINGRESP)
 
     def _puback(self, packet: mqtt5.PubAckPacket, now: float) -> None:
+        self.acked(packet.packet_id, int(packet.reason_code))
+
+    def acked(self, packet_id: int, reason: int = 0) -> None:
+        """A PUBACK. Call it only while not `held`; before it is open a session takes none by this way."""
         assert self.client is not None
         assert self.delivery is not None
         self._acked = True
-        if packet.packet_id >= FIRST_BROADCAST_ID:
-            self._room.fanout.puback(self.client, packet.packet_id, int(packet.reason_code))
+        if packet_id >= FIRST_BROADCAST_ID:
+            self._room.fanout.puback(self.client, packet_id, reason)
             self.delivery.pump()
         else:
-            self.delivery.puback(packet.packet_id, int(packet.reason_code))
+            self.delivery.puback(packet_id, reason)
 
     def _change(self, packet: mqtt5.SubscribePacket | mqtt5.UnsubscribePacket, now: float) -> None:
         assert self.delivery is not None
@@ -262,25 +266,18 @@ class Session(Lifetime):
         client = Client(
             self._grant.key,
             self.connection,
-            self._shell.write,
-            min(packet.receive_max, policy.window),
-            packet.max_packet_size or UNLIMITED,
+            self._shell,
+            receive_max=min(packet.receive_max, policy.window),
+            max_packet=packet.max_packet_size or UNLIMITED,
+            soft_cap=room.soft_cap,
         )
-        client.generation, client.number, client.epoch = result.generation, result.number, room.epoch
+        client.generation, client.number = result.generation, result.number
         if not room.register(self, client):
             self._finish(b"", End.TAKEN_OVER)
             return
         self._connect = None
         self.client = client
-        self.delivery = Delivery(
-            client,
-            self._grant,
-            self._shell,
-            room.host,
-            soft_cap=room.settings.max_write_buffer // 2,
-            touch=lambda: room.touch(self),
-            dismiss=self.close,
-        )
+        self.delivery = Delivery(client, self._grant, room.host, self)
         self.state = State.OPEN
         self._start_timers(packet)
         self._shell.write(self._connack(present=False))
@@ -304,7 +301,7 @@ class Session(Lifetime):
         client.receive_max = min(packet.receive_max, room.host.policy.window)
         client.max_packet = packet.max_packet_size or UNLIMITED
         room.returned(self, client)
-        first = self.delivery.back(self._shell, grant, lambda: room.touch(self), self.close)
+        first = self.delivery.back(self._shell, grant, self)
         self.state = State.OPEN
         self._start_timers(packet)
         self._sync_due = room.clock() + room.return_delay()

@@ -11,7 +11,7 @@ from typing import Final
 
 import mqtt5
 
-from gateway.client import BindState
+from gateway.client import Binds, BindState
 from gateway.reasons import Reason
 from infra.keeper import Policy
 from infra.tokens import ProductGrant
@@ -52,7 +52,7 @@ class Subscribing:
 
     def __init__(
         self,
-        binds: Mapping[str, BindState],
+        binds: Binds,
         granted: Mapping[str, ProductGrant],
         products: Container[str],
         policy: Policy,
@@ -102,8 +102,8 @@ class Subscribing:
         if product not in self._products:
             raise _No(Reason.TOPIC_FILTER_INVALID, f"product {product} is not configured here")
         wishes = self._plan.wishes
-        fresh = sum(name not in self._binds for name in wishes)
-        if product not in self._binds and len(self._binds) + fresh >= self._policy.binds_per_connection:
+        fresh = sum(self._binds.get(name) is None for name in wishes)
+        if self._binds.get(product) is None and len(self._binds) + fresh >= self._policy.binds_per_connection:
             raise _No(Reason.QUOTA_EXCEEDED, f"more than {self._policy.binds_per_connection} binds on a connection")
         wishes[product] = Wish(product, qos, self._groups(product))
         return qos
@@ -132,12 +132,12 @@ class Subscribing:
     def _check_room(self, wish: Wish) -> None:
         if len(wish.groups) >= self._policy.groups_per_bind:
             raise _No(Reason.QUOTA_EXCEEDED, f"more than {self._policy.groups_per_bind} groups of a product")
-        total = sum(len(bind.groups) for bind in self._binds.values()) + sum(len(w.groups) for w in self._plan.wishes.values())
+        total = sum(len(bind.groups) for bind in self._binds) + sum(len(w.groups) for w in self._plan.wishes.values())
         if total >= MAX_GROUPS:
             raise _No(Reason.QUOTA_EXCEEDED, f"more than {MAX_GROUPS} groups on a connection")
 
 
-def plan_unsubscribe(packet: mqtt5.UnsubscribePacket, binds: Mapping[str, BindState]) -> Plan:
+def plan_unsubscribe(packet: mqtt5.UnsubscribePacket, binds: Binds) -> Plan:
     """Leaving a product leaves its groups."""
     plan = Plan()
     for pattern in packet.patterns:

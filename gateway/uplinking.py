@@ -132,7 +132,7 @@ class Uplinking:
 
     __slots__ = ("_link", "_qos0", "_relieved", "_running", "_waiting", "_write", "unacked")
 
-    def __init__(self, link: Uplinks, write: Callable[[bytes], None], relieved: Callable[[], None]) -> None:
+    def __init__(self, link: Uplinks, write: Callable[[bytes], object], relieved: Callable[[], None]) -> None:
         """`relieved()` is called when `blocked` may have ended."""
         self.unacked: set[int] = set()
         self._link = link

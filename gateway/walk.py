@@ -10,15 +10,12 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from gateway.client import BindState
 from gateway.index import Index
 from gateway.jobs import Job
+from gateway.together import CHUNK, LOOKS, Stretch, Together
+from gateway.volley import Offer
 from infra.wire import Slice
 
-CHUNK: Final = 200
-"""Writes between two turns of the loop: about 2 ms (PERFORMANCE: 10 µs a write)."""
-LOOKS: Final = 2_000
-"""Binds looked at between two turns of the loop; a write counts for LOOKS / CHUNK of them."""
 TICK: Final = 0.005
 """How often a spread slice writes what has become due, s."""
 MAX_SPREAD_MS: Final = 1_000
@@ -35,13 +32,15 @@ class Walk:
         order: Slice,
         *,
         index: Index,
-        offer: Callable[[Job, BindState, float], bool],
+        together: Together,
+        offer: Offer,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._job = job
         self._order = order
         self._index = index
+        self._together = together
         self._offer = offer
         self._clock = clock
         self._sleep = sleep
@@ -89,23 +88,11 @@ class Walk:
         return self._drawn < self._order.late and bool(job.late or job.blocked)
 
     async def _walk(self, upto: int, persons: int) -> None:
-        """Offer the job to everyone in the slots below `upto`, until this slice has reached so many persons (0: all of them).
-
-        Slots below the cursor are never walked again.
-        """
-        job = self._job
-        while job.cursor < upto and not (persons and self._walked >= persons) and not self._stopped():
-            limit = min(CHUNK, persons - self._walked) if persons else CHUNK
-            binds, job.cursor = self._index.take(job.content.product, job.cursor, upto, limit)
-            now, before = self._clock(), self._walked
-            for bind in binds:
-                if not job.wants(bind):
-                    job.skipped += 1
-                elif self._offer(job, bind, now):
-                    self._walked += 1
-            if self._walked > before:
-                job.times.walked(job.cursor, now)
-            await self._breathe(len(binds), self._walked - before)
+        """Offer the job to everyone in the slots below `upto`, until this slice has reached so many persons (0: all of them)."""
+        left = persons - self._walked
+        if self._job.cursor < upto and not (persons and left <= 0):
+            stretch = Stretch(self._job, upto, left if persons else 0, self._stopped)
+            self._walked += await self._together.walk(stretch)
 
     async def _draw(self, upto: int) -> None:
         """Write to late joiners until `upto` of the grant are spent or nobody is left."""
@@ -117,14 +104,10 @@ class Walk:
             if wrote and bind.qos:
                 job.times.drawn(bind, now)
             self._drawn += wrote
-            await self._breathe(1, int(wrote))
-
-    async def _breathe(self, looks: int, writes: int) -> None:
-        """Give the loop a turn when this slice has had its share of it."""
-        self._looks += looks * self._job.target.looks + writes * (LOOKS // CHUNK)
-        if self._looks >= LOOKS:
-            self._looks = 0
-            await self._sleep(0)
+            self._looks += job.target.looks + wrote * (LOOKS // CHUNK)
+            if self._looks >= LOOKS:  # the loop has a turn
+                self._looks = 0
+                await self._sleep(0)
 
     async def _sweep(self) -> None:
         """Queue who was already here when the job came with its cursor ahead: their slots were walked in other rooms."""

@@ -24,7 +24,7 @@ from gateway.jobs import Job
 from infra.wire import Cap, JobContent, PauseJob, QuietHours
 from schemas.codes import SLOTS
 from schemas.partition import Shares
-from tests.unit.fanout_room import PRODUCT, TERM, Room
+from tests.unit.fanout_room import PRODUCT, TERM, Room, Writes
 
 PEOPLE = 6
 PLACES = 2
@@ -154,13 +154,13 @@ class MaskMachine(RuleBasedStateMachine):
         self, person: int, groups: frozenset[str], attrs: dict[str, str], qos: int, first: int, places: int
     ) -> None:
         client = self.room.connect(f"main:c{person}", receive_max=places)
-        keep = client.write
+        keep = client.shell.write
 
         def write(packet: bytes) -> None:
             keep(packet)
             self.written(person, self.room.wires[client.key].packets[-1][1])
 
-        client.write = write
+        client.shell = Writes(write)
         kept = self.kept[person]
         self.here[person] = self.room.bind(
             client, qos=qos, groups=tuple(groups), first_bind_ms=first, attrs=attrs,

@@ -191,7 +191,7 @@ class RoomMachine(RuleBasedStateMachine):
         assert client is not None
         if settled and client.broadcasts_inflight:
             self.device.puback(FIRST_BROADCAST_ID)
-        elif not settled and client.has_broadcast_place():
+        elif not settled and client.broadcast_places() > 0:
             client.broadcasts_inflight += 1
         self.look()
 

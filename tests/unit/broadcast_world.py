@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+from fanout_room import Writes
 
 from gateway.client import BindState, Client
 from gateway.fanout import FanOut
@@ -50,8 +51,8 @@ class MemoryRoom:
             self.times.append(time.monotonic())
             self.got[key] = self.got.get(key, 0) + 1
 
-        bind = BindState(Client(key, 1, write, 32, 1 << 20), product, 1, "", {})
-        bind.client.binds[product] = bind
+        bind = BindState(Client(key, 1, Writes(write), receive_max=32, max_packet=1 << 20), product, 1, "", {})
+        bind.client.binds = bind.client.binds.plus(bind)
         bind.ready = True
         self.fanout.bound(bind, [])
         return bind

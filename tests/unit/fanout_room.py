@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import mqtt5
 
 from gateway.client import BindState, Client
 from gateway.fanout import FanOut
+from gateway.flash import NoSocket
 from infra.attributes import Interned
 from infra.wire import Announce, EndJob, JobContent, JobNumber, RecentJob, Slice, SliceReply
 from schemas.codes import SLOTS
@@ -17,11 +19,26 @@ PRODUCT = "news"
 TERM = 100
 
 
+class Writes(NoSocket):
+    """A socket of which only the writes count; the kernel has not taken anything before `FanOut.drained` says so."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.take = write
+
+    def write(self, data: bytes, /) -> bool:
+        self.take(data)
+        return False
+
+    def buffered(self) -> int:
+        return 0
+
+
 @dataclass
 class Wire:
-    """What a client got: (when, packet)."""
+    """What a client got: (when, packet), in so many writes."""
 
     packets: list[tuple[float, mqtt5.PublishPacket]] = field(default_factory=list)
+    writes: int = 0
 
     def ids(self) -> list[str]:
         return [dict(packet.user_properties)["id"] for _, packet in self.packets]
@@ -52,12 +69,15 @@ class Room:
         self._connections += 1
 
         def write(data: bytes) -> None:
-            packet, size = mqtt5.read(data)
-            assert size == len(data)
-            assert isinstance(packet, mqtt5.PublishPacket)
-            wire.packets.append((self.now, packet))
+            wire.writes += 1
+            rest = memoryview(data)
+            while rest:
+                packet, size = mqtt5.read(rest)
+                assert isinstance(packet, mqtt5.PublishPacket)
+                wire.packets.append((self.now, packet))
+                rest = rest[size:]
 
-        return Client(key, self._connections, write, receive_max, max_packet)
+        return Client(key, self._connections, Writes(write), receive_max=receive_max, max_packet=max_packet)
 
     def bind(
         self,
@@ -75,7 +95,7 @@ class Room:
         bind.groups = frozenset(groups)
         bind.first_bind_ms = first_bind_ms
         bind.ready = True
-        client.binds[product] = bind
+        client.binds = client.binds.plus(bind)
         self.fanout.bound(bind, list(settled), list(recent))
         return bind
 
@@ -83,7 +103,7 @@ class Room:
         return self.bind(self.connect(key), **bind)  # type: ignore[arg-type]
 
     def leave(self, bind: BindState) -> None:
-        bind.client.binds.pop(bind.product, None)
+        bind.client.binds = bind.client.binds.less(bind)
         bind.ready = False
         self.fanout.unbound(bind)
 

@@ -92,11 +92,12 @@ class Socket:
         self.hung_up = False
         self.on_resume: Callable[[], None] = lambda: None
 
-    def write(self, data: bytes, /) -> None:
+    def write(self, data: bytes, /) -> bool:
         assert not self.closed
         self.raw.append(data)
         if self.stalled:
             self.waiting += len(data)
+        return not self.waiting
 
     def buffered(self) -> int:
         return self.waiting

@@ -482,7 +482,7 @@ class Chaos:
             world.flush()
         elif what == "answer" and world.register.waiting:
             world.register.answer()
-        elif what == "broadcast" and client.has_broadcast_place():
+        elif what == "broadcast" and client.broadcast_places() > 0:
             client.broadcasts_inflight += 1
         self.look()
 

@@ -129,3 +129,24 @@ def test_given_a_later_version_when_read_then_unsupported_in_the_form_of_mqtt_5(
         reader.next_packet()
     assert refused.value.code == Reason.UNSUPPORTED_VERSION
     assert not isinstance(refused.value, OldProtocol)
+
+
+def test_given_short_pubacks_then_each_is_taken_by_its_id_and_anything_else_is_left() -> None:
+    reader = Reader()
+    reader.limit = AFTER_CONNECT
+    whole = mqtt5.PubAckPacket(7).write() + mqtt5.PubAckPacket(0x8001).write()
+    rejected = mqtt5.PubAckPacket(8, reason_code=mqtt5.PubAckReasonCode.QUOTA_EXCEEDED).write()
+    reader.receive_data(whole + rejected + b"\x40\x02\x00")
+    assert [reader.next_ack() for _ in range(3)] == [7, 0x8001, 0]
+    packet = reader.next_packet()
+    assert isinstance(packet, mqtt5.PubAckPacket)
+    assert packet.packet_id == 8
+    assert (reader.next_ack(), reader.partial) == (0, True)
+    reader.receive_data(b"\x09")
+    assert (reader.next_ack(), reader.partial) == (9, False)
+
+
+def test_given_a_puback_before_connect_then_it_is_not_taken() -> None:
+    reader = Reader()
+    reader.receive_data(mqtt5.PubAckPacket(7).write())
+    assert reader.next_ack() == 0

@@ -181,7 +181,7 @@ async def test_given_a_peer_that_does_not_read_when_the_cap_is_reached_then_it_i
         assert isinstance(await client.packet(), mqtt5.SubAckPacket)
         (session,) = room.world.room.sessions
         assert session.client is not None
-        write: Callable[[bytes], None] = session.client.write
+        write: Callable[[bytes], None] = session.client.shell.write
         for _ in range(4_000):
             if not room.world.room.connections:
                 break
