@@ -23,6 +23,7 @@ from gateway.eligibility import Target
 from gateway.index import Index
 from gateway.jobs import Job, Jobs, NoPlace
 from gateway.quiet import BadZone, Quiet, Zones
+from gateway.sender import Plain, Sender
 from gateway.together import LOOKS, Together
 from gateway.volley import WRITTEN, settled
 from gateway.walk import Walk
@@ -63,7 +64,7 @@ class FanOut:
 
     `clock`: the room's monotonic clock, s, as its leases show it. `watch(client)` is called after a write at QoS 0: then, or
     whenever the buffer is empty next, the owner calls `drained(client)`. `wall`: the time of day, s since the epoch, for quiet
-    hours and caps.
+    hours and caps. `sender`: writes the same to many connections; by default in Python.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class FanOut:
         watch: Callable[[Client], None] = _unwatched,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall: Callable[[], float] = time.time,
+        sender: Sender | None = None,
     ) -> None:
         self._clock = clock
         self._watch = watch
@@ -81,7 +83,7 @@ class FanOut:
         self._zones = Zones()
         self._index = Index()
         self._jobs = Jobs()
-        self._together = Together(self._index, offer=self.offer, watch=watch, clock=clock, sleep=sleep)
+        self._together = Together(self._index, offer=self.offer, watch=watch, sender=sender or Plain(), clock=clock, sleep=sleep)
 
     # --- binds --------------------------------------------------------------------------------------------------------
 

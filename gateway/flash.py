@@ -33,6 +33,11 @@ class NoSocket:
         """What answers an older request is not wanted any more: the client asks again."""
         return False
 
+    direct = -1
+
+    def wrote(self, data: bytes, sent: int) -> None:
+        """Nobody writes."""
+
     def buffered(self) -> int:
         """Full."""
         return UNKNOWN

@@ -36,13 +36,14 @@ def hung_up(fd: int) -> bool:
 class Link:
     """`gateway.ports.Shell` on a socket."""
 
-    __slots__ = ("_closing", "_fd", "_out", "_paused", "_reader", "_room", "_session", "_sockets", "_watched")
+    __slots__ = ("_closing", "_fd", "_out", "_paused", "_reader", "_room", "_session", "_sockets", "_watched", "direct")
 
     def __init__(self, room: Room, sockets: Sockets, fd: int) -> None:
         """`fd`: a connected socket that does not block; it is the link's from now on."""
         self._room = room
         self._sockets = sockets
         self._fd = fd
+        self.direct = fd
         self._reader: Reader | None = None  # while a packet is under way, or held back
         self._out: bytearray | None = None  # what the kernel has not taken yet
         self._closing = False
@@ -82,11 +83,19 @@ class Link:
         self._keep(data[sent:])
         return False
 
+    def wrote(self, data: bytes, sent: int) -> None:
+        """See `gateway.ports.Shell`."""
+        if sent < 0:
+            self.abort()
+        elif sent < len(data):
+            self._keep(data[sent:])
+
     def _keep(self, data: bytes) -> None:
         if self._closing:
             return
         if self._out is None:
             self._out = bytearray()
+            self.direct = CLOSED
         self._out += data
         self._watch()
         if len(self._out) > self._room.settings.max_write_buffer:
@@ -108,6 +117,7 @@ class Link:
             if self._closing:
                 self._end()
             else:
+                self.direct = self._fd
                 self._watch()
 
     def buffered(self) -> int:
@@ -125,6 +135,7 @@ class Link:
         if last:
             self.write(last)
         self._closing = True
+        self.direct = CLOSED
         if self._out is None:
             self._end()
         else:
@@ -140,7 +151,7 @@ class Link:
         """The session hears of it with the next turn of the loop: it may be at work on this very packet."""
         if self._fd != CLOSED:
             self._sockets.close(self._fd)
-            self._fd = CLOSED
+            self._fd = self.direct = CLOSED
             self._sockets.soon(self, 0)
 
     def left(self) -> bool:

@@ -15,6 +15,7 @@ from gateway.lease import LeaseKeeper
 from gateway.neighbours import addresses
 from gateway.room import Room
 from gateway.saver_link import SaverLink
+from gateway.sender import choose
 from gateway.uplink_link import UplinkLink
 from infra import VERSION
 from infra.bus import Bus
@@ -42,10 +43,12 @@ async def main(settings: Settings) -> int:
     sender = f"{room_id}:{epoch}"
     saver = SaverLink(bus.request, sender=sender)
     uplinks = UplinkLink(bus.request, sender=sender)
+    writer = choose(settings.room.sender)
     fanout = FanOut(
         clock=time.monotonic,
         wall=time.time,
         watch=lambda client: room.watch(client),  # noqa: PLW0108 - the room is built below
+        sender=writer,
     )
     host = Host(
         room=room_id,
@@ -93,7 +96,7 @@ async def main(settings: Settings) -> int:
     life.add("uplink link", uplinks)
     life.add("endpoints", Endpoints(bus, room))
     life.add("door", door)
-    return await life.run(ready=lambda: internal.report(room=room_id, host=door.host, port=door.port))
+    return await life.run(ready=lambda: internal.report(room=room_id, host=door.host, port=door.port, sender=writer.name))
 
 
 def _advertised(advertise: str, host: str, port: int) -> tuple[str, int]:

@@ -43,6 +43,12 @@ class Shell(Protocol):
     def write(self, data: bytes, /) -> bool:
         """Send; beyond the byte cap of a connection it is cut. True if the kernel has taken it, and all before it."""
 
+    direct: int
+    """A descriptor, while all that is written goes to the kernel as it is: whoever writes there says so to `wrote`. Else −1."""
+
+    def wrote(self, data: bytes, sent: int) -> None:
+        """Of `data` so many bytes were written to `direct`, and no more could be; −1: the socket is broken."""
+
     def buffered(self) -> int:
         """Bytes that the kernel has not taken yet."""
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from gateway.index import Index
 from gateway.jobs import Job
+from gateway.sender import Sender
 from gateway.volley import Offer, Volley, Watch
 
 CHUNK: Final = 200
@@ -59,12 +60,14 @@ class Together:
         *,
         offer: Offer,
         watch: Watch,
+        sender: Sender,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._index = index
         self._offer = offer
         self._watch = watch
+        self._sender = sender
         self._clock = clock
         self._sleep = sleep
         self._stretches: dict[str, list[Stretch]] = {}
@@ -112,7 +115,7 @@ class Together:
         now = self._clock()
         for stretch in those:
             stretch.job.cursor = cursor
-        volley = Volley([stretch.job for stretch in those], now, self._offer, self._watch)
+        volley = Volley([stretch.job for stretch in those], now, offer=self._offer, watch=self._watch, sender=self._sender)
         writes = volley.fire(binds) if binds else 0
         for stretch, persons in zip(those, volley.persons, strict=True):
             stretch.walked += persons

@@ -13,6 +13,7 @@ from prometheus_client import Counter
 
 from gateway.client import BindState, Client
 from gateway.jobs import Job
+from gateway.sender import Sender
 
 settled = Counter("longwire_fanout_settled_total", "Broadcasts settled", ["state"])
 WRITTEN: Final = settled.labels("written")
@@ -23,17 +24,19 @@ Watch = Callable[[Client], None]
 
 class Volley:
     """Jobs of one product that go to the same binds now. `offer(job, bind, now)` writes one alone, with all that may stand in its
-    way, and says whether it did; `watch(client)` hears who was written to at QoS 0 without the kernel taking all of it.
+    way, and says whether it did; `watch(client)` hears who was written to at QoS 0 without the kernel taking all of it; `sender`
+    writes the same to many.
 
     `persons`: job by job, to how many it was written.
     """
 
-    def __init__(self, jobs: Sequence[Job], now: float, offer: Offer, watch: Watch) -> None:
+    def __init__(self, jobs: Sequence[Job], now: float, *, offer: Offer, watch: Watch, sender: Sender) -> None:
         self.persons = [0] * len(jobs)
         self._jobs = jobs
         self._now = now
         self._offer = offer
         self._watch = watch
+        self._sender = sender
         self._every = 0
         for job in jobs:
             self._every |= job.bit
@@ -82,31 +85,53 @@ class Volley:
     def _write(self, todo: int, qos: int, some: list[BindState]) -> int:
         """Write the same to all of them, but for those whose Maximum Packet Size is below it."""
         packets = [job.packet(some[0], self._now) for job in self._jobs if todo & job.bit]
-        data, largest, now = b"".join(packets), max(map(len, packets)), self._now
-        count = drained = alone = 0
-        for bind in some:
-            client = bind.client
-            if largest > client.max_packet:
-                alone += self._one_by_one(bind)
-                continue
+        data, largest = b"".join(packets), max(map(len, packets))
+        fits = [bind for bind in some if bind.client.max_packet >= largest]
+        alone = sum(self._one_by_one(bind) for bind in some if bind.client.max_packet < largest) if len(fits) < len(some) else 0
+        for bind in fits:
             bind.sent |= todo
-            count += 1
-            if qos:
-                if not client.broadcasts_inflight:
-                    client.broadcast_at = now
-                client.broadcasts_inflight += len(packets)
-                client.shell.write(data)
-            elif client.shell.write(data):
-                bind.settled |= todo
-                drained += 1
-            else:
-                self._watch(client)
+        if qos:
+            self._take_places(fits, len(packets))
+        drained = self._send(fits, data, 0 if qos else todo)
         for place, job in enumerate(self._jobs):
             if todo & job.bit:
-                self.persons[place] += count
-                job.sent += count
+                self.persons[place] += len(fits)
+                job.sent += len(fits)
                 job.written += drained
             else:
-                job.skipped += count
+                job.skipped += len(fits)
         WRITTEN.inc(drained * len(packets))
-        return count + alone
+        return len(fits) + alone
+
+    def _take_places(self, binds: list[BindState], count: int) -> None:
+        for bind in binds:
+            client = bind.client
+            if not client.broadcasts_inflight:
+                client.broadcast_at = self._now
+            client.broadcasts_inflight += count
+
+    def _send(self, binds: list[BindState], data: bytes, settles: int) -> int:
+        """To each; where the kernel takes all of it, these bits are settled. Returns how many that were, if there are bits."""
+        straight: list[BindState] = []
+        others: list[BindState] = []
+        watched: list[Client] = []
+        for bind in binds:
+            (straight if bind.client.shell.direct >= 0 else others).append(bind)
+        short = self._sender.send([bind.client.shell.direct for bind in straight], data)
+        for bind in straight:
+            bind.settled |= settles
+        for place, sent in short:
+            bind = straight[place]
+            bind.settled &= ~settles
+            bind.client.shell.wrote(data, sent)
+            watched.append(bind.client)
+        for bind in others:
+            if bind.client.shell.write(data):
+                bind.settled |= settles
+            else:
+                watched.append(bind.client)
+        if not settles:
+            return 0
+        for client in watched:
+            self._watch(client)
+        return len(binds) - len(watched)

@@ -65,7 +65,10 @@ STOP_BESIDE_DRAIN: Final = 9.0
 
 
 class RoomSettings(Section):
-    """One gateway process. `port` 0: the kernel picks one. `advertise`: what clients are told, default host:port."""
+    """One gateway process. `port` 0: the kernel picks one. `advertise`: what clients are told, default host:port.
+
+    `sender`: what writes broadcasts, `auto` the best that is here (docs/adr/0014).
+    """
 
     id: str = ""
     host: str = "127.0.0.1"
@@ -76,6 +79,7 @@ class RoomSettings(Section):
     connect_timeout: Seconds = 5.0
     packet_timeout: Seconds = 10.0
     max_write_buffer: int = Field(default=512 * 1024, ge=4096)
+    sender: str = Field(default="auto", pattern="^(auto|python|send|io_uring)$")
     drain: Seconds = 10.0
 
 

@@ -99,6 +99,11 @@ class Socket:
             self.waiting += len(data)
         return not self.waiting
 
+    direct = -1
+
+    def wrote(self, data: bytes, sent: int) -> None:
+        raise AssertionError("nobody writes to it directly")
+
     def buffered(self) -> int:
         return self.waiting
 

@@ -1,0 +1,7 @@
+"""`python -m gateway.native`: build the C sender."""
+
+import sys
+
+from gateway.native import main
+
+sys.exit(main())
