@@ -38,7 +38,7 @@ async def main(settings: Settings) -> int:
     bus = Bus(settings.nats, name="gateway", version=VERSION, fail=life.fail)
     keeper = Keeper(bus, disk=settings.data / name, fail=life.fail)
     verifier = Verifier()
-    keeper.on_change.append(lambda: verifier.load(keeper.issuers))
+    keeper.on_change.append(lambda: verifier.load(keeper.issuers, keeper.key_sets))
     sender = f"{room_id}:{epoch}"
     saver = SaverLink(bus.request, sender=sender)
     uplinks = UplinkLink(bus.request, sender=sender)

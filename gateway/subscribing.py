@@ -13,8 +13,8 @@ import mqtt5
 
 from gateway.client import BindState
 from gateway.reasons import Reason
+from infra.grants import Products
 from infra.keeper import Policy
-from infra.tokens import ProductGrant
 from schemas import names
 
 MAX_GROUPS: Final = 1024
@@ -53,7 +53,7 @@ class Subscribing:
     def __init__(
         self,
         binds: Mapping[str, BindState],
-        granted: Mapping[str, ProductGrant],
+        granted: Products,
         products: Container[str],
         policy: Policy,
     ) -> None:

@@ -52,7 +52,7 @@ async def main(settings: Settings) -> int:
     jobs = Mirror(bus, names.KV_JOBS, on_change=index.take, needed=False, fail=life.fail)
     readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
     tokens, streams = Verifier(), Streams()
-    keeper.on_change.append(lambda: tokens.load(keeper.issuers))
+    keeper.on_change.append(lambda: tokens.load(keeper.issuers, keeper.key_sets))
     parts = Parts(
         journal=journal,
         documents=keeper,
