@@ -14,6 +14,7 @@ import mqtt5
 
 from gateway import packets
 from gateway.client import Client, Inflight
+from gateway.refresh import uncovered
 from infra.tokens import Grant
 
 if TYPE_CHECKING:
@@ -86,13 +87,7 @@ def may_return(kept: Lifetime, packet: mqtt5.ConnectPacket, grant: Grant) -> boo
     """Does this CONNECT go on with the kept session: no Clean Start, the same user, and a token that covers every bind?"""
     if packet.clean_start or kept.client is None or kept.delivery is None or kept.delivery.fenced:
         return False  # fenced: we were cut off meanwhile, so the client may have been elsewhere
-    for name, bind in kept.client.binds.items():
-        granted = grant.products.get(name)
-        if granted is None or (granted.user, granted.attrs) != (bind.user, bind.attrs):
-            return False
-        if granted.groups is not None and not bind.groups <= granted.groups:
-            return False
-    return True
+    return not uncovered(kept.client, grant)
 
 
 class Rest:

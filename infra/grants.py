@@ -51,6 +51,10 @@ class Products(msgspec.Struct, frozen=True, gc=False):
         """The grant for a product, None if there is none."""
         return self.grants[self.names.index(product)] if product in self.names else None
 
+    def items(self) -> Iterator[tuple[str, ProductGrant]]:
+        """Products with their grants."""
+        return zip(self.names, self.grants, strict=True)
+
     def __getitem__(self, product: str) -> ProductGrant:
         found = self.get(product)
         if found is None:
