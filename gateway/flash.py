@@ -8,6 +8,7 @@ was unacknowledged with DUP=1 and the same packet ids (MQTT 5 §4.4), and then a
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import mqtt5
@@ -65,6 +66,9 @@ class Kept:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Lifetime]:
+        return iter(self._sessions.values())
 
     def add(self, key: str, session: Lifetime) -> None:
         """A client went away."""

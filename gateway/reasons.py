@@ -51,6 +51,7 @@ class End(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     ACK_TIMEOUT = "ack_timeout"
     TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a reason, not a token
+    REVOKED = "token_revoked"
     TAKEN_OVER = "taken_over"
     KICKED = "kicked"
     SLOW = "slow"

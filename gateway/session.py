@@ -194,6 +194,18 @@ class Session(Lifetime):
         self._room.wheel.at(self, self._token_due)
         self._shell.write(refresh.DONE)
 
+    @property
+    def grant(self) -> Grant | None:
+        """What its token allows; None before it was verified."""
+        return self._grant
+
+    def revoke(self) -> None:
+        """The token is revoked."""
+        if self.state is State.OPENING and self._connect is not None:
+            self._refuse(Refusal(Reason.NOT_AUTHORIZED, "revoked", "the token was revoked"), self._connect)
+        else:
+            self.close(Reason.NOT_AUTHORIZED, End.REVOKED, "the token was revoked")
+
     # --- CONNECT -------------------------------------------------------------------------------------------------------
 
     def _connect_packet(self, packet: mqtt5.ConnectPacket, now: float) -> None:

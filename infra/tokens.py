@@ -14,6 +14,7 @@ import msgspec
 
 from infra.grants import BadToken, Grant, Granter, ProductGrant, mark_of
 from infra.keeper import Issuer, KeySet, SigningKey
+from infra.revoked import Revoked
 from infra.signatures import ED25519, Key, unbase64url
 from schemas import names
 
@@ -97,7 +98,9 @@ class _Issuer:
 class Verifier:
     """Verifies tokens by the issuers that `load` was given last."""
 
-    def __init__(self) -> None:
+    def __init__(self, revoked: Revoked | None = None) -> None:
+        """`revoked`: what is refused although it is genuine."""
+        self._revoked = revoked
         self._issuers: dict[str, _Issuer] = {}
         self._headers: dict[bytes, _Header] = {}
         self._header = msgspec.json.Decoder(_Header).decode
@@ -123,13 +126,16 @@ class Verifier:
             client_id = _client(subject)
         elif subject != client_id:
             _bad("sub", "the token's sub is not this client id")
-        return Grant(
+        grant = Grant(
             names.client_key(document.realm, client_id),
             expires_at,
             self._granter.products(claims.products, document),
             self._granter.shared(lifetime),
             _mark(document.iss, claims.jti),
         )
+        if self._revoked is not None and self._revoked.covers(grant, wall):
+            raise BadToken("revoked", "the token was revoked", forbidden=True)
+        return grant
 
     def _authenticate(self, token: bytes) -> tuple[Issuer, _Claims]:
         if len(token) > MAX_TOKEN:
