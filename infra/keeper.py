@@ -317,6 +317,11 @@ class Keeper:
             return False
         return True
 
+    async def remove(self, key: str) -> None:
+        """Remove a document. Raises BusDown or a NATS error."""
+        bucket = await self._bus.bucket(names.KV_KEEPER)
+        await bucket.delete(key)
+
     def _take(self, key: str, value: bytes | None) -> None:
         if value is None:
             self._documents.pop(key, None)
