@@ -10,11 +10,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from gateway_world import claims
 from joserfc import jwt
 from joserfc.jwk import import_key
 
 from infra.keeper import SigningKey
+from tests.unit.gateway_world import claims
 
 ALGORITHMS = ("HS256", "HS384", "RS256", "ES256", "EdDSA")
 
