@@ -35,6 +35,7 @@ from infra.ops.shell import (
     show,
     system_of,
 )
+from infra.ops.token_commands import issuer, revocation
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -300,7 +301,7 @@ def topics_apply(data: Path | None, as_json: bool) -> None:
     show(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
 
 
-for command in (broadcast, job, audience, tail, dlq, replay, register, queue):
+for command in (broadcast, job, audience, tail, dlq, replay, register, queue, revocation, issuer):
     cli.add_command(command)
 
 

@@ -6,14 +6,14 @@ import mqtt5
 
 from gateway.auth import Refusal, verified
 from gateway.reasons import Reason
+from gateway.refresh import token_of
 from infra.tokens import Grant, Verifier
 from schemas import names
 
 
 def authorize(packet: mqtt5.ConnectPacket, verifier: Verifier, wall: float) -> Grant:
     """What the client may do at `wall` (seconds since the epoch). Raises Refusal."""
-    if packet.authentication_method is not None:
-        raise Refusal(Reason.BAD_AUTH_METHOD, "auth_method", "extended authentication is not offered: the token is the password")
+    token = token_of(packet)
     if packet.will is not None:
         raise Refusal(Reason.TOPIC_NAME_INVALID, "will", "a Will is not offered")
     try:
@@ -21,6 +21,6 @@ def authorize(packet: mqtt5.ConnectPacket, verifier: Verifier, wall: float) -> G
     except names.BadName as error:
         text = str(error) if packet.client_id else "an empty client id: none is assigned here"
         raise Refusal(Reason.CLIENT_ID_NOT_VALID, "client_id", text) from error
-    if not packet.password:
+    if not token:
         raise Refusal(Reason.BAD_TOKEN, "form", "no token: it belongs into the password")
-    return verified(verifier, packet.password, packet.client_id, wall)
+    return verified(verifier, token, packet.client_id, wall)

@@ -57,6 +57,11 @@ class Delivery(Exchange):
         return self._ask is None and (self._changes is None or not self._changes.running)
 
     @property
+    def changing(self) -> bool:
+        """A SUBSCRIBE or UNSUBSCRIBE is under way: it was judged by the token as it is now."""
+        return self._changes is not None and self._changes.running
+
+    @property
     def full(self) -> bool:
         """So many changes wait that nothing more is to be read."""
         return self._changes is not None and self._changes.full

@@ -8,12 +8,14 @@ was unacknowledged with DUP=1 and the same packet ids (MQTT 5 §4.4), and then a
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import mqtt5
 
 from gateway import packets
 from gateway.client import Client, Inflight
+from gateway.refresh import uncovered
 from infra.tokens import Grant
 
 if TYPE_CHECKING:
@@ -71,6 +73,9 @@ class Kept:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def __iter__(self) -> Iterator[Lifetime]:
+        return iter(self._sessions.values())
+
     def add(self, key: str, session: Lifetime) -> None:
         """A client went away."""
         self._sessions[key] = session
@@ -92,13 +97,7 @@ def may_return(kept: Lifetime, packet: mqtt5.ConnectPacket, grant: Grant) -> boo
     """Does this CONNECT go on with the kept session: no Clean Start, the same user, and a token that covers every bind?"""
     if packet.clean_start or kept.client is None or kept.delivery is None or kept.delivery.fenced:
         return False  # fenced: we were cut off meanwhile, so the client may have been elsewhere
-    for bind in kept.client.binds:
-        granted = grant.products.get(bind.product)
-        if granted is None or (granted.user, granted.attrs) != (bind.user, bind.attrs):
-            return False
-        if granted.groups is not None and not bind.groups <= granted.groups:
-            return False
-    return True
+    return not uncovered(kept.client, grant)
 
 
 class Rest:

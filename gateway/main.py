@@ -13,6 +13,7 @@ from gateway.fanout import FanOut
 from gateway.host import Host
 from gateway.lease import LeaseKeeper
 from gateway.neighbours import addresses
+from gateway.revoking import Revoking
 from gateway.room import Room
 from gateway.saver_link import SaverLink
 from gateway.sender import choose
@@ -21,6 +22,7 @@ from infra import VERSION
 from infra.bus import Bus
 from infra.keeper import Keeper
 from infra.lifecycle import Lifecycle
+from infra.revocations import Revocations
 from infra.settings import STOP_BESIDE_DRAIN, Settings
 from infra.telemetry import InternalListener, configure_logging
 from infra.tokens import Verifier
@@ -38,8 +40,9 @@ async def main(settings: Settings) -> int:
     life = Lifecycle(name, stop_within=settings.room.drain + STOP_BESIDE_DRAIN)
     bus = Bus(settings.nats, name="gateway", version=VERSION, fail=life.fail)
     keeper = Keeper(bus, disk=settings.data / name, fail=life.fail)
-    verifier = Verifier()
-    keeper.on_change.append(lambda: verifier.load(keeper.issuers))
+    revocations = Revocations(bus, disk=settings.data / name, fail=life.fail)
+    verifier = Verifier(revocations.revoked)
+    keeper.on_change.append(lambda: verifier.load(keeper.issuers, keeper.key_sets))
     sender = f"{room_id}:{epoch}"
     saver = SaverLink(bus.request, sender=sender)
     uplinks = UplinkLink(bus.request, sender=sender)
@@ -72,6 +75,8 @@ async def main(settings: Settings) -> int:
         later=asyncio.get_running_loop().call_later,
     )
 
+    revocations.on_change.append(Revoking(room, revocations.revoked, later=asyncio.get_running_loop().call_later).changed)
+
     def entry() -> RoomEntry:
         where, port = _advertised(settings.room.advertise, door.host, door.port)
         return RoomEntry(room_id, epoch, where, port, settings.room.labels, internal.url)
@@ -92,6 +97,7 @@ async def main(settings: Settings) -> int:
     life.add("internal listener", internal)
     life.add("bus", bus)
     life.add("keeper", keeper)
+    life.add("revocations", revocations)
     life.add("saver link", saver)
     life.add("uplink link", uplinks)
     life.add("endpoints", Endpoints(bus, room))

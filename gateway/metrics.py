@@ -8,6 +8,7 @@ connections = Gauge("longwire_gateway_connections", "Open sockets, authenticated
 clients = Gauge("longwire_gateway_clients", "Clients with a session in this room")
 accepted = Counter("longwire_gateway_accepted_total", "Sockets accepted")
 refused = Counter("longwire_gateway_refused_total", "CONNECTs refused", ["reason"])
+refreshed = Counter("longwire_gateway_refreshes_total", "New tokens by AUTH", ["outcome"])
 binds_refused = Counter("longwire_gateway_binds_refused_total", "Filters of a SUBSCRIBE refused", ["code"])
 away = Counter("longwire_gateway_flash_total", "Sessions kept for a client that lost its socket")
 returned = Counter("longwire_gateway_flash_returns_total", "Clients that came back to a kept session")

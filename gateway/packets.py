@@ -75,8 +75,11 @@ def again(packet: bytes, passed_s: int = 0) -> bytes:
     ).write()
 
 
-def connack(*, keep_alive: int, max_packet: int, room: str, expiry: int = 0, present: bool = False) -> bytes:
-    """CONNACK for a client that is let in: all that is offered, and what is not. `expiry`: how long its session is kept, s."""
+def connack(
+    *, keep_alive: int, max_packet: int, room: str, expiry: int = 0, present: bool = False, method: str | None = None
+) -> bytes:
+    """CONNACK for a client that is let in: all that is offered, and what is not. `expiry`: how long its session is kept, s;
+    `method`: the Authentication Method that its CONNECT named (MQTT 5 §4.12)."""
     return mqtt5.ConnAckPacket(
         session_present=present,
         session_expiry_interval=expiry,
@@ -88,6 +91,7 @@ def connack(*, keep_alive: int, max_packet: int, room: str, expiry: int = 0, pre
         wildcard_subscription_available=False,
         subscription_id_available=False,
         shared_subscription_available=False,
+        authentication_method=method,
         user_properties=[("room", room)],
     ).write()
 

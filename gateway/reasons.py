@@ -28,6 +28,7 @@ class Reason(IntEnum):
     RECEIVE_MAXIMUM = 0x93
     TOPIC_ALIAS = 0x94
     PACKET_TOO_LARGE = 0x95
+    MESSAGE_RATE = 0x96
     QUOTA_EXCEEDED = 0x97
     ADMINISTRATIVE = 0x98
     RETAIN_NOT_SUPPORTED = 0x9A
@@ -50,6 +51,7 @@ class End(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     ACK_TIMEOUT = "ack_timeout"
     TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a reason, not a token
+    REVOKED = "token_revoked"
     TAKEN_OVER = "taken_over"
     KICKED = "kicked"
     SLOW = "slow"

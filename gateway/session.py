@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import mqtt5
 
-from gateway import metrics, packets
+from gateway import metrics, packets, refresh
 from gateway.admission import authorize
 from gateway.auth import Refusal
 from gateway.client import FIRST_BROADCAST_ID, Client
@@ -23,6 +23,7 @@ from gateway.lifetime import Lifetime
 from gateway.ports import Shell
 from gateway.pulling import Pull
 from gateway.reasons import End, Reason
+from gateway.refresh import Refresh
 from gateway.states import Hold, State, Violation
 from gateway.uplinking import Refused, Uplinking, accept, asked_for
 from gateway.wheel import NEVER
@@ -42,12 +43,13 @@ UNLIMITED: Final = 1 << 28
 class Session(Lifetime):
     """What the packets of one connection mean."""
 
-    __slots__ = ("_connect", "_grant")
+    __slots__ = ("_connect", "_grant", "_refresh")
 
     def __init__(self, room: Room, shell: Shell, connection: int, now: float) -> None:
         super().__init__(room, shell, connection, now)
         self._connect: mqtt5.ConnectPacket | None = None
         self._grant: Grant | None = None
+        self._refresh: Refresh | None = None
 
     # --- packets -------------------------------------------------------------------------------------------------------
 
@@ -184,6 +186,30 @@ class Session(Lifetime):
         else:
             self._finish(b"", End.NORMAL)
 
+    def _auth(self, packet: mqtt5.AuthPacket, now: float) -> None:
+        """See `gateway.refresh`."""
+        assert self.delivery is not None
+        if self._refresh is None:
+            raise Violation(Reason.BAD_AUTH_METHOD, "AUTH is for who named an authentication method in CONNECT")
+        wall = self._room.wall()
+        grant = self._refresh.grant(packet, self.delivery, self._room.verifier, now, wall)
+        self._grant = self.delivery.grant = grant
+        self._token_due = now + (grant.expires_at - wall)
+        self._room.wheel.at(self, self._token_due)
+        self._shell.write(refresh.DONE)
+
+    @property
+    def grant(self) -> Grant | None:
+        """What its token allows; None before it was verified."""
+        return self._grant
+
+    def revoke(self) -> None:
+        """The token is revoked."""
+        if self.state is State.OPENING and self._connect is not None:
+            self._refuse(Refusal(Reason.NOT_AUTHORIZED, "revoked", "the token was revoked"), self._connect)
+        else:
+            self.close(Reason.NOT_AUTHORIZED, End.REVOKED, "the token was revoked")
+
     # --- CONNECT -------------------------------------------------------------------------------------------------------
 
     def _connect_packet(self, packet: mqtt5.ConnectPacket, now: float) -> None:
@@ -290,6 +316,7 @@ class Session(Lifetime):
             room=self._room.id,
             expiry=self._expiry,
             present=present,
+            method=None if self._refresh is None else refresh.METHOD,
         )
 
     def _return(self, kept: Lifetime, packet: mqtt5.ConnectPacket, grant: Grant) -> None:
@@ -313,6 +340,7 @@ class Session(Lifetime):
         room, now = self._room, self._room.clock()
         assert self._grant is not None
         self._keep_alive = room.keep_alive(packet)
+        self._refresh = None if packet.authentication_method is None else Refresh(now)
         self._expiry = min(packet.session_expiry_interval or 0, room.host.policy.flash_window_s)
         self._token_due = now + (self._grant.expires_at - room.wall())
         self._sync_due = now + room.sync_interval()
@@ -329,4 +357,5 @@ class Session(Lifetime):
         (State.OPEN, mqtt5.UnsubscribePacket): _change,
         (State.OPEN, mqtt5.PingReqPacket): _pingreq,
         (State.OPEN, mqtt5.DisconnectPacket): _disconnect,
+        (State.OPEN, mqtt5.AuthPacket): _auth,
     }

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,8 +13,8 @@ import mqtt5
 
 from gateway.client import Binds, BindState
 from gateway.reasons import Reason
+from infra.grants import Products
 from infra.keeper import Policy
-from infra.tokens import ProductGrant
 from schemas import names
 
 MAX_GROUPS: Final = 1024
@@ -53,7 +53,7 @@ class Subscribing:
     def __init__(
         self,
         binds: Binds,
-        granted: Mapping[str, ProductGrant],
+        granted: Products,
         products: Container[str],
         policy: Policy,
     ) -> None:

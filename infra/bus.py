@@ -231,6 +231,11 @@ class Bus:
         except (nats.errors.Error, TimeoutError) as error:
             raise BusDown(f"KV bucket {name}: {type(error).__name__}: {error}") from error
 
+    async def forget(self, bucket: str, key: str, revision: int) -> None:
+        """Take an entry out of a bucket without a trace, unless it was written after `revision`. Raises one of KvErrors."""
+        stream = self._client.jetstream(timeout=5)
+        await stream.purge_stream(f"KV_{bucket}", subject=f"$KV.{bucket}.{key}", seq=revision + 1)
+
     # --- the connection's own news: never raise, never block (PITFALLS) ------------------------------------------------
 
     async def _on_error(self, error: Exception) -> None:

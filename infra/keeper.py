@@ -2,25 +2,27 @@
 
 A document that does not parse is refused with its reason and the last good one stays. All good documents are kept on disk, so a
 process that starts while NATS's store is away or wiped goes on with what it knew. Keys: `products.<product>`, `issuers.<issuer>`,
-`policy`.
+`keysets.<hash>`, `policy`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from prometheus_client import Counter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer, model_validator
 
 from infra.bus import Bus
 from infra.mirror import Mirror
 from infra.settings import Seconds
+from infra.signatures import MAX_PEM, PUBLIC, SECRET_BYTES, BadKey, Key, public_key, secret_key
 from infra.telemetry import write_json
 from schemas import names
 from schemas.checks import MAX_TTL_S
@@ -32,6 +34,9 @@ refused = Counter("longwire_keeper_refused_total", "Documents that did not parse
 POLICY: Final = "policy"
 MAX_QUEUE_RATE: Final = 10_000_000
 """Messages per second of a product's own queue, at most."""
+MAX_KID: Final = 256
+MAX_SET: Final = 16
+"""Keys of a JWKS that are used, at most."""
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 MAX_PENDING: Final = 100_000
 """Messages that may be pending for a client and product, in any product."""
@@ -69,14 +74,18 @@ class Queue(Document):
 
 
 def _webhook(value: str) -> str:
+    return _outward(value, "a webhook")
+
+
+def _outward(value: str, what: str) -> str:
     """An https URL, or http to this very machine; no user, password or fragment."""
     url = urlsplit(value)
     if not value.isascii() or not value.isprintable() or " " in value or not url.hostname or url.port == 0:
         raise ValueError("is not a URL")
     if url.username is not None or url.fragment:
-        raise ValueError("a webhook's URL has no user, password or fragment")
+        raise ValueError(f"the URL of {what} has no user, password or fragment")
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOOPBACK):
-        raise ValueError("a webhook is https, or http on a loopback address")
+        raise ValueError(f"{what} is https, or http on a loopback address")
     return value
 
 
@@ -101,27 +110,90 @@ class Product(Document):
     fallback_webhook: Webhook | None = None
 
 
-class SigningKey(Document):
-    """A key of an issuer. The algorithm is pinned to the key: a token that names another one is refused."""
+def _jwks_url(value: str) -> str:
+    return _outward(value, "a JWKS")
 
-    kid: str = Field(default="", max_length=64)
-    alg: str = Field(default="HS256", pattern="^HS256$")
-    secret: SecretStr = Field(min_length=32)
+
+class SigningKey(Document):
+    """A key of an issuer: a `secret` (HS256, HS384) or a `public_key` in PEM (RS256, ES256, EdDSA). The algorithm is pinned to
+    the key: a token that names another one is refused."""
+
+    kid: str = Field(default="", max_length=MAX_KID)
+    alg: Literal["HS256", "HS384", "RS256", "ES256", "EdDSA"] = "HS256"
+    secret: SecretStr | None = None
+    public_key: str | None = Field(default=None, max_length=MAX_PEM)
 
     @field_serializer("secret", when_used="json")
-    def _reveal(self, secret: SecretStr) -> str:
+    def _reveal(self, secret: SecretStr | None) -> str | None:
         """The bucket is where the secret lives; logs and dumps show stars."""
-        return secret.get_secret_value()
+        return None if secret is None else secret.get_secret_value()
+
+    @model_validator(mode="after")
+    def _check(self) -> SigningKey:
+        self.verifier()
+        return self
+
+    def verifier(self) -> Key:
+        """What verifies by it; raises BadKey for material that does not fit the algorithm."""
+        if self.alg in SECRET_BYTES and self.secret is not None and self.public_key is None:
+            return secret_key(self.alg, self.secret.get_secret_value())
+        if self.alg in PUBLIC and self.public_key is not None and self.secret is None:
+            return public_key(self.alg, self.public_key)
+        raise BadKey(f"a key for {self.alg} has a {'secret' if self.alg in SECRET_BYTES else 'public_key'}, and nothing else")
 
 
 class Issuer(Document):
-    """Who signs tokens (`iss`): its keys sign only its own products, its client ids live in its realm. `products` empty: all."""
+    """Who signs tokens (`iss`): its keys sign only its own products, its client ids live in its realm. `products` empty: all.
+
+    `jwks`: a URL of further, public keys, asked every `jwks_interval` (RFC 7517); `max_lifetime`: how long after its `iat` a
+    token may expire, at most. None: any time, and `iat` may be absent.
+    """
 
     iss: str = Field(min_length=1, max_length=256)
     realm: Annotated[str, AfterValidator(names.realm)] = names.DEFAULT_REALM
     audience: str = "longwire"
-    keys: tuple[SigningKey, ...] = Field(min_length=1, max_length=4)
+    keys: tuple[SigningKey, ...] = Field(default=(), max_length=4)
     products: tuple[Annotated[str, AfterValidator(names.product)], ...] = ()
+    jwks: Annotated[str, Field(max_length=2048), AfterValidator(_jwks_url)] | None = None
+    jwks_interval: Annotated[Seconds, Field(ge=60, le=86_400)] = 300.0
+    max_lifetime: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Issuer:
+        if not self.keys and self.jwks is None:
+            raise ValueError("an issuer has keys, or the URL of a JWKS")
+        check_kids(self.keys)
+        return self
+
+
+class KeySet(Document):
+    """What an issuer's JWKS held when it was fetched last: written by a coordinator, never by hand (workers/jwks.py).
+
+    `url`: where from; keys of another URL than the issuer's document has now are not used. Times in seconds since the epoch.
+    `error`: why the last attempt, at `tried_at`, brought nothing; the keys are those of `fetched_at` then.
+    """
+
+    iss: str = Field(min_length=1, max_length=256)
+    url: str
+    fetched_at: float
+    tried_at: float
+    error: str = Field(default="", max_length=200)
+    keys: tuple[SigningKey, ...] = Field(default=(), max_length=MAX_SET)
+
+    @model_validator(mode="after")
+    def _check(self) -> KeySet:
+        if any(key.secret is not None for key in self.keys):
+            raise ValueError("a key set is public, and has no secrets")
+        check_kids(self.keys)
+        return self
+
+
+def check_kids(keys: Sequence[SigningKey]) -> None:
+    """Raises ValueError if two keys have one `kid`. Keys without one may be several: each of an algorithm is tried."""
+    kids = [key.kid for key in keys if key.kid]
+    for kid in kids:
+        if kids.count(kid) > 1:
+            raise ValueError(f"kid {kid[:64]!a} is there twice")
 
 
 class Policy(Document):
@@ -156,7 +228,7 @@ class Policy(Document):
 
 def _document_class(key: str) -> type[Document] | None:
     kind = key.partition(".")[0]
-    kinds: dict[str, type[Document]] = {"products": Product, "issuers": Issuer, POLICY: Policy}
+    kinds: dict[str, type[Document]] = {"products": Product, "issuers": Issuer, "keysets": KeySet, POLICY: Policy}
     return kinds.get(kind)
 
 
@@ -170,11 +242,16 @@ def issuer_key(name: str) -> str:
     return f"issuers.{names.product(name)}"
 
 
+def key_set_key(iss: str) -> str:
+    """The key of what an issuer's JWKS held; an `iss` may be any text."""
+    return f"keysets.{blake2b(iss.encode(), digest_size=16).hexdigest()}"
+
+
 class Keeper:
     """All documents, typed, as they are now.
 
-    `products`, `issuers` (by `iss`) and `policy` are replaced as a whole on a change, never mutated: a reader may keep a
-    reference for as long as one decision takes.
+    `products`, `issuers` and `key_sets` (by `iss`) and `policy` are replaced as a whole on a change, never mutated: a reader may
+    keep a reference for as long as one decision takes.
     """
 
     def __init__(self, bus: Bus, *, disk: Path, refill: bool = False, fail: Callable[[str], None] = lambda reason: None) -> None:
@@ -182,6 +259,7 @@ class Keeper:
         them back where the bucket's store was wiped (a room may not write there)."""
         self.products: dict[str, Product] = {}
         self.issuers: dict[str, Issuer] = {}
+        self.key_sets: dict[str, KeySet] = {}
         self.policy = Policy()
         self.on_change: list[Callable[[], None]] = []
         self._bus = bus
@@ -239,6 +317,11 @@ class Keeper:
             return False
         return True
 
+    async def remove(self, key: str) -> None:
+        """Remove a document. Raises BusDown or a NATS error."""
+        bucket = await self._bus.bucket(names.KV_KEEPER)
+        await bucket.delete(key)
+
     def _take(self, key: str, value: bytes | None) -> None:
         if value is None:
             self._documents.pop(key, None)
@@ -267,6 +350,7 @@ class Keeper:
         documents = self._documents.values()
         self.products = {item.name: item for item in documents if isinstance(item, Product)}
         self.issuers = {item.iss: item for item in documents if isinstance(item, Issuer)}
+        self.key_sets = {item.iss: item for item in documents if isinstance(item, KeySet)}
         self.policy = next((item for item in documents if isinstance(item, Policy)), Policy())
         for call in self.on_change:
             call()

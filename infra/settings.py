@@ -91,6 +91,12 @@ class CenterSettings(Section):
     api_key: SecretStr = SecretStr("")
 
 
+class TokenSettings(Section):
+    """`jwks_private`: a JWKS may lie in a private network or on this machine, there also without TLS; never link-local."""
+
+    jwks_private: bool = False
+
+
 class TelemetrySettings(Section):
     """Log and the internal listener (`/healthz`, `/readyz`, `/metrics`). `report`: a file for where this process listens."""
 
@@ -114,6 +120,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     room: RoomSettings = RoomSettings()
     center: CenterSettings = CenterSettings()
+    tokens: TokenSettings = TokenSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @classmethod

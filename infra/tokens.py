@@ -1,166 +1,182 @@
 """Devices' tokens: a JWT, signed by an issuer that the keeper knows (RFC 7519, RFC 8725). In CONNECT it is the password.
 
 The issuer is found by `iss`, its algorithm is pinned by its key, its products bound what the token may say. Keys are objects,
-rebuilt when the keeper changes, never parsed for a connection. No error text holds the token.
+made anew when their documents change, never for a connection. No error text holds the token. Why no library verifies: ADR 15.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from sys import intern
 from typing import Any, Final, NoReturn
 
 import msgspec
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import OctKey
 
-from infra.attributes import Attributes, Interned
-from infra.keeper import Issuer
+from infra.grants import BadToken, Grant, Granter, ProductGrant, mark_of
+from infra.keeper import Issuer, KeySet, SigningKey
+from infra.revoked import Revoked
+from infra.signatures import ED25519, Key, unbase64url
 from schemas import names
+
+__all__ = ["BadToken", "Grant", "ProductGrant", "Verifier"]
 
 LEEWAY_S: Final = 60
 """How far `nbf` and `iat` may lie in the future: the issuer's clock is not ours."""
 
+MAX_TOKEN: Final = 4096
+"""Bytes; a CONNECT has no more either (gateway/framing.py)."""
 MAX_TIME: Final = 1 << 40
-MAX_ATTRS: Final = 32
-MAX_ATTR_BYTES: Final = 256
-ANY_GROUP: Final = "*"
-
-
-class BadToken(Exception):
-    """A token that is refused: a short kind for a counter, and the text that the client is told. `forbidden`: it is genuine,
-    and names no product that its issuer may sign for."""
-
-    def __init__(self, kind: str, text: str, *, forbidden: bool = False) -> None:
-        super().__init__(text)
-        self.kind = kind
-        self.text = text
-        self.forbidden = forbidden
-
-
-@dataclass(frozen=True, slots=True)
-class ProductGrant:
-    """What a token allows in one product. `groups` None: any. `attrs` is shared by all grants of a Verifier that equal it."""
-
-    user: str
-    groups: frozenset[str] | None
-    attrs: Attributes
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What a token allows: `key` is the client's `realm:client`, `expires_at` in seconds since the epoch."""
-
-    key: str
-    expires_at: float
-    products: dict[str, ProductGrant]
+MAX_JTI: Final = 256
+_HEADERS: Final = 64
+"""Headers that are known by their bytes: of genuine tokens only, and an issuer's are all alike."""
 
 
 class _Header(msgspec.Struct):
     alg: str
     kid: str = ""
+    crit: Any = msgspec.UNSET
 
 
-class _Peek(msgspec.Struct):
+class _Claims(msgspec.Struct):
+    """Read before the signature was checked, so that the key can be found; only `iss` is used until then."""
+
     iss: str
+    aud: Any = None
+    sub: Any = None
+    exp: Any = None
+    nbf: Any = None
+    iat: Any = None
+    jti: Any = None
+    products: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    kid: str
     alg: str
-    key: OctKey
+    key: Key
 
 
-@dataclass(frozen=True, slots=True)
 class _Issuer:
-    document: Issuer
-    keys: tuple[_Key, ...]
+    """An issuer with its keys: by `kid`, and those to try where a token names none."""
+
+    __slots__ = ("by_kid", "document", "key_set", "unnamed")
+
+    def __init__(self, document: Issuer, key_set: KeySet | None) -> None:
+        self.document = document
+        self.key_set = key_set
+        fetched = key_set.keys if key_set is not None and key_set.url == document.jwks else ()
+        own = [(item.kid, _made(item)) for item in document.keys]
+        others = [(item.kid, _made(item)) for item in fetched]
+        self.by_kid = {kid: key for kid, key in (*others, *own) if kid}
+        self.unnamed = tuple([key for _, key in own] + [key for kid, key in others if not kid])
+
+    def same(self, document: Issuer, key_set: KeySet | None) -> bool:
+        """Do these documents say what the ones say that it was made of?"""
+        old = self.key_set
+        if document != self.document or (old is None) != (key_set is None):
+            return False
+        return old is None or key_set is None or (old.url, old.keys) == (key_set.url, key_set.keys)
+
+    def candidates(self, header: _Header) -> list[Key]:
+        """The keys that the token may be signed with, of the algorithm that each is pinned to. Raises BadToken."""
+        iss = self.document.iss
+        keys: tuple[_Key, ...]
+        if header.kid:
+            named = self.by_kid.get(header.kid)
+            keys = (named,) if named is not None else ()
+        else:
+            keys = self.unnamed
+        if not keys:
+            _bad("kid", f"issuer {iss[:64]!a} has no key {header.kid[:64]!a}")
+        named_alg = "EdDSA" if header.alg == ED25519 else header.alg
+        fitting = [item.key for item in keys if item.alg == named_alg]
+        if not fitting:
+            _bad("alg", f"algorithm {header.alg[:16]!a} is not the key's")
+        return fitting
 
 
 class Verifier:
     """Verifies tokens by the issuers that `load` was given last."""
 
-    def __init__(self) -> None:
+    def __init__(self, revoked: Revoked | None = None) -> None:
+        """`revoked`: what is refused although it is genuine."""
+        self._revoked = revoked
         self._issuers: dict[str, _Issuer] = {}
-        self._header = msgspec.json.Decoder(_Header)
-        self._peek = msgspec.json.Decoder(_Peek)
-        self._attrs = Interned()
+        self._headers: dict[bytes, _Header] = {}
+        self._header = msgspec.json.Decoder(_Header).decode
+        self._claims = msgspec.json.Decoder(_Claims).decode
+        self._granter = Granter()
 
-    def load(self, issuers: Mapping[str, Issuer]) -> None:
-        """Replace all keys."""
-        self._issuers = {iss: _Issuer(issuer, _keys(issuer)) for iss, issuer in issuers.items()}
+    def load(self, issuers: Mapping[str, Issuer], key_sets: Mapping[str, KeySet] | None = None) -> None:
+        """Replace all keys; those whose documents did not change stay as they are. `key_sets`: what their JWKS held, by `iss`."""
+        sets = key_sets or {}
+        before, self._issuers, self._headers = self._issuers, {}, {}
+        for iss, document in issuers.items():
+            old = before.get(iss)
+            same = old is not None and old.same(document, sets.get(iss))
+            self._issuers[iss] = old if old is not None and same else _Issuer(document, sets.get(iss))
 
     def verify(self, token: bytes, client_id: str | None, wall: float) -> Grant:
         """What the token allows `client_id` at `wall` (s since the epoch); None: whichever client it names. Raises BadToken."""
-        issuer, claims = self._authenticate(token)
-        document = issuer.document
-        expires_at = _check_times(claims, wall)
-        _check_audience(claims.get("aud"), document.audience)
-        subject = claims.get("sub")
+        document, claims = self._authenticate(token)
+        expires_at, lifetime = _check_times(claims, wall, document.max_lifetime)
+        _check_audience(claims.aud, document.audience)
+        subject = claims.sub
         if client_id is None:
             client_id = _client(subject)
         elif subject != client_id:
             _bad("sub", "the token's sub is not this client id")
-        products = _products(claims.get("products"), document, self._attrs)
-        return Grant(names.client_key(document.realm, client_id), expires_at, products)
+        grant = Grant(
+            names.client_key(document.realm, client_id),
+            expires_at,
+            self._granter.products(claims.products, document),
+            self._granter.shared(lifetime),
+            _mark(document.iss, claims.jti),
+        )
+        if self._revoked is not None and self._revoked.covers(grant, wall):
+            raise BadToken("revoked", "the token was revoked", forbidden=True)
+        return grant
 
-    def _authenticate(self, token: bytes) -> tuple[_Issuer, dict[str, Any]]:
-        header, iss = self._look(token)
-        issuer = self._issuers.get(iss)
-        if issuer is None:
-            _bad("issuer", f"issuer {iss[:64]!a} is not known here")
-        keys = [key for key in issuer.keys if key.kid == header.kid or not header.kid]
-        if not keys:
-            _bad("kid", f"issuer {iss[:64]!a} has no key {header.kid[:64]!a}")
-        keys = [key for key in keys if key.alg == header.alg]
-        if not keys:
-            _bad("alg", f"algorithm {header.alg[:16]!a} is not the key's")
-        return issuer, _claims(token, keys, iss)
-
-    def _look(self, token: bytes) -> tuple[_Header, str]:
-        """What the token says of itself, not believed yet: only to find the key."""
+    def _authenticate(self, token: bytes) -> tuple[Issuer, _Claims]:
+        if len(token) > MAX_TOKEN:
+            _bad("size", f"a token of {len(token)} bytes, more than {MAX_TOKEN}")
         parts = token.split(b".")
         if len(parts) != 3:
             _bad("form", "the password is not a JWT (three parts)")
+        head, payload, signature = parts
+        header, claims = self._look(head, payload)
+        issuer = self._issuers.get(claims.iss)
+        if issuer is None:
+            _bad("issuer", f"issuer {claims.iss[:64]!a} is not known here")
+        keys = issuer.candidates(header)
+        if header.crit is not msgspec.UNSET:
+            _bad("crit", "the token has critical extensions (crit), and none is known here")
+        signed = token[: -1 - len(signature)]
+        for key in keys:
+            if key.verifies(signed, signature):
+                if len(self._headers) < _HEADERS:
+                    self._headers[head] = header
+                return issuer.document, claims
+        raise BadToken("signature", "the token's signature is not of its issuer")
+
+    def _look(self, head: bytes, payload: bytes) -> tuple[_Header, _Claims]:
+        """What the token says of itself, not believed yet: only to find the key."""
         try:
-            return self._header.decode(_unbase64(parts[0])), self._peek.decode(_unbase64(parts[1])).iss
+            header = self._headers.get(head) or self._header(unbase64url(head))
+            return header, self._claims(unbase64url(payload))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             _bad("form", "the JWT's header (alg) or payload (iss) can't be read")
+
+
+def _made(item: SigningKey) -> _Key:
+    return _Key(item.alg, item.verifier())
 
 
 def _bad(kind: str, text: str) -> NoReturn:
     raise BadToken(kind, text) from None
 
 
-def _forbidden(text: str) -> NoReturn:
-    raise BadToken("products", text, forbidden=True) from None
-
-
-def _keys(issuer: Issuer) -> tuple[_Key, ...]:
-    return tuple(_Key(key.kid, key.alg, OctKey.import_key(key.secret.get_secret_value())) for key in issuer.keys)
-
-
-def _unbase64(part: bytes) -> bytes:
-    return base64.b64decode(part + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
-
-
-def _claims(token: bytes, keys: list[_Key], iss: str) -> dict[str, Any]:
-    for key in keys:
-        try:
-            claims = jwt.decode(token, key.key, algorithms=[key.alg]).claims
-        except (JoseError, ValueError, RecursionError):
-            continue
-        if claims.get("iss") == iss:
-            return claims
-    _bad("signature", "the token's signature is not of its issuer")
-
-
-def _time(claims: dict[str, Any], name: str) -> float | None:
-    value = claims.get(name)
+def _time(name: str, value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_TIME:
@@ -168,21 +184,34 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _check_times(claims: dict[str, Any], wall: float) -> float:
-    expires_at = _time(claims, "exp")
+def _check_times(claims: _Claims, wall: float, max_lifetime: float | None) -> tuple[float, float]:
+    """`exp`, and how long after `iat` it is (0: there is no `iat`)."""
+    expires_at = _time("exp", claims.exp)
     if expires_at is None:
         _bad("exp", "the token has no exp")
     if expires_at <= wall:
         _bad("expired", "the token has expired")
-    for name in ("nbf", "iat"):
-        if (_time(claims, name) or 0.0) > wall + LEEWAY_S:
-            _bad(name, f"the token's {name} lies in the future")
-    return expires_at
+    not_before, issued_at = _time("nbf", claims.nbf), _time("iat", claims.iat)
+    if not_before is not None and not_before > wall + LEEWAY_S:
+        _bad("nbf", "the token's nbf lies in the future")
+    if issued_at is not None and issued_at > wall + LEEWAY_S:
+        _bad("iat", "the token's iat lies in the future")
+    if max_lifetime is not None and (issued_at is None or expires_at - issued_at > max_lifetime):
+        _bad("lifetime", f"the token lives longer than the {max_lifetime:g} s that its issuer is given, or has no iat")
+    return expires_at, 0.0 if issued_at is None else expires_at - issued_at
+
+
+def _mark(iss: str, jti: object) -> int:
+    if jti is None:
+        return 0
+    if not isinstance(jti, str) or len(jti) > MAX_JTI:
+        _bad("jti", f"the token's jti is not a text of at most {MAX_JTI} characters")
+    return mark_of(iss, jti)
 
 
 def _client(subject: object) -> str:
     try:
-        return names.client(_text(subject))
+        return names.client(subject if isinstance(subject, str) else "")
     except ValueError:
         _bad("sub", "the token's sub is no client id")
 
@@ -190,50 +219,3 @@ def _client(subject: object) -> str:
 def _check_audience(aud: object, expected: str) -> None:
     if aud != expected and not (isinstance(aud, list) and expected in aud):
         _bad("aud", f"the token's aud does not name {expected!a}")
-
-
-def _products(claim: object, issuer: Issuer, known: Interned) -> dict[str, ProductGrant]:
-    if not isinstance(claim, dict) or not claim:
-        _forbidden("the token names no products")
-    if len(claim) > 256:
-        _forbidden(f"the token names {len(claim)} products, more than 256")
-    granted = {}
-    for name, body in claim.items():
-        if issuer.products and name not in issuer.products:
-            _forbidden(f"issuer {issuer.iss[:64]!a} may not sign for product {str(name)[:64]!a}")
-        granted[intern(str(name))] = _product(name, body, known)
-    return granted
-
-
-def _product(name: str, body: object, known: Interned) -> ProductGrant:
-    if not isinstance(body, dict):
-        _forbidden(f"products.{name[:64]!a} is not an object")
-    try:
-        names.product(name)
-        user = names.user(_text(body["user"])) if body.get("user") else ""
-        return ProductGrant(user, _groups(body.get("groups", [])), known.of(_attrs(body.get("attrs") or {})))
-    except ValueError as error:
-        _forbidden(f"products.{name[:64]!a}: {error}")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} where text belongs")
-    return value
-
-
-def _groups(value: object) -> frozenset[str] | None:
-    if not isinstance(value, list):
-        raise ValueError("groups is not a list")
-    if ANY_GROUP in value:
-        return None
-    return frozenset(names.group(_text(item)) for item in value)
-
-
-def _attrs(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or len(value) > MAX_ATTRS:
-        raise ValueError(f"attrs is not an object of at most {MAX_ATTRS} texts")
-    for key, item in value.items():
-        if len(key.encode()) + len(_text(item).encode()) > MAX_ATTR_BYTES:
-            raise ValueError(f"an attr has more than {MAX_ATTR_BYTES} bytes")
-    return {intern(key): item for key, item in value.items()}

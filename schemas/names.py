@@ -208,7 +208,8 @@ REGISTER_OPENED: Final = "register.opened"
 KV_KEEPER: Final = "keeper"
 KV_ROOMS: Final = "rooms"
 KV_JOBS: Final = "jobs"
-KV_TTL_S: Final = {KV_JOBS: 30 * 24 * 3600}
+KV_REVOCATIONS: Final = "revocations"
+KV_TTL_S: Final = {KV_JOBS: 30 * 24 * 3600, KV_REVOCATIONS: 370 * 24 * 3600}
 """Seconds after its last put for which a bucket has an entry, where it does not keep it for ever. The owner of a job that is not
 over puts its entry again all the time, so this is how long the API shows one that is."""
 

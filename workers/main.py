@@ -163,10 +163,12 @@ async def broadcast(settings: Settings) -> int:
 
 
 async def coordinator(settings: Settings) -> int:
-    """Run a coordinator: uplinks into Kafka, from there to the products' services, and fallbacks to their webhooks; returns the
-    exit status."""
+    """Run a coordinator: uplinks into Kafka, from there to the products' services, fallbacks to their webhooks, and issuers'
+    key sets; returns the exit status."""
     from workers.coordinator import Ingress, Services
     from workers.fallback import Webhooks
+    from workers.jwks import KeySets
+    from workers.outside import Outside
 
     process = _Process("coordinator", settings)
     bus, journal, keeper = process.bus, process.journal, process.keeper
@@ -174,5 +176,7 @@ async def coordinator(settings: Settings) -> int:
     ingress = Ingress(bus, journal, keeper, fail=process.life.fail)
     webhooks = Webhooks(keeper)
     fallbacks = process.runner(names.FALLBACK, names.FALLBACK_GROUP, webhooks)
-    parts = ("ingress", ingress), ("runner", runner), ("webhooks", webhooks), ("fallbacks", fallbacks)
+    key_sets = KeySets(keeper, Outside(private=settings.tokens.jwks_private), fail=process.life.fail)
+    webhook_parts = (("webhooks", webhooks), ("fallbacks", fallbacks))
+    parts = (("ingress", ingress), ("runner", runner), *webhook_parts, ("key sets", key_sets))
     return await process.run(*parts, ready=lambda: "" if runner.joined and fallbacks.joined else NOT_JOINED)

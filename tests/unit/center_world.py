@@ -13,8 +13,9 @@ from journal_twin import JournalTwin
 
 from infra.audiences import Audience
 from infra.journal import JournalDown
-from infra.keeper import Policy, Product
+from infra.keeper import Issuer, KeySet, Policy, Product
 from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown, SessionView
+from infra.revoked import Revocation
 from infra.rooms import RoomView
 from infra.tokens import Verifier
 from infra.wire import JobContent, Lease, PullItem, RoomEntry
@@ -43,6 +44,8 @@ class DocumentsTwin:
         default_factory=lambda: {"shop": Product(name="shop", max_payload=1000, rate=500, ttl_s=60)}
     )
     policy: Policy = field(default_factory=Policy)
+    issuers: dict[str, Issuer] = field(default_factory=dict)
+    key_sets: dict[str, KeySet] = field(default_factory=dict)
 
 
 @dataclass
@@ -208,6 +211,23 @@ class QueuesTwin:
 
 
 @dataclass
+class RevocationsTwin:
+    entries: dict[str, Revocation] = field(default_factory=dict)
+
+    def known(self) -> list[Revocation]:
+        return list(self.entries.values())
+
+    async def revoke(self, entry: Revocation) -> Revocation:
+        self.entries[entry.id] = entry
+        return entry
+
+    async def lift(self, key: str, *, by: str, reason: str | None) -> Revocation:
+        if key not in self.entries:
+            raise Problem("unknown-revocation", key)
+        return self.entries.pop(key)
+
+
+@dataclass
 class HealthTwin:
     found: dict[str, str] = field(default_factory=dict)
 
@@ -230,6 +250,7 @@ class World:
         self.jobs = JobsTwin()
         self.audiences = AudiencesTwin(self.journal)
         self.queues = QueuesTwin(self.documents)
+        self.revocations = RevocationsTwin()
         self.health = HealthTwin()
         self.census = CensusTwin()
         self.trail = TrailTwin()
@@ -251,6 +272,7 @@ class World:
             audiences=self.audiences,
             topics=self.queues,
             switch=self.queues,
+            revocations=self.revocations,
             health=self.health,
             census=self.census,
             trail=self.trail,

@@ -20,6 +20,7 @@ from gateway.ports import Done
 from gateway.room import Room
 from gateway.session import Session
 from infra.keeper import Issuer, Policy, Product, SigningKey
+from infra.revoked import Revoked
 from infra.settings import RoomSettings
 from infra.tokens import Verifier
 from infra.wire import (
@@ -376,7 +377,8 @@ class World:
             policy=lambda: self.policy,
             products=lambda: products,
         )
-        verifier = Verifier()
+        self.revoked = Revoked()
+        verifier = Verifier(self.revoked)
         verifier.load({"shop": issuer()})
         self.room = Room(
             room="r1",

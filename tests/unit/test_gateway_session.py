@@ -137,7 +137,7 @@ def test_given_a_keep_alive_when_asked_then_policy_bounds_it(asked: int, network
         ({"password": sign(claims("c2"))}, 0x86),
         ({"password": sign(claims(products={}))}, 0x87),
         ({"will": mqtt5.Will("push/demo", payload=b"x")}, 0x90),
-        ({"authentication_method": "jwt"}, 0x8C),
+        ({"authentication_method": "PLAIN"}, 0x8C),
     ],
 )
 def test_given_a_connect_that_is_refused_when_answered_then_code_and_reason(fields: dict[str, Any], code: int) -> None:

@@ -20,6 +20,7 @@ from workers.center import (
     problems,
     pull,
     queues,
+    revocations,
     rooms,
     steering,
     watching,
@@ -49,7 +50,20 @@ def api(parts: Parts, *, version: str) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
-    for noun in (messages, broadcasts, estimate, steering, watching, audiences, queues, clients, pull, rooms, dispatch):
+    for noun in (
+        messages,
+        broadcasts,
+        estimate,
+        steering,
+        watching,
+        audiences,
+        queues,
+        clients,
+        pull,
+        rooms,
+        dispatch,
+        revocations,
+    ):
         app.include_router(noun.router(parts))
     app.include_router(_operations(parts))
     _describe(app)

@@ -16,6 +16,7 @@ from infra.mirror import Mirror
 from infra.queues import OwnQueues
 from infra.register import Register
 from infra.register.idempotency import IdempotencyKeys
+from infra.revocations import Revocations
 from infra.rooms import Rooms
 from infra.settings import Settings
 from infra.telemetry import InternalListener, configure_logging
@@ -29,6 +30,7 @@ from workers.center.jobs import JobIndex, JobMirror
 from workers.center.kick import Kicks
 from workers.center.ports import Parts
 from workers.center.readiness import Readiness
+from workers.center.revoker import Revoker
 from workers.center.server import HttpServer
 from workers.center.streams import Streams
 from workers.center.switch import Switch
@@ -51,8 +53,9 @@ async def main(settings: Settings) -> int:
     index = JobIndex()
     jobs = Mirror(bus, names.KV_JOBS, on_change=index.take, needed=False, fail=life.fail)
     readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
-    tokens, streams = Verifier(), Streams()
-    keeper.on_change.append(lambda: tokens.load(keeper.issuers))
+    revocations = Revocations(bus, disk=settings.data / NAME, refill=True, fail=life.fail)
+    tokens, streams = Verifier(revocations.revoked), Streams()
+    keeper.on_change.append(lambda: tokens.load(keeper.issuers, keeper.key_sets))
     parts = Parts(
         journal=journal,
         documents=keeper,
@@ -67,6 +70,7 @@ async def main(settings: Settings) -> int:
         audiences=Audiences(settings.kafka, journal.partitions, name=NAME),
         topics=OwnQueues(journal),
         switch=Switch(settings.kafka, keeper, journal),
+        revocations=Revoker(bus, journal, revocations.revoked),
         health=readiness,
         census=Census(bus, settings.kafka, journal.partitions),
         trail=Trail(settings.kafka, journal.partitions),
@@ -84,6 +88,7 @@ async def main(settings: Settings) -> int:
     life.add("internal listener", internal)
     life.add("bus", bus)
     life.add("keeper", keeper)
+    life.add("revocations", revocations)
     life.add("rooms", rooms)
     life.add("jobs", jobs)
     life.add("journal", journal)

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from infra.audiences import SEARCH, Audience
 from infra.journal import Entry, Position
-from infra.keeper import Policy, Product
+from infra.keeper import Issuer, KeySet, Policy, Product
 from infra.register import ClientView, PendingPage, Pulled, SessionView
+from infra.revoked import Revocation
 from infra.rooms import RoomView
 from infra.tokens import Grant
 from infra.wire import JobContent, PullItem
@@ -32,6 +33,14 @@ class Documents(Protocol):
     @property
     def products(self) -> Mapping[str, Product]:
         """Products by name."""
+
+    @property
+    def issuers(self) -> Mapping[str, Issuer]:
+        """Who signs tokens, by `iss`."""
+
+    @property
+    def key_sets(self) -> Mapping[str, KeySet]:
+        """What their JWKS held, by `iss`."""
 
     @property
     def policy(self) -> Policy:
@@ -151,6 +160,19 @@ class QueueSwitch(Protocol):
         """Change it in the keeper, audited; returns the product as it is now. Raises problems.Problem, JournalDown."""
 
 
+class RevocationTable(Protocol):
+    """Which tokens hold no more (workers.center.revoker.Revoker)."""
+
+    def known(self) -> list[Revocation]:
+        """Those that hold now."""
+
+    async def revoke(self, entry: Revocation) -> Revocation:
+        """Add one, or make it longer, audited; returns it as it holds now. Raises problems.Problem, JournalDown."""
+
+    async def lift(self, key: str, *, by: str, reason: str | None) -> Revocation:
+        """Take one away, audited; returns it. Raises problems.Problem, JournalDown."""
+
+
 class AudienceTable(Protocol):
     """Explicit lists as they lie in Kafka (infra.audiences.Audiences)."""
 
@@ -182,6 +204,7 @@ class Parts:
     audiences: AudienceTable
     topics: QueueTopics
     switch: QueueSwitch
+    revocations: RevocationTable
     health: Health
     census: Counter
     trail: AuditTrail

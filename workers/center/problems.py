@@ -34,6 +34,8 @@ _TITLES: Final = {
     "unknown-product": (404, "There is no such product"),
     "unknown-queue": (404, "The product has no queue of its own"),
     "too-many-queues": (409, "As many products as may have a queue of their own"),
+    "unknown-revocation": (404, "There is no such revocation"),
+    "too-many-revocations": (409, "As many revocations as may hold at one time"),
     "unknown-client": (404, "Nothing is known of this client"),
     "not-connected": (404, "The client has no session now"),
     "unknown-broadcast": (404, "There is no such broadcast"),
