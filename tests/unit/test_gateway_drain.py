@@ -36,7 +36,7 @@ class Moves:
                 self.told.setdefault(number, round(self.world.now, 3))
 
     async def go(self, *elsewhere: str) -> list[float]:
-        await self.door._move([device.session for device in self.devices], list(elsewhere))
+        await self.door._move([device.session for device in self.devices], {"mqtt": list(elsewhere)})
         self._look()
         return [self.told[number] for number in range(len(self.devices))]
 
