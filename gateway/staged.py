@@ -52,7 +52,7 @@ class StagedLink(Link):
     # --- out -----------------------------------------------------------------------------------------------------------
 
     @property
-    def direct(self) -> int:  # type: ignore[override]
+    def direct(self) -> int:
         """See `gateway.ports.Shell`: never, as nothing goes to the kernel as it is."""
         return CLOSED
 

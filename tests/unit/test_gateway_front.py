@@ -297,6 +297,7 @@ async def test_given_what_the_kernel_does_not_take_then_it_comes_whole_through_a
                 got += await peer.reader.read(1 << 20)
         assert b"".join(payload for _, payload in parsed(got)) == b"".join(packets)
         await room.until(lambda: session.buffered() == 0)
+        assert session._shell.direct == -1
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------------
