@@ -32,22 +32,22 @@ class Front:
         settings = self._room.settings
         self._sockets = Sockets(asyncio.get_running_loop())
         try:
-            self.own = self._listen(self._sockets, settings, settings.host)
-            self.endpoints[settings.transport] = self.own
+            transport, self.own = self._listen(self._sockets, settings, settings.host)
+            self.endpoints[transport] = self.own
             for port in settings.listeners:
-                told = self._listen(self._sockets, port, settings.host if port.host is None else port.host)
+                transport, told = self._listen(self._sockets, port, settings.host if port.host is None else port.host)
                 if port.advertise or not port.shared:
-                    self.endpoints.setdefault(port.transport, told)
+                    self.endpoints.setdefault(transport, told)
         except OSError:
             self.listen_no_more()
             raise
 
-    def _listen(self, sockets: Sockets, port: PortSettings, host: str) -> Endpoint:
+    def _listen(self, sockets: Sockets, port: PortSettings, host: str) -> tuple[str, Endpoint]:
         entrance = Entrance(self._room, sockets, port, self._certificates, self._arrivals)
         listener = Listener(entrance.accepted, shared=isinstance(port, ListenerSettings) and port.shared)
         number = listener.start(host, port.port)
         self._listeners.append(listener)
-        return advertised(port.advertise, host, number)
+        return advertised(port, host, number)
 
     @property
     def ports(self) -> list[int]:
@@ -70,9 +70,13 @@ class Front:
             self._sockets = None
 
 
-def advertised(advertise: str, host: str, port: int) -> Endpoint:
-    """What clients are told: `host`, `host:port` or nothing, where the rest is what the room listens on."""
-    if not advertise:
-        return Endpoint(host, port)
-    name, _, number = advertise.rpartition(":")
-    return Endpoint(name, int(number)) if number.isdigit() and name else Endpoint(advertise, port)
+def advertised(port: PortSettings, host: str, number: int) -> tuple[str, Endpoint]:
+    """What clients are told of a port, and by which transport; what `advertise` leaves out is as the room listens."""
+    transport, slashes, told = port.advertise.rpartition("://")
+    if not slashes:
+        transport, told = port.transport, port.advertise
+    if not told:
+        return transport, Endpoint(host, number)
+    name, _, digits = told.rpartition(":")
+    where = Endpoint(name, int(digits)) if digits.isdigit() and name else Endpoint(told, number)
+    return transport, Endpoint(where.host.strip("[]"), where.port)

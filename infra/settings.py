@@ -91,11 +91,12 @@ class WebSocketSettings(Section):
 
 
 class PortSettings(Section):
-    """One port of a room. 0: the kernel picks one. `advertise`: what clients are told, default host:port. `proxy`: for balancers
-    alone (`room.balancers`), which begin with a PROXY header, version 2. `client_certificates`: a client needs one of its own."""
+    """One port of a room. 0: the kernel picks one. `advertise`: what clients are told, default host:port; after `mqtts://`
+    where a balancer has the TLS. `proxy`: for balancers alone (`room.balancers`), which begin with a PROXY header, version 2.
+    `client_certificates`: a client needs one of its own."""
 
     port: int = Field(default=0, ge=0, le=65535)
-    advertise: str = ""
+    advertise: str = Field(default="", pattern=r"^((mqtts?|wss?)://)?[^/\s]*$")
     transport: Transport = "mqtt"
     proxy: bool = False
     client_certificates: bool = False

@@ -19,10 +19,12 @@ from test_gateway_proxy import V4, V6, header
 from ws import CLOSE, CONTINUATION, frame, parsed, request
 
 from gateway.certificates import BadCertificate, Certificates, Contexts, reloads
+from gateway.front import advertised
 from gateway.peers import number
 from gateway.tls import HANDSHAKE
 from gateway.upgrade import LIMIT
-from infra.settings import Certificate, TlsSettings
+from infra.settings import Certificate, PortSettings, TlsSettings
+from infra.wire import Endpoint
 
 BALANCERS = ("127.0.0.0/8",)
 
@@ -118,6 +120,21 @@ async def test_given_ipv6_then_it_is_served_and_its_address_known() -> None:
         await served(peer)
         (session,) = room.world.room.sessions
         assert session._shell.peer == number("2001:db8::7")
+
+
+@pytest.mark.parametrize(
+    ("advertise", "told"),
+    [
+        ("", ("ws", Endpoint("0.0.0.0", 7))),
+        ("push.test", ("ws", Endpoint("push.test", 7))),
+        ("push.test:443", ("ws", Endpoint("push.test", 443))),
+        ("wss://push.test:443", ("wss", Endpoint("push.test", 443))),
+        ("wss://", ("wss", Endpoint("0.0.0.0", 7))),
+        ("[2001:db8::1]:443", ("ws", Endpoint("2001:db8::1", 443))),
+    ],
+)
+def test_given_what_is_advertised_then_clients_are_told_of_it(advertise: str, told: tuple[str, Endpoint]) -> None:
+    assert advertised(PortSettings(transport="ws", advertise=advertise), "0.0.0.0", 7) == told
 
 
 async def test_given_a_port_that_is_taken_then_no_other_stays_open() -> None:
