@@ -11,8 +11,6 @@ HANDSHAKE: Final = 16 * 1024
 """Bytes of a peer's handshake, at most: nobody unknown makes us hold more. A client's certificate is some 1,000."""
 PIECE: Final = 4 * 1024
 """Bytes that pass through a BIO at once: it keeps the memory of the largest for the life of the connection."""
-RECORD: Final = 16 * 1024
-"""Bytes that one read can bring (RFC 8446 §5.1)."""
 
 _PLAIN: Final = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "BAD_RECORD_TYPE"})
 _VERSION: Final = frozenset({"UNSUPPORTED_PROTOCOL", "VERSION_TOO_LOW"})
@@ -60,14 +58,18 @@ class Tls:
         return True
 
     def _read(self, found: list[bytes]) -> None:
+        """A read that finds nothing costs an exception: mostly one is enough."""
         try:
-            while plain := self._tls.read(RECORD):
+            while self._in.pending or self._tls.pending():
+                plain = self._tls.read(PIECE)
+                if not plain:
+                    self.ended = ""  # the peer's close_notify
+                    return
                 found.append(plain)
         except ssl.SSLWantReadError:
             return
         except ssl.SSLZeroReturnError:
-            pass
-        self.ended = ""  # the peer's close_notify
+            self.ended = ""
 
     def take(self) -> bytes:
         """See `gateway.stages.Stage`."""
