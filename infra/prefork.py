@@ -105,6 +105,11 @@ class Rooms:
         spec = ProcessSpec(name=name, role="gateway", env=env, stop_within=room_stops_within(self._settings.room))
         _keep_ports(await self.agent.start(spec))
 
+    def read_files(self) -> None:
+        """Have the rooms read their certificates again; one that has none would end by SIGHUP."""
+        if self._settings.room.tls.certificates:
+            self.agent.hang_up()
+
     async def stop(self) -> None:
         """Drain all, side by side."""
         await self.agent.stop(at_once=True)
@@ -133,7 +138,7 @@ async def run_rooms(settings: Settings, rooms: int, progress: Callable[[str], No
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, caught)
-    loop.add_signal_handler(signal.SIGHUP, running.agent.hang_up)
+    loop.add_signal_handler(signal.SIGHUP, running.read_files)
     start = asyncio.create_task(running.start())
     end = asyncio.create_task(ended.wait())
     try:
