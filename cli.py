@@ -129,8 +129,9 @@ def play(data: Path | None) -> None:
 
 @cli.command()
 @click.argument("role", type=click.Choice(["gateway", "saver", "delivery", "broadcast", "coordinator", "center"]))
-def run(role: str) -> None:
-    """Start one process from the settings."""
+@click.option("--rooms", type=click.IntRange(1, 256), help="Of gateways: so many, each with ports of its own, supervised.")
+def run(role: str, rooms: int | None) -> None:
+    """Start one process from the settings, or several rooms."""
     from importlib import import_module
 
     from infra import lifecycle
@@ -142,6 +143,12 @@ def run(role: str) -> None:
     if missing := [name for name, value in needed.items() if not value]:
         variables = ", ".join(f"LONGWIRE_{name.replace('.', '__').upper()}" for name in missing)
         raise Ending(f"{role} needs {', '.join(missing)}: set {variables}, or name a file by LONGWIRE_CONFIG", FAILED)
+    if rooms is not None:
+        if role != "gateway":
+            raise click.UsageError("--rooms is for gateways")
+        from infra.prefork import run_rooms
+
+        raise SystemExit(run_main(run_rooms(settings, rooms, note)))
     module = {"gateway": "gateway.main", "center": "workers.center.main"}.get(role, "workers.main")
     main = getattr(import_module(module), "main" if role in ("gateway", "center") else role)
     raise SystemExit(lifecycle.run(lambda: main(settings)))
@@ -308,7 +315,14 @@ for command in (broadcast, job, audience, tail, dlq, replay, register, queue, re
 @cli.command()
 def checkconfig() -> None:
     """Read the configuration; exit status 1 and a line for each error if it does not hold together."""
+    from gateway.certificates import BadCertificate, Contexts
+
     settings = settings_of(None)
+    try:
+        if settings.room.tls.certificates:
+            Contexts(settings.room.tls)
+    except BadCertificate as error:
+        raise Ending(f"the configuration does not hold together:\nroom.tls: {error}", FAILED) from error
     click.echo(f"ok, data in {settings.data}")
 
 

@@ -11,6 +11,12 @@ from infra.tokens import Grant, Verifier
 from schemas import names
 
 
+def identify(certified: frozenset[str] | None, client_id: str) -> None:
+    """Where a certificate says who the client is (None: it does not), it says so of this client. Raises Refusal."""
+    if certified is not None and client_id not in certified:
+        raise Refusal(Reason.NOT_AUTHORIZED, "certificate", "the certificate is not this client's")
+
+
 def authorize(packet: mqtt5.ConnectPacket, verifier: Verifier, wall: float) -> Grant:
     """What the client may do at `wall` (seconds since the epoch). Raises Refusal."""
     token = token_of(packet)

@@ -1,4 +1,4 @@
-"""The room's listening socket, its clock's tick, its NATS endpoints, and its orderly end."""
+"""The room's ports, its clock's tick, its NATS endpoints, and its orderly end."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.front import Front
 from gateway.lease import LeaseKeeper
 from gateway.lifetime import Lifetime
-from gateway.link import Link
-from gateway.listener import Listener
 from gateway.reasons import End, Reason
 from gateway.room import Room
 from gateway.saver_link import SaverLink
-from gateway.sockets import Sockets
 from gateway.wheel import RESOLUTION
 from infra.bus import Bus
 from infra.lifecycle import Loops
@@ -90,39 +88,33 @@ class Door:
         room: Room,
         saver: SaverLink,
         lease: LeaseKeeper,
+        front: Front,
         *,
-        elsewhere: Callable[[], Awaitable[list[str]]],
+        elsewhere: Callable[[], Awaitable[dict[str, list[str]]]],
         fail: Callable[[str], None],
     ) -> None:
-        """`lease`: begins once we listen, ends once all have left; `elsewhere()`: addresses of rooms that take our clients."""
+        """`lease`: begins once we listen, ends once all have left; `elsewhere()`: transport → addresses of rooms that take our
+        clients."""
         self._room = room
         self._elsewhere = elsewhere
         self._saver = saver
         self._lease = lease
         self._loops = Loops(fail)
-        self._sockets: Sockets | None = None
-        self._listener: Listener | None = None
-        self.host = room.settings.host
-        self.port = room.settings.port
+        self._front = front
 
     async def start(self) -> None:
-        """Listen, then say so; raises OSError if the address is taken, BusDown. `port` is known afterwards."""
-        room, sockets = self._room, Sockets(asyncio.get_running_loop())
-        self._sockets, self._listener = sockets, Listener(lambda fd: Link(room, sockets, fd))
-        self.port = self._listener.start(self.host, self.port)
+        """Listen, then say so; raises OSError if an address is taken, BusDown."""
+        self._front.start()
         self._loops.start("wheel", self._tick())
         await self._lease.start()
 
     async def stop(self) -> None:
         """Stop accepting → ask everyone to leave, spread over the drain → tell the saver → close what is left."""
-        if self._listener is not None:
-            self._listener.stop()
-            self._listener = None
+        if self._front.listen_no_more():
             await self._see_out()
         await self._lease.stop()
         await self._loops.stop()
-        if self._sockets is not None:
-            self._sockets.stop()
+        self._front.stop()
 
     async def _tick(self) -> None:
         while True:
@@ -135,21 +127,22 @@ class Door:
         await self._lease.drain()
         log.info("draining", room=room.id, connections=room.connections, seconds=room.settings.drain)
         room.end_kept()
-        elsewhere = await self._elsewhere() if room.connections else []
+        elsewhere = await self._elsewhere() if room.connections else {}
         await self._move(list(room.sessions), elsewhere)
         if not await self._saver.flush(FLUSH_S):
             log.warning("some sessions were not signed off", room=room.id)
         for session in room.sessions:
             session.cut()
 
-    async def _move(self, leaving: list[Lifetime], elsewhere: list[str]) -> None:
+    async def _move(self, leaving: list[Lifetime], elsewhere: dict[str, list[str]]) -> None:
         """Send them away one after the other, evenly over the drain: the first at once; over when nobody is left."""
         steps = max(1, int(self._room.settings.drain / DRAIN_STEPS_S))
         told = 0
         for step in range(1, steps + 1):
             until = math.ceil(len(leaving) * step / steps)
             for session in leaving[told:until]:
-                named = " ".join(random.sample(elsewhere, min(NAMED, len(elsewhere))))
+                known = elsewhere.get(session.transport, [])
+                named = " ".join(random.sample(known, min(NAMED, len(known))))
                 session.close(Reason.USE_ANOTHER_SERVER, End.MOVING, "moving", named)
             told = until
             if told == len(leaving) or not self._room.connections:

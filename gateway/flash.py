@@ -15,6 +15,7 @@ import mqtt5
 
 from gateway import packets
 from gateway.client import Client, Inflight
+from gateway.peers import UNKNOWN as NOWHERE
 from gateway.refresh import uncovered
 from infra.tokens import Grant
 
@@ -30,6 +31,10 @@ UNKNOWN: Final = 1 << 62
 
 class NoSocket:
     """`gateway.ports.Shell` of a client that is away: its buffer is never empty, so nothing is written to it."""
+
+    peer = NOWHERE
+    transport = "mqtt"
+    names = None
 
     def write(self, data: bytes, /) -> bool:
         """What answers an older request is not wanted any more: the client asks again."""

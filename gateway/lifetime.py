@@ -64,6 +64,16 @@ class Lifetime:
         """Hand over no packet now."""
         return bool(self._held) or self.state in (State.CLOSED, State.AWAY)
 
+    @property
+    def transport(self) -> str:
+        """See `gateway.ports.Shell`."""
+        return self._shell.transport
+
+    def expect(self, seconds: float) -> None:
+        """Before CONNECT: it has to go on within so many seconds from now."""
+        self._deadline = self._room.clock() + seconds
+        self._room.wheel.at(self, self._deadline)
+
     # --- holding the reader --------------------------------------------------------------------------------------------
 
     def _hold(self, why: Hold) -> None:

@@ -1,4 +1,4 @@
-"""One TCP socket: bytes in, packets to the session, flow control. The shell around `gateway/session.py`.
+"""One socket: bytes in, packets to the session, flow control. The shell around `gateway/session.py`.
 
 The socket is a descriptor of ours (gateway/sockets.py). What the kernel does not take at once is kept, up to the cap of a
 connection: beyond it the client is too slow.
@@ -11,6 +11,7 @@ import select
 from typing import TYPE_CHECKING, Final
 
 from gateway.framing import BadPacket, Reader
+from gateway.peers import UNKNOWN as UNKNOWN_PEER
 from gateway.sockets import READ, WRITE, Sockets
 
 if TYPE_CHECKING:
@@ -36,10 +37,15 @@ def hung_up(fd: int) -> bool:
 class Link:
     """`gateway.ports.Shell` on a socket."""
 
-    __slots__ = ("_closing", "_fd", "_out", "_paused", "_reader", "_room", "_session", "_sockets", "_watched", "direct")
+    __slots__ = (
+        "_closing", "_fd", "_out", "_paused", "_reader", "_room", "_session", "_sockets", "_watched", "direct", "peer",
+    )  # fmt: skip
 
-    def __init__(self, room: Room, sockets: Sockets, fd: int) -> None:
-        """`fd`: a connected socket that does not block; it is the link's from now on."""
+    transport: str = "mqtt"
+
+    def __init__(self, room: Room, sockets: Sockets, fd: int, peer: int = UNKNOWN_PEER) -> None:
+        """`fd`: a connected socket that does not block; it is the link's from now on. `peer`: see `gateway.peers`."""
+        self.peer = peer
         self._room = room
         self._sockets = sockets
         self._fd = fd
@@ -153,6 +159,11 @@ class Link:
             self._sockets.close(self._fd)
             self._fd = self.direct = CLOSED
             self._sockets.soon(self, 0)
+
+    @property
+    def names(self) -> frozenset[str] | None:
+        """See `gateway.ports.Shell`."""
+        return None
 
     def left(self) -> bool:
         """See `gateway.ports.Shell`. Asked of the kernel, once a CONNECT."""

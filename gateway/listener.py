@@ -12,6 +12,8 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
+from gateway.peers import number
+
 BACKLOG: Final = 4096
 AT_ONCE: Final = 64
 """Accepts in one turn of the loop: those who are connected have the next."""
@@ -24,10 +26,12 @@ failed = Counter("longwire_gateway_accept_failures_total", "Connections that cou
 
 
 class Listener:
-    """One port, on every address that a host name has."""
+    """One port, on every address that a host name has: IPv4, IPv6, or for the host "" all of both."""
 
-    def __init__(self, take: Callable[[int], object]) -> None:
-        """`take(fd)`: a connection's descriptor, which does not block."""
+    def __init__(self, take: Callable[[int, int], object], *, shared: bool = False) -> None:
+        """`take(fd, peer)`: a connection's descriptor, which does not block, and its address (`gateway.peers`). `shared`: other
+        processes listen on the same port, and the system deals connections out (SO_REUSEPORT)."""
+        self._shared = shared
         self._take = take
         self._sockets: list[socket.socket] = []
         self._paused: asyncio.TimerHandle | None = None
@@ -39,7 +43,7 @@ class Listener:
         try:
             for address in _addresses(host, port):
                 where = address if not self._sockets or port else (address[0], self.port, *address[2:])
-                self._sockets.append(_listening(where))
+                self._sockets.append(_listening(where, shared=self._shared))
         except OSError:
             self._close()
             raise
@@ -52,11 +56,13 @@ class Listener:
         return int(self._sockets[0].getsockname()[1])
 
     def stop(self) -> None:
-        """Listen no more. Who waits to be accepted is reset by the system."""
+        """Listen no more. Who waits to be accepted is accepted now: the system would reset it, also where others listen too."""
         if self._paused is not None:
             self._paused.cancel()
         else:
             self._unwatch()
+            for item in self._sockets:
+                self._accept_waiting(item, BACKLOG)
         self._close()
 
     def _close(self) -> None:
@@ -74,22 +80,27 @@ class Listener:
             self._loop.remove_reader(item.fileno())
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(AT_ONCE):
+        if not self._accept_waiting(listening, AT_ONCE):
+            log.error("nobody can be accepted for a while")
+            self._unwatch()
+            self._paused = self._loop.call_later(PAUSE, self._watch)
+
+    def _accept_waiting(self, listening: socket.socket, most: int) -> bool:
+        """Accept up to `most`; False if the system has no place for any."""
+        for _ in range(most):
             try:
-                accepted, _ = listening.accept()
+                accepted, address = listening.accept()
             except BlockingIOError:
-                return
+                return True
             except OSError as error:  # of this connection alone, or the system has no place for any
                 failed.labels(errno.errorcode.get(error.errno or 0, "unknown")).inc()
                 if error.errno in EXHAUSTED:
-                    log.error("nobody can be accepted for a while", reason=str(error))
-                    self._unwatch()
-                    self._paused = self._loop.call_later(PAUSE, self._watch)
-                    return
+                    return False
                 continue
             fd = accepted.detach()
             os.set_blocking(fd, False)
-            self._take(fd)
+            self._take(fd, number(address[0]))
+        return True
 
 
 def _addresses(host: str, port: int) -> list[tuple[str, int] | tuple[str, int, int, int]]:
@@ -97,10 +108,12 @@ def _addresses(host: str, port: int) -> list[tuple[str, int] | tuple[str, int, i
     return list(dict.fromkeys(address for *_, address in found))  # type: ignore[misc]
 
 
-def _listening(address: tuple[str, int] | tuple[str, int, int, int]) -> socket.socket:
+def _listening(address: tuple[str, int] | tuple[str, int, int, int], *, shared: bool) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if len(address) == 4 else socket.AF_INET)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # who is accepted inherits it
         if made.family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

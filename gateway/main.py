@@ -8,8 +8,10 @@ import resource
 import time
 from contextlib import suppress
 
+from gateway.certificates import Certificates
 from gateway.door import Door, Endpoints
 from gateway.fanout import FanOut
+from gateway.front import Front
 from gateway.host import Host
 from gateway.lease import LeaseKeeper
 from gateway.neighbours import addresses
@@ -78,8 +80,8 @@ async def main(settings: Settings) -> int:
     revocations.on_change.append(Revoking(room, revocations.revoked, later=asyncio.get_running_loop().call_later).changed)
 
     def entry() -> RoomEntry:
-        where, port = _advertised(settings.room.advertise, door.host, door.port)
-        return RoomEntry(room_id, epoch, where, port, settings.room.labels, internal.url)
+        own = front.own
+        return RoomEntry(room_id, epoch, own.host, own.port, settings.room.labels, internal.url, front.endpoints)
 
     def ready() -> str:
         if not bus.connected:
@@ -87,10 +89,13 @@ async def main(settings: Settings) -> int:
         return "draining" if room.draining else ""
 
     internal = InternalListener(settings.telemetry, process=name, ready=ready)
+    certificates = Certificates(settings.room.tls, fail=life.fail) if settings.room.tls.certificates else None
+    front = Front(room, certificates)
     door = Door(
         room,
         saver,
         LeaseKeeper(bus, room, entry, fail=life.fail),
+        front,
         elsewhere=lambda: addresses(bus, room=room_id, lease_interval=keeper.policy.lease_interval),
         fail=life.fail,
     )
@@ -101,16 +106,14 @@ async def main(settings: Settings) -> int:
     life.add("saver link", saver)
     life.add("uplink link", uplinks)
     life.add("endpoints", Endpoints(bus, room))
+    if certificates is not None:
+        life.add("certificates", certificates)
     life.add("door", door)
-    return await life.run(ready=lambda: internal.report(room=room_id, host=door.host, port=door.port, sender=writer.name))
-
-
-def _advertised(advertise: str, host: str, port: int) -> tuple[str, int]:
-    """What clients are told: `host`, `host:port` or nothing, where the rest is what the room listens on."""
-    if not advertise:
-        return host, port
-    name, _, number = advertise.rpartition(":")
-    return (name, int(number)) if number.isdigit() and name else (advertise, port)
+    return await life.run(
+        ready=lambda: internal.report(
+            room=room_id, host=settings.room.host, port=front.ports[0], ports=front.ports, sender=writer.name
+        )
+    )
 
 
 def _raise_descriptor_limit() -> None:

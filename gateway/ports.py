@@ -40,6 +40,18 @@ Done = Callable[[R | None], None]
 class Shell(Protocol):
     """One socket. Nothing here blocks or raises; after `close` and `abort` nothing is written."""
 
+    @property
+    def peer(self) -> int:
+        """The client's address, also after the end (`gateway.peers`); behind the PROXY protocol what its header says."""
+
+    @property
+    def transport(self) -> str:
+        """mqtt, mqtts, ws or wss: the client finds its way to another room by the same."""
+
+    @property
+    def names(self) -> frozenset[str] | None:
+        """Whom the client's certificate names, where its port demands one; else None."""
+
     def write(self, data: bytes, /) -> bool:
         """Send; beyond the byte cap of a connection it is cut. True if the kernel has taken it, and all before it."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import mqtt5
 
 from gateway import metrics, packets, refresh
-from gateway.admission import authorize
+from gateway.admission import authorize, identify
 from gateway.auth import Refusal
 from gateway.client import FIRST_BROADCAST_ID, Client
 from gateway.delivery import Delivery
@@ -220,6 +220,7 @@ class Session(Lifetime):
             return
         try:
             room.admit()
+            identify(self._shell.names, packet.client_id)
             grant = authorize(packet, room.verifier, room.wall())
         except Refusal as refusal:
             self._refuse(refusal, packet)

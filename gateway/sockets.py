@@ -72,9 +72,13 @@ class Sockets:
 
     def close(self, fd: int) -> None:
         """Watch it no more, and close it. What was ready of it in this turn is not told any more."""
+        self.release(fd)
+        os.close(fd)
+
+    def release(self, fd: int) -> None:
+        """Watch it no more; somebody else will."""
         self._who[fd] = None
         self._poller.unregister(fd)
-        os.close(fd)
 
     def soon(self, who: Ready, events: int) -> None:
         """Tell it with the next turn of the loop, as if it were ready."""

@@ -97,15 +97,28 @@ class Agent:
         await item.child.kill()
         return pid
 
-    async def stop(self) -> None:
-        """Stop everything in the reverse of the start order, each within its `stop_within`."""
-        for item in reversed(list(self.processes.values())):
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop everything in the reverse of the start order, or all of it at once; each has its `stop_within`."""
+        items = list(reversed(self.processes.values()))
+        for item in items:
             item.leave = True
             if item.watch is not None:
                 item.watch.cancel()
-            await item.child.stop(item.spec.stop_within)
-            item.report_file.unlink(missing_ok=True)
+        if at_once:
+            await asyncio.gather(*(self._end(item) for item in items))
+        else:
+            for item in items:
+                await self._end(item)
         self.processes.clear()
+
+    def hang_up(self) -> None:
+        """Have every process read its files again (SIGHUP)."""
+        for item in self.processes.values():
+            item.child.hang_up()
+
+    async def _end(self, item: Supervised) -> None:
+        await item.child.stop(item.spec.stop_within)
+        item.report_file.unlink(missing_ok=True)
 
     # --- one process ---------------------------------------------------------------------------------------------------
 

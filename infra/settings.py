@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -26,6 +27,8 @@ def _seconds(value: Any) -> Any:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Transport = Literal["mqtt", "mqtts", "ws", "wss"]
+"""MQTT over TCP, TLS, WebSocket, or WebSocket over TLS."""
 
 
 class Section(BaseModel):
@@ -64,16 +67,71 @@ STOP_BESIDE_DRAIN: Final = 9.0
 """Seconds that a room's orderly end takes beside its drain, at most: looking for others, the last disconnects."""
 
 
-class RoomSettings(Section):
-    """One gateway process. `port` 0: the kernel picks one. `advertise`: what clients are told, default host:port.
+class Certificate(Section):
+    """PEM files: the server's certificate with its chain, and its unencrypted key; no `key`: it is in the same file."""
+
+    certificate: Path
+    key: Path | None = None
+
+
+class TlsSettings(Section):
+    """TLS 1.3 of a room's ports. The first certificate is for clients that ask for no name of the others. `client_ca`: whose
+    certificates clients have where a port demands one."""
+
+    certificates: tuple[Certificate, ...] = ()
+    client_ca: Path | None = None
+    handshake_timeout: Seconds = 5.0
+
+
+class WebSocketSettings(Section):
+    """`origins`: of web pages that may connect, like `https://app.example.com`; `*`: any. Devices name none, and need none."""
+
+    path: str = Field(default="/mqtt", pattern=r"^/[!-~]*$")
+    origins: tuple[str, ...] = ()
+
+
+class PortSettings(Section):
+    """One port of a room. 0: the kernel picks one. `advertise`: what clients are told, default host:port; after `mqtts://`
+    where a balancer has the TLS. `proxy`: for balancers alone (`room.balancers`), which begin with a PROXY header, version 2.
+    `client_certificates`: a client needs one of its own."""
+
+    port: int = Field(default=0, ge=0, le=65535)
+    advertise: str = Field(default="", pattern=r"^((mqtts?|wss?)://)?[^/\s]*$")
+    transport: Transport = "mqtt"
+    proxy: bool = False
+    client_certificates: bool = False
+
+    @property
+    def has_tls(self) -> bool:
+        """Is it encrypted?"""
+        return self.transport in ("mqtts", "wss")
+
+    @property
+    def has_websocket(self) -> bool:
+        """Does it begin with HTTP?"""
+        return self.transport in ("ws", "wss")
+
+
+class ListenerSettings(PortSettings):
+    """A further port. `host`: the room's own unless given. `shared`: with other rooms of the machine, by SO_REUSEPORT; clients
+    are not told of it unless `advertise` says how."""
+
+    host: str | None = None
+    shared: bool = False
+
+
+class RoomSettings(PortSettings):
+    """One gateway process, with its own port and `listeners` beside it. `host` "": all addresses. `balancers`: CIDRs.
 
     `sender`: what writes broadcasts, `auto` the best that is here (docs/adr/0014).
     """
 
     id: str = ""
     host: str = "127.0.0.1"
-    port: int = Field(default=0, ge=0, le=65535)
-    advertise: str = ""
+    listeners: tuple[ListenerSettings, ...] = ()
+    tls: TlsSettings = TlsSettings()
+    websocket: WebSocketSettings = WebSocketSettings()
+    balancers: tuple[IPvAnyNetwork, ...] = ()
     labels: dict[str, str] = Field(default_factory=dict)
     max_connections: int = Field(default=18_000, ge=1)
     connect_timeout: Seconds = 5.0
@@ -81,6 +139,25 @@ class RoomSettings(Section):
     max_write_buffer: int = Field(default=512 * 1024, ge=4096)
     sender: str = Field(default="auto", pattern="^(auto|python|send|io_uring)$")
     drain: Seconds = 10.0
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        ports: dict[str, PortSettings] = {"the room's own port": self}
+        ports |= {f"listeners.{number}": port for number, port in enumerate(self.listeners)}
+        wrong = [f"{name}: {text}" for name, port in ports.items() for text in self._wrong_with(port)]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def _wrong_with(self, port: PortSettings) -> Iterator[str]:
+        if port.has_tls and not self.tls.certificates:
+            yield f"{port.transport} needs tls.certificates"
+        if port.proxy and not self.balancers:
+            yield "proxy needs balancers, the networks that may say for whom they come"
+        if port.client_certificates and not (port.has_tls and self.tls.client_ca):
+            yield "client_certificates needs mqtts or wss, and tls.client_ca"
+        if isinstance(port, ListenerSettings) and port.shared and not port.port:
+            yield "a shared port needs a number"
 
 
 class CenterSettings(Section):

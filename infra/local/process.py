@@ -112,6 +112,10 @@ class Child:
         """Undo `pause`."""
         self._signal_all(signal.SIGCONT)
 
+    def hang_up(self) -> None:
+        """SIGHUP: it reads its files again."""
+        self._signal_all(signal.SIGHUP)
+
     def tail(self, lines: int = 20) -> str:
         """The last lines that this start wrote to the log."""
         with self.log.open("rb") as log:

@@ -123,6 +123,7 @@ def _statuses() -> dict[type[Exception], int]:
     from infra.ops.http import Answered, NotFound, Unreachable
     from infra.ops.logs import BadTime, NoTopic
     from infra.ops.up import AlreadyUp
+    from infra.prefork import TooManyRooms
     from infra.register import RegisterDown
     from infra.system import NoSystem
     from schemas.names import BadName
@@ -138,6 +139,7 @@ def _statuses() -> dict[type[Exception], int]:
         NoTopic: NOT_FOUND,
         BadTime: FAILED,
         TooMany: FAILED,
+        TooManyRooms: FAILED,
         TimeoutError: LATE,
         BadName: FAILED,
         AlreadyUp: FAILED,

@@ -19,14 +19,13 @@ from infra.keeper import POLICY, Issuer, Keeper, Policy, Product, SigningKey, is
 from infra.local.broker import Broker
 from infra.local.brokers import LocalBrokers
 from infra.local.errors import LocalBrokerError
-from infra.settings import STOP_BESIDE_DRAIN, KafkaSettings, NatsSettings, RedisSettings, Settings
+from infra.prefork import room_stops_within
+from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
 from infra.system import RoomAddress, System, forget, read
 from infra.telemetry import write_json
 
 WORKERS: Final = ("saver", "delivery", "broadcast", "coordinator", "center")
 """In their start order; center comes last, and there is one of it."""
-KILL_AFTER: Final = 3.0
-"""Seconds beyond the longest orderly end of a room before it is killed."""
 ONE_EACH: Final[Mapping[str, int]] = {}
 DEMO_PRODUCT: Final = Product(name="demo", services=("echo",))
 ISSUER: Final = "longwire"
@@ -126,7 +125,7 @@ class RunningSystem:
                     "LONGWIRE_ROOM__PORT": str(self._ports.free(name)),
                     **self._changes(name),
                 },
-                stop_within=self._settings.room.drain + STOP_BESIDE_DRAIN + KILL_AFTER,
+                stop_within=room_stops_within(self._settings.room),
             )
         )
         address = RoomAddress(name, str(item.report["host"]), int(item.report["port"]))

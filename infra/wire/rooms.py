@@ -75,8 +75,20 @@ class Lease(msgspec.Struct, array_like=True, frozen=True):
     bound: dict[str, int]
 
 
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where a room takes clients."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """`host:port` as a device writes it, IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 class RoomEntry(msgspec.Struct, frozen=True):
-    """KV bucket `rooms`, key = room id (JSON): where clients connect, and labels."""
+    """KV bucket `rooms`, key = room id (JSON): where clients connect, and labels. `host` and `port`: its own port; `endpoints`:
+    where it takes clients by each transport (mqtt, mqtts, ws, wss), that port included; empty: its own port is for `mqtt`."""
 
     room: str
     epoch: int
@@ -84,3 +96,9 @@ class RoomEntry(msgspec.Struct, frozen=True):
     port: int
     labels: dict[str, str] = {}
     internal: str = ""
+    endpoints: dict[str, Endpoint] = {}
+
+    def endpoint(self, transport: str) -> Endpoint | None:
+        """Where it takes clients by this transport, "" for its own port; None: nowhere."""
+        own = Endpoint(self.host, self.port)
+        return own if not transport else (self.endpoints or {"mqtt": own}).get(transport)

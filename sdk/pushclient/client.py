@@ -91,7 +91,7 @@ class PushClient:
         )
         dispatcher = None
         if dispatch is not None:
-            dispatcher = Dispatcher(dispatch, client_id=client_id, network=network, timeout_s=timeouts.dispatch)
+            dispatcher = Dispatcher(dispatch, client_id=client_id, network=network, timeout_s=timeouts.dispatch, tls=bool(tls))
         route = Route(servers=[Address(*server) for server in servers], dispatcher=dispatcher, backoff=backoff, stats=self.stats)
         context = default_context() if tls is True else tls or None
         self._connector = Connector(self._session, wishes, route=route, stats=self.stats, tls=context, timeouts=timeouts)

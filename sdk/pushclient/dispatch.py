@@ -27,11 +27,13 @@ class Answer:
 
 
 class Dispatcher:
-    """`GET {url}/v1/dispatch?client=…&network=…&attempt=…[&failed=host:port]`."""
+    """`GET {url}/v1/dispatch?client=…&network=…&attempt=…[&transport=mqtts][&failed=host:port]`."""
 
-    def __init__(self, url: str, *, client_id: str, network: str, timeout_s: float) -> None:
+    def __init__(self, url: str, *, client_id: str, network: str, timeout_s: float, tls: bool = False) -> None:
+        """`tls`: only where rooms take clients by TLS."""
         fetch.parse_url(url)
         self.network = network
+        self._tls = tls
         self._url = url.rstrip("/") + "/v1/dispatch"
         self._client_id = client_id
         self._timeout_s = timeout_s
@@ -39,6 +41,8 @@ class Dispatcher:
     async def ask(self, attempt: int, failed: Address | None) -> Answer:
         """`attempt` counts the failures since the last good connection. Raises DispatchError."""
         query = {"client": self._client_id, "network": self.network, "attempt": str(attempt)}
+        if self._tls:
+            query["transport"] = "mqtts"
         if failed is not None:
             query["failed"] = str(failed)
         try:

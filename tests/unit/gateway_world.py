@@ -83,6 +83,10 @@ def issuer(**changes: Any) -> Issuer:
 class Socket:
     """`gateway.ports.Shell`: what was written, as packets. While `stalled` the kernel takes nothing."""
 
+    peer = 0
+    transport = "mqtt"
+    names: frozenset[str] | None = None
+
     def __init__(self) -> None:
         self.raw: list[bytes] = []
         self.paused = False

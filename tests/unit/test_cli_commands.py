@@ -82,6 +82,7 @@ def test_given_any_command_then_it_has_help_that_says_what_it_does(path: tuple[s
         ("job", "list", "--limit", "101"),
         ("listen", "--product", "demo"),
         ("run", "analytics-of-nothing"),
+        ("run", "gateway", "--rooms", "0"),
         ("up", "--rooms", "0"),
     ],
     ids=" ".join,
@@ -128,6 +129,28 @@ def test_given_a_config_file_that_is_not_there_then_status_1_and_its_name(monkey
     result = pushctl("checkconfig")
     assert result.exit_code == 1
     assert "/nowhere/longwire.toml" in result.stderr
+
+
+def test_given_certificates_that_cant_be_served_then_checkconfig_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGWIRE_ROOM__TLS__CERTIFICATES", '[{"certificate": "/nowhere/room.crt"}]')
+    result = pushctl("checkconfig")
+    assert result.exit_code == 1
+    assert "/nowhere/room.crt: No such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("role", "port", "status", "said"),
+    [("saver", 0, 2, "--rooms is for gateways"), ("gateway", 65_535, 1, "the last port is 65535")],
+)
+def test_given_rooms_that_cant_be_run_then_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch, role: str, port: int, status: int, said: str
+) -> None:
+    for name in ("NATS__URL", "KAFKA__BOOTSTRAP", "REDIS__URL"):
+        monkeypatch.setenv(f"LONGWIRE_{name}", "nowhere")
+    monkeypatch.setenv("LONGWIRE_ROOM__PORT", str(port))
+    result = pushctl("run", role, "--rooms", "2")
+    assert result.exit_code == status
+    assert said in result.stderr
 
 
 def test_given_a_bad_setting_beside_a_secret_then_the_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

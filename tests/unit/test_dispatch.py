@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 from center_world import World, room
 
 from infra.keeper import Policy
-from infra.wire import RoomEntry
+from infra.wire import Endpoint, RoomEntry
 from pushclient.dispatch import parse_answer
 from workers.center.dispatch import address_of, choose
 
@@ -76,6 +77,21 @@ async def test_given_open_rooms_then_a_device_without_a_key_gets_what_its_sdk_re
     assert (answer.ttl_s, answer.heartbeat_s) == (300, 300)
     assert answer.backoff is not None
     assert (answer.backoff.base_s, answer.backoff.cap_s) == (0.5, 30.0)
+
+
+async def test_given_a_transport_then_only_ports_of_it_are_named() -> None:
+    world = World()
+    world.rooms.views = [room("r1", port=1), room("r2", port=2)]
+    both = {"mqtt": Endpoint("10.0.0.2", 2), "mqtts": Endpoint("secure.test", 8883)}
+    world.rooms.views[1].entry = msgspec.structs.replace(world.rooms.views[1].entry, endpoints=both)
+    answers = {}
+    async with world.client(key="") as http:
+        for transport in ("mqtt", "mqtts", "wss", "carrier-pigeon"):
+            answers[transport] = await http.get("/v1/dispatch", params={"client": "c1", "transport": transport})
+    assert sorted(entry["port"] for entry in answers["mqtt"].json()["addresses"]) == [1, 2]
+    assert answers["mqtts"].json()["addresses"] == [{"host": "secure.test", "port": 8883, "room": "r2"}]
+    assert answers["wss"].status_code == 503
+    assert answers["carrier-pigeon"].status_code == 400
 
 
 async def test_given_an_unknown_network_then_the_default_heartbeat() -> None:

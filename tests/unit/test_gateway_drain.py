@@ -36,7 +36,7 @@ class Moves:
                 self.told.setdefault(number, round(self.world.now, 3))
 
     async def go(self, *elsewhere: str) -> list[float]:
-        await self.door._move([device.session for device in self.devices], list(elsewhere))
+        await self.door._move([device.session for device in self.devices], {"mqtt": list(elsewhere)})
         self._look()
         return [self.told[number] for number in range(len(self.devices))]
 
@@ -78,6 +78,16 @@ async def test_given_no_other_room_when_clients_are_sent_away_then_without_a_ref
     await moves.go()
     packet = goodbye(moves.devices[0])
     assert (int(packet.reason_code), packet.server_reference) == (0x9C, None)
+
+
+async def test_given_clients_by_tls_when_sent_away_then_they_are_told_of_ports_with_tls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moves = Moves(2, monkeypatch)
+    moves.devices[1].socket.transport = "mqtts"
+    rooms = {"mqtt": ["10.0.0.1:1883"], "mqtts": ["10.0.0.1:8883"]}
+    await moves.door._move([device.session for device in moves.devices], rooms)
+    assert [goodbye(device).server_reference for device in moves.devices] == ["10.0.0.1:1883", "10.0.0.1:8883"]
 
 
 async def test_given_an_acknowledgement_not_yet_saved_when_sent_away_then_the_end_carries_it(

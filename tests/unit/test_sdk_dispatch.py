@@ -142,3 +142,9 @@ async def test_given_nobody_listens_then_dispatch_error() -> None:
 def test_given_no_url_then_value_error(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL|port|Port"):
         fetch.parse_url(url)
+
+
+async def test_given_tls_then_only_ports_with_tls_are_asked_for() -> None:
+    async with HttpServer(http(answer())) as server:
+        await Dispatcher(server.url, client_id="c", network="4g", timeout_s=0.5, tls=True).ask(0, None)
+    assert server.targets == ["/v1/dispatch?client=c&network=4g&attempt=0&transport=mqtts"]

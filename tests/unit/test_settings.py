@@ -41,6 +41,14 @@ def test_a_variable_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[room]\ndrain = '10 parsecs'", "room.drain"),
         ("[telemetry]\nlevel = 'loud'", "telemetry.level"),
         ("not toml", "line 1"),
+        ("[room]\ntransport = 'mqtts'", r"room's own port: mqtts needs tls\.certificates"),
+        ("[room]\ntransport = 'tls'", r"room\.transport"),
+        ("[room]\nadvertise = 'https://push.test'", r"room\.advertise"),
+        ("[room]\nproxy = true", r"room's own port: proxy needs balancers"),
+        ("[room]\nbalancers = ['10.0.0.0/33']", r"room\.balancers\.0"),
+        ("[[room.listeners]]\nshared = true", r"listeners\.0: a shared port needs a number"),
+        ("[[room.listeners]]\nclient_certificates = true", r"listeners\.0: client_certificates needs mqtts or wss"),
+        ("[room.websocket]\npath = 'mqtt'", r"room\.websocket\.path"),
     ],
 )
 def test_what_is_not_known_or_out_of_bounds_is_named(
@@ -57,6 +65,15 @@ def test_a_config_file_that_is_missing_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("LONGWIRE_CONFIG", str(tmp_path / "none.toml"))
     with pytest.raises(BadSettings, match=r"none\.toml"):
         load()
+
+
+def test_listeners_by_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGWIRE_ROOM__TLS__CERTIFICATES", '[{"certificate": "/a.crt", "key": "/a.key"}]')
+    monkeypatch.setenv("LONGWIRE_ROOM__LISTENERS", '[{"port": 8883, "transport": "mqtts", "proxy": true}]')
+    monkeypatch.setenv("LONGWIRE_ROOM__BALANCERS", '["10.0.0.0/8", "2001:db8::/32"]')
+    room = load().room
+    assert [(item.port, item.transport, item.proxy, item.host) for item in room.listeners] == [(8883, "mqtts", True, None)]
+    assert len(room.balancers) == 2
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from typing import Annotated, Final
 
+import msgspec
 from fastapi import APIRouter, Query
 from prometheus_client import Counter
 from pydantic import BaseModel, Field
 
 from infra.rooms import RoomView
+from infra.settings import Transport
 from infra.wire import RoomEntry
 from schemas import names
 from workers.center.ports import Parts
@@ -65,13 +67,13 @@ def choose(client: str, rooms: Sequence[RoomEntry], failed: Collection[str], cou
 
 def address_of(room: RoomEntry) -> str:
     """`host:port` as a device writes it, IPv6 in brackets."""
-    host = f"[{room.host}]" if ":" in room.host else room.host
-    return f"{host}:{room.port}"
+    return str(room.endpoint(""))
 
 
-def admitting(rooms: Sequence[RoomView]) -> list[RoomEntry]:
-    """The rooms that take new clients."""
-    return [view.entry for view in rooms if view.lease.state == OPEN]
+def admitting(rooms: Sequence[RoomView], transport: str = "") -> list[RoomEntry]:
+    """The rooms that take new clients, each with the address where it takes them by this transport, "" for its own port."""
+    found = ((view.entry, view.entry.endpoint(transport)) for view in rooms if view.lease.state == OPEN)
+    return [msgspec.structs.replace(entry, host=to.host, port=to.port) for entry, to in found if to is not None]
 
 
 def router(parts: Parts) -> APIRouter:
@@ -83,11 +85,12 @@ def router(parts: Parts) -> APIRouter:
         client: str,
         network: Annotated[str, Query(max_length=32, description="wifi, 4g, 3g, 2g; anything else gets the default.")] = "",
         attempt: Annotated[int, Query(ge=0, description="Failures since the last good connection.")] = 0,
+        transport: Annotated[Transport | None, Query(description="How it connects; without it: each room's own port.")] = None,
         failed: Annotated[list[str] | None, Query(max_length=MAX_FAILED, description="Addresses that did not work.")] = None,
     ) -> Dispatch:
         """Where this client connects now, and what to try if that fails."""
         policy = parts.documents.policy
-        rooms = choose(names.client(client), admitting(parts.rooms.live()), failed or ())
+        rooms = choose(names.client(client), admitting(parts.rooms.live(), transport or ""), failed or ())
         dispatched.labels("again" if attempt else "first", "room" if rooms else "none").inc()
         if not rooms:
             wait = random.randint(1, max(2, int(policy.backoff_cap)))  # spread: all who come now would come back together
