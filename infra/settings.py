@@ -68,6 +68,8 @@ class RoomSettings(Section):
     """One gateway process. `port` 0: the kernel picks one. `advertise`: what clients are told, default host:port.
 
     `sender`: what writes broadcasts, `auto` the best that is here (docs/adr/0014).
+    `max_memory`: bytes that this process may hold, 0: as many as its cgroup or the machine has; near it no connection is let in.
+    `max_batches`: bytes of requests to the workers that may be unanswered before no client is let in.
     """
 
     id: str = ""
@@ -80,6 +82,8 @@ class RoomSettings(Section):
     packet_timeout: Seconds = 10.0
     max_write_buffer: int = Field(default=512 * 1024, ge=4096)
     sender: str = Field(default="auto", pattern="^(auto|python|send|io_uring)$")
+    max_memory: int = Field(default=0, ge=0)
+    max_batches: int = Field(default=24 * 1024 * 1024, ge=64 * 1024)
     drain: Seconds = 10.0
 
 
