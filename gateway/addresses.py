@@ -6,8 +6,9 @@ entry lives while a socket is open, so there are no more than sockets; what is r
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from gateway.buckets import ROUNDING, Buckets
@@ -25,11 +26,10 @@ _SITE: Final = 16
 
 def number(host: str) -> int:
     """An address as a number of 128 bits; `UNKNOWN` for what is none."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return UNKNOWN
-    return MAPPED | int(address) if address.version == 4 else int(address)
+    for family, above in ((socket.AF_INET, MAPPED), (socket.AF_INET6, 0)):
+        with suppress(OSError):
+            return above | int.from_bytes(socket.inet_pton(family, host.partition("%")[0]))
+    return UNKNOWN
 
 
 def is_v4(address: int) -> bool:

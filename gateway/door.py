@@ -108,7 +108,7 @@ class Door:
     async def start(self) -> None:
         """Listen, then say so; raises OSError if the address is taken, BusDown. `port` is known afterwards."""
         room, sockets = self._room, Sockets(asyncio.get_running_loop())
-        self._sockets, self._listener = sockets, Listener(lambda fd: Link(room, sockets, fd))
+        self._sockets, self._listener = sockets, Listener(room.let_in, lambda fd, peer: Link(room, sockets, fd, peer))
         self.port = self._listener.start(self.host, self.port)
         self._loops.start("wheel", self._tick())
         await self._lease.start()
@@ -128,6 +128,8 @@ class Door:
         while True:
             await asyncio.sleep(RESOLUTION)
             self._room.tick(self._room.clock())
+            if self._listener is not None:
+                self._listener.rest(self._room.gate.shut)
 
     async def _see_out(self) -> None:
         room = self._room

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import mqtt5
 
 from gateway import packets
+from gateway.addresses import UNKNOWN as NOWHERE
 from gateway.client import Client, Inflight
 from infra.tokens import Grant
 
@@ -28,6 +29,11 @@ UNKNOWN: Final = 1 << 62
 
 class NoSocket:
     """`gateway.ports.Shell` of a client that is away: its buffer is never empty, so nothing is written to it."""
+
+    @property
+    def peer(self) -> int:
+        """Nobody's."""
+        return NOWHERE
 
     def write(self, data: bytes, /) -> bool:
         """What answers an older request is not wanted any more: the client asks again."""

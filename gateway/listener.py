@@ -6,17 +6,22 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 from prometheus_client import Counter
 
+from gateway.addresses import number
+
 BACKLOG: Final = 4096
 AT_ONCE: Final = 64
 """Accepts in one turn of the loop: those who are connected have the next."""
 PAUSE: Final = 1.0
 """Seconds without accepting where the system has no descriptor or memory left."""
+RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER of a socket that is closed by a reset: the kernel keeps nothing of it either."""
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 log = structlog.get_logger("listener")
@@ -26,11 +31,14 @@ failed = Counter("longwire_gateway_accept_failures_total", "Connections that cou
 class Listener:
     """One port, on every address that a host name has."""
 
-    def __init__(self, take: Callable[[int], object]) -> None:
-        """`take(fd)`: a connection's descriptor, which does not block."""
+    def __init__(self, let_in: Callable[[int], bool], take: Callable[[int, int], object]) -> None:
+        """`let_in(peer)`: may who comes from there stay? Else it is reset. `take(fd, peer)`: a connection's descriptor, which
+        does not block. `peer`: see `gateway.addresses.number`."""
+        self._let_in = let_in
         self._take = take
         self._sockets: list[socket.socket] = []
         self._paused: asyncio.TimerHandle | None = None
+        self._resting = False
         self._loop: asyncio.AbstractEventLoop
 
     def start(self, host: str, port: int) -> int:
@@ -55,9 +63,17 @@ class Listener:
         """Listen no more. Who waits to be accepted is reset by the system."""
         if self._paused is not None:
             self._paused.cancel()
-        else:
+        elif not self._resting:
             self._unwatch()
         self._close()
+
+    def rest(self, rest: bool) -> None:
+        """Accept nobody while it rests: who connects waits in the kernel, and costs this process nothing."""
+        if rest == self._resting:
+            return
+        self._resting = rest
+        if self._paused is None:
+            (self._unwatch if rest else self._watch)()
 
     def _close(self) -> None:
         for item in self._sockets:
@@ -66,6 +82,8 @@ class Listener:
 
     def _watch(self) -> None:
         self._paused = None
+        if self._resting:
+            return
         for item in self._sockets:
             self._loop.add_reader(item.fileno(), self._accept, item)
 
@@ -76,7 +94,7 @@ class Listener:
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(AT_ONCE):
             try:
-                accepted, _ = listening.accept()
+                accepted, address = listening.accept()
             except BlockingIOError:
                 return
             except OSError as error:  # of this connection alone, or the system has no place for any
@@ -87,9 +105,14 @@ class Listener:
                     self._paused = self._loop.call_later(PAUSE, self._watch)
                     return
                 continue
+            peer = number(address[0])
+            if not self._let_in(peer):
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                accepted.close()
+                continue
             fd = accepted.detach()
             os.set_blocking(fd, False)
-            self._take(fd)
+            self._take(fd, peer)
 
 
 def _addresses(host: str, port: int) -> list[tuple[str, int] | tuple[str, int, int, int]]:

@@ -12,6 +12,7 @@ from gateway.door import Door, Endpoints
 from gateway.fanout import FanOut
 from gateway.host import Host
 from gateway.lease import LeaseKeeper
+from gateway.memory import limit, resident
 from gateway.neighbours import addresses
 from gateway.room import Room
 from gateway.saver_link import SaverLink
@@ -41,6 +42,7 @@ async def main(settings: Settings) -> int:
     verifier = Verifier()
     keeper.on_change.append(lambda: verifier.load(keeper.issuers))
     sender = f"{room_id}:{epoch}"
+    may_have = settings.room.max_memory or limit()
     saver = SaverLink(bus.request, sender=sender)
     uplinks = UplinkLink(bus.request, sender=sender)
     writer = choose(settings.room.sender)
@@ -70,7 +72,9 @@ async def main(settings: Settings) -> int:
         clock=time.monotonic,
         wall=time.time,
         later=asyncio.get_running_loop().call_later,
+        memory=lambda: resident() / may_have,
     )
+    keeper.on_change.append(lambda: room.load(keeper.access))
 
     def entry() -> RoomEntry:
         where, port = _advertised(settings.room.advertise, door.host, door.port)
@@ -79,6 +83,8 @@ async def main(settings: Settings) -> int:
     def ready() -> str:
         if not bus.connected:
             return "the connection to NATS is down"
+        if room.gate.short_of_memory:
+            return "short of memory"
         return "draining" if room.draining else ""
 
     internal = InternalListener(settings.telemetry, process=name, ready=ready)

@@ -40,6 +40,10 @@ Done = Callable[[R | None], None]
 class Shell(Protocol):
     """One socket. Nothing here blocks or raises; after `close` and `abort` nothing is written."""
 
+    @property
+    def peer(self) -> int:
+        """The client's address, also after the end (`gateway.addresses.number`); behind PROXY protocol what its header says."""
+
     def write(self, data: bytes, /) -> bool:
         """Send; beyond the byte cap of a connection it is cut. True if the kernel has taken it, and all before it."""
 
@@ -79,6 +83,10 @@ class Ask(Protocol):
 class Saver(Protocol):
     """The saver as a room asks it. Requests are repeated until they are answered; no result has the status `retry`."""
 
+    @property
+    def unanswered(self) -> int:
+        """Bytes of all requests that wait or are under way."""
+
     def connect(self, item: ConnectItem, done: Done[ConnectResult]) -> Ask:
         """Give a connection its session."""
 
@@ -100,6 +108,10 @@ class Saver(Protocol):
 
 class Uplinks(Protocol):
     """The coordinator as a room asks it."""
+
+    @property
+    def unanswered(self) -> int:
+        """Bytes of all uplinks that wait or are under way."""
 
     @property
     def overloaded(self) -> bool:

@@ -20,6 +20,7 @@ class Reason(IntEnum):
     NOT_AUTHORIZED = 0x87
     SERVER_UNAVAILABLE = 0x88
     SERVER_BUSY = 0x89
+    BANNED = 0x8A
     BAD_AUTH_METHOD = 0x8C
     KEEP_ALIVE_TIMEOUT = 0x8D
     TAKEN_OVER = 0x8E
@@ -28,6 +29,7 @@ class Reason(IntEnum):
     RECEIVE_MAXIMUM = 0x93
     TOPIC_ALIAS = 0x94
     PACKET_TOO_LARGE = 0x95
+    MESSAGE_RATE = 0x96
     QUOTA_EXCEEDED = 0x97
     ADMINISTRATIVE = 0x98
     RETAIN_NOT_SUPPORTED = 0x9A
@@ -52,6 +54,8 @@ class End(StrEnum):
     TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a reason, not a token
     TAKEN_OVER = "taken_over"
     KICKED = "kicked"
+    DENIED = "denied"
+    PUBLISH_RATE = "publish_rate"
     SLOW = "slow"
     MOVING = "moving"
     REFUSED = "refused"

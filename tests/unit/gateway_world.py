@@ -13,6 +13,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from gateway import packets
+from gateway.addresses import number
 from gateway.client import BindState, Client
 from gateway.framing import decode
 from gateway.host import Host
@@ -82,7 +83,8 @@ def issuer(**changes: Any) -> Issuer:
 class Socket:
     """`gateway.ports.Shell`: what was written, as packets. While `stalled` the kernel takes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, peer: str = "127.0.0.1") -> None:
+        self.peer = number(peer)
         self.raw: list[bytes] = []
         self.paused = False
         self.closed = False
@@ -161,6 +163,7 @@ class Register:
     when it is asked, so the answer is as old as that."""
 
     def __init__(self) -> None:
+        self.unanswered = 0
         self.held = False
         self.early = False
         self.waiting: deque[Asked] = deque()
@@ -273,6 +276,7 @@ class Coordinator:
 
     def __init__(self) -> None:
         self.overloaded = False
+        self.unanswered = 0
         self.waiting: deque[Asked] = deque()
         self._relieved: list[Callable[[], None]] = []
 
@@ -360,11 +364,12 @@ class World:
 
     def __init__(self, *, policy: Policy | None = None, settings: RoomSettings | None = None) -> None:
         self.now = 0.0
-        self.policy = policy or Policy(ack_timeout=30.0, sync_interval=300.0)
+        self.policy = policy or Policy(ack_timeout=30.0, sync_interval=300.0, connect_ramp_from=1.0, flapping_connects=100_000)
         self.register = Register()
         self.coordinator = Coordinator()
         self.fanout = FanOutLog()
         self.flushes = 0
+        self.memory = 0.1
         self._later: list[Callable[[], None]] = []
         products = {name: Product(name=name, max_payload=100) for name in ("demo", "chat")}
         host = Host(
@@ -389,10 +394,11 @@ class World:
             clock=lambda: self.now,
             wall=lambda: WALL + self.now,
             later=lambda seconds, call: self._later.append(call),
+            memory=lambda: self.memory,
         )
 
-    def accept(self) -> Device:
-        return Device(self)
+    def accept(self, peer: str = "127.0.0.1") -> Device:
+        return Device(self, peer)
 
     def device(self, client: str = "c1", *binds: str, **connect: Any) -> Device:
         """A client that is let in, and bound to `binds`."""
@@ -425,9 +431,10 @@ class World:
 class Device:
     """A client's end: packets in, and the socket that shows what came back."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, peer: str = "127.0.0.1") -> None:
         self.world = world
-        self.socket = Socket()
+        self.socket = Socket(peer)
+        assert world.room.let_in(self.socket.peer)
         self.session: Session = world.room.accept(self.socket)
 
     def send(self, packet: mqtt5.Packet) -> None:

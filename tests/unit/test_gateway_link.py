@@ -85,7 +85,7 @@ async def live(**settings: float) -> AsyncIterator[Live]:
     world = World(settings=RoomSettings.model_validate(settings))
     begun = time.monotonic()
     sockets = Sockets(asyncio.get_running_loop())
-    listener = Listener(lambda fd: Link(world.room, sockets, fd))
+    listener = Listener(world.room.let_in, lambda fd, peer: Link(world.room, sockets, fd, peer))
     port = listener.start("127.0.0.1", 0)
 
     async def tick() -> None:
