@@ -40,8 +40,8 @@ log = structlog.get_logger("gate")
 class Gate:
     """The rules of one room, each in a module of its own; here is their order.
 
-    `policy()`: the limits as they are now; `batches()`: bytes of unanswered requests to the workers; `memory()`: the share that
-    the process has of what it may have; `jitter()`: a random number from 0 to 1.
+    `policy()`: the limits as they are now; `batches()`: bytes that unanswered requests to the workers take; `memory()`: the share
+    that the process has of what it may have; `jitter()`: a random number from 0 to 1.
     """
 
     def __init__(

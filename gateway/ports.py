@@ -85,7 +85,7 @@ class Saver(Protocol):
 
     @property
     def unanswered(self) -> int:
-        """Bytes of all requests that wait or are under way."""
+        """Bytes of memory that all requests take that wait or are under way."""
 
     def connect(self, item: ConnectItem, done: Done[ConnectResult]) -> Ask:
         """Give a connection its session."""
@@ -111,7 +111,7 @@ class Uplinks(Protocol):
 
     @property
     def unanswered(self) -> int:
-        """Bytes of all uplinks that wait or are under way."""
+        """Bytes of memory that all uplinks take that wait or are under way."""
 
     @property
     def overloaded(self) -> bool:

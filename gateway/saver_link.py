@@ -49,7 +49,7 @@ class SaverLink:
     def unanswered(self) -> int:
         """See `gateway.ports.Saver`."""
         batchers = (self._connect, self._bind, self._sync, self._pull, self._unbind, self._disconnect)
-        return sum(batcher.bytes for batcher in batchers)
+        return sum(batcher.weight for batcher in batchers)
 
     def connect(self, item: ConnectItem, done: Done[ConnectResult]) -> Ask:
         """See `gateway.ports.Saver`."""

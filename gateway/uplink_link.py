@@ -27,7 +27,7 @@ class UplinkLink:
     @property
     def unanswered(self) -> int:
         """See `gateway.ports.Uplinks`."""
-        return self._batcher.bytes
+        return self._batcher.weight
 
     @property
     def overloaded(self) -> bool:
