@@ -151,7 +151,7 @@ class Batcher(Generic[I, O]):
 
     def _start(self) -> None:
         self._scheduled = False
-        while len(self._running) < MAX_UNANSWERED and (batch := self._take()):
+        while not self._stopped and len(self._running) < MAX_UNANSWERED and (batch := self._take()):
             task = asyncio.ensure_future(self._send(batch))
             self._running.add(task)
             task.add_done_callback(self._ended)
