@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from gateway.buckets import ROUNDING, Buckets
@@ -26,10 +25,12 @@ _SITE: Final = 16
 
 def number(host: str) -> int:
     """An address as a number of 128 bits; `UNKNOWN` for what is none."""
-    for family, above in ((socket.AF_INET, MAPPED), (socket.AF_INET6, 0)):
-        with suppress(OSError):
-            return above | int.from_bytes(socket.inet_pton(family, host.partition("%")[0]))
-    return UNKNOWN
+    try:
+        if ":" not in host:
+            return MAPPED | int.from_bytes(socket.inet_pton(socket.AF_INET, host))
+        return int.from_bytes(socket.inet_pton(socket.AF_INET6, host.partition("%")[0]))
+    except OSError:
+        return UNKNOWN
 
 
 def is_v4(address: int) -> bool:

@@ -47,7 +47,10 @@ class Networks:
         self._v6 = tuple(v6.items())
 
     def __contains__(self, address: int) -> bool:
-        return any(address >> shift in bases for shift, bases in (self._v4 if is_v4(address) else self._v6))
+        for shift, bases in self._v4 if is_v4(address) else self._v6:  # noqa: SIM110 - for each socket: half the time of any()
+            if address >> shift in bases:
+                return True
+        return False
 
     def __bool__(self) -> bool:
         return bool(self._v4 or self._v6)
@@ -89,13 +92,14 @@ class Names:
 class Lists:
     """One state of the document; a change makes another."""
 
-    __slots__ = ("_allow", "_allow_from", "_deny", "_deny_from", "uncounted")
+    __slots__ = ("_allow", "_allow_from", "_deny", "_deny_from", "_open", "uncounted")
 
     def __init__(self, access: Access) -> None:
         self._deny_from = Networks(access.deny.networks)
         self._deny = Names(access.deny)
         self._allow_from = Networks(access.allow.networks)
         self._allow = Names(access.allow)
+        self._open = not (self._deny_from or self._deny or self._allow_from or self._allow)
         self.uncounted = Networks(access.uncounted)
 
     def address(self, address: int) -> Verdict:
@@ -112,5 +116,7 @@ class Lists:
 
     def both(self, address: int, client_id: str) -> Verdict:
         """May this client connect from there? A denial of either wins."""
+        if self._open:
+            return Verdict.ADMITTED
         verdicts = (self.address(address), self.client(client_id))
         return next((found for found in (Verdict.DENIED, Verdict.NOT_ALLOWED) if found in verdicts), Verdict.ADMITTED)
