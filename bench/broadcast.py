@@ -52,7 +52,7 @@ DOCUMENTS: Final = {
     **PRODUCTS,
     product_key(CROWD): Product(name=CROWD, rate=1_000_000),
     # Each client's sync is Redis's work and the room's, once in this time, whoever pushes: not what is measured here.
-    POLICY: Policy(sync_interval=24 * 3600),
+    POLICY: Policy(sync_interval=24 * 3600, connect_rate=100_000, connect_ramp_from=1.0),
 }
 
 

@@ -18,14 +18,17 @@ import mqtt5
 from bench.load import Address, Crowd, Failed
 from bench.process import pin
 from infra.bus import Bus
-from infra.keeper import Document, Keeper, Product, product_key
+from infra.keeper import POLICY, Document, Keeper, Policy, Product, product_key
 from infra.ops.tokens import make_token
 from infra.settings import NatsSettings
 from infra.system import System, read
 
 PRODUCT: Final = Product(name="bench", rate=1_000_000)
 """A rate at which pacing does not hold anything back: a job is one burst."""
-PRODUCTS: Final[Mapping[str, Document]] = {product_key(PRODUCT.name): PRODUCT}
+PRODUCTS: Final[Mapping[str, Document]] = {
+    product_key(PRODUCT.name): PRODUCT,
+    POLICY: Policy(connect_rate=100_000, connect_ramp_from=1.0),  # the load comes at once, and nobody is told to come later
+}
 NOTHING: Final[Mapping[str, str]] = {}
 JOB_TTL_S: Final = 5
 """A room has 64 places for a product's jobs: each of ours is over soon after it was written."""

@@ -147,7 +147,7 @@ class Bench:
             kafka=KafkaSettings(bootstrap=found.kafka),
             redis=RedisSettings(url=found.redis),
         )
-        self._running = RunningSystem(settings, rooms=1, policy=Policy())
+        self._running = RunningSystem(settings, rooms=1, policy=Policy(connect_ramp_from=1.0))
         self._journal, self._receipts = Journal(settings.kafka, name="bench"), Receipts(settings.kafka)
         try:
             system = await self._running.start()

@@ -27,6 +27,9 @@ BACKOFF_CAP: Final = 3.0
 HEADROOM: Final = 1024
 """Bytes of a batch that are its own: version, sender, number, array headers."""
 
+ITEM_COST: Final = 512
+"""Bytes that an item takes beside its own: 420 to 570 were measured, with 40,000 items of each kind that wait."""
+
 log = structlog.get_logger("batcher")
 
 I = TypeVar("I", bound=msgspec.Struct)  # noqa: E741
@@ -102,6 +105,7 @@ class Batcher(Generic[I, O]):
         self._later: dict[asyncio.TimerHandle, list[Ask[O]]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._stopped = False
         self._seq = 0
         self.bytes = 0
         """Bytes of all items that are not finished."""
@@ -126,22 +130,28 @@ class Batcher(Generic[I, O]):
         self._schedule()
         return ask
 
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that all items that are not finished take, about."""
+        return self.bytes + ITEM_COST * self.items
+
     async def stop(self) -> None:
         """Stop asking; whatever waits is given up."""
+        self._stopped = True
+        await end(self._running)
         for handle in self._later:
             handle.cancel()
-        await end(self._running)
 
     # --- batches -------------------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        if not self._scheduled and self._waiting and len(self._running) < MAX_UNANSWERED:
+        if not self._scheduled and not self._stopped and self._waiting and len(self._running) < MAX_UNANSWERED:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
         self._scheduled = False
-        while len(self._running) < MAX_UNANSWERED and (batch := self._take()):
+        while not self._stopped and len(self._running) < MAX_UNANSWERED and (batch := self._take()):
             task = asyncio.ensure_future(self._send(batch))
             self._running.add(task)
             task.add_done_callback(self._ended)

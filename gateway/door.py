@@ -120,6 +120,7 @@ class Door:
         while True:
             await asyncio.sleep(RESOLUTION)
             self._room.tick(self._room.clock())
+            self._front.rest(self._room.gate.shut)
 
     async def _see_out(self) -> None:
         room = self._room

@@ -7,6 +7,7 @@ import os
 from gateway.arrival import STAGE, Arrival
 from gateway.certificates import Certificates
 from gateway.link import Link
+from gateway.listener import reset
 from gateway.peers import Networks
 from gateway.room import Room
 from gateway.sockets import Sockets
@@ -48,7 +49,10 @@ class Entrance:
             Arrival(self._room, self._sockets, fd, peer, arrivals=self._arrivals, take=self.welcome)
 
     def welcome(self, fd: int, peer: int) -> None:
-        """A client's socket, and the client's own address."""
+        """A client's socket, and the client's own address. Who may not stay is reset: the kernel keeps nothing of it either."""
+        if not self._room.let_in(peer):
+            reset(fd)
+            return
         stages = self._stages()
         if not stages:
             Link(self._room, self._sockets, fd, peer)

@@ -54,6 +54,11 @@ class Front:
         """Where it listens: its own port, then the others in the order of the settings."""
         return [listener.port for listener in self._listeners]
 
+    def rest(self, rest: bool) -> None:
+        """Accept nobody while it rests: who connects waits in the kernel, and costs this process nothing."""
+        for listener in self._listeners:
+            listener.rest(rest)
+
     def listen_no_more(self) -> bool:
         """Close the ports, once; who has not told yet for whom it comes is closed. False if they were."""
         listened = bool(self._listeners)

@@ -88,6 +88,25 @@ class Lifetime:
                 self.last_seen = self._room.clock()
                 self._shell.resume_reading()
 
+    @property
+    def peer(self) -> int:
+        """The client's address (`gateway.addresses`)."""
+        return self._shell.peer
+
+    def _pace(self, now: float) -> None:
+        """The client has published something. What comes too fast waits unread; who wants too much for long has to go."""
+        publishing = self._room.publishing
+        if publishing.published(self, now):
+            metrics.paced.inc()
+            if publishing.wants_too_much(self, now):
+                self.close(Reason.MESSAGE_RATE, End.PUBLISH_RATE, "more published than the rate allows, for too long")
+            else:
+                self._hold(Hold.PACE)
+
+    def paced(self) -> None:
+        """Read it again: the pause of `_pace` is over."""
+        self._release(Hold.PACE)
+
     def _relieved(self) -> None:
         self._release(Hold.UPLINKS)
 
@@ -187,6 +206,10 @@ class Lifetime:
         if self.state is State.OPEN:
             self._sync_due = min(self._sync_due, due)
             self._room.wheel.at(self, self._sync_due)
+
+    def review(self) -> None:
+        """The lists have changed: it has to go if they do not admit it any more."""
+        raise NotImplementedError
 
     def _no_answer(self) -> None:
         """The saver has not answered the CONNECT in time."""

@@ -24,6 +24,10 @@ CHUNK: Final = 4 * 1024
 """Bytes of one read: an acknowledgement has 4, a CONNECT some hundreds."""
 LARGE: Final = 64 * 1024
 """Bytes of one read while a packet is under way."""
+AT_ONCE: Final = 64
+"""Packets of one connection that are handled before others have their turn: a flood of small ones must not hold them up."""
+AGAIN: Final = 1 << 30
+"""No event of a socket: the link's own, to go on with what it has."""
 CLOSED: Final = -1
 
 
@@ -60,6 +64,9 @@ class Link:
 
     def ready(self, events: int) -> None:
         """See `gateway.sockets.Ready`."""
+        if events == AGAIN:
+            self._go_on()
+            return
         if self._fd == CLOSED:
             self._session.lost()
             return
@@ -218,21 +225,39 @@ class Link:
         """Hand over every whole packet, until the session holds us."""
         session, self._reader = self._session, reader
         now = self._room.clock()
-        reader.busy = True
+        reader.busy, begun = True, False
         try:
-            while not session.held:
+            for _ in range(AT_ONCE):
+                if session.held:
+                    break
                 reader.limit = session.packet_limit
                 if packet_id := reader.next_ack():
                     session.acked(packet_id)
+                    begun = True
                     continue
                 packet = reader.next_packet()
                 if packet is None:
                     break
                 session.receive(packet, now)
+                begun = True
+            else:
+                self._go_on_later(reader)
         except BadPacket as error:
             session.malformed(error)
         finally:
             reader.busy = False
+        if begun:
+            session.reading_partial(False, now)  # whatever is held now is another packet than before
         session.reading_partial(not session.held and reader.partial, now)
         if not reader.partial:
             self._reader = None
+
+    def _go_on_later(self, reader: Reader) -> None:
+        """There may be more, and it is the others' turn: until then it is not even read."""
+        if reader.partial and not self._session.held:
+            self._paused = True
+            self._sockets.soon(self, AGAIN)
+
+    def _go_on(self) -> None:
+        if not self._session.held:  # else whoever holds it will release it
+            self.resume_reading()

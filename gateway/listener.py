@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -19,10 +20,18 @@ AT_ONCE: Final = 64
 """Accepts in one turn of the loop: those who are connected have the next."""
 PAUSE: Final = 1.0
 """Seconds without accepting where the system has no descriptor or memory left."""
+RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER of a socket that is closed by a reset: the kernel keeps nothing of it either."""
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 log = structlog.get_logger("listener")
 failed = Counter("longwire_gateway_accept_failures_total", "Connections that could not be accepted", ["reason"])
+
+
+def reset(fd: int) -> None:
+    """Close a socket so that its peer is told at once, and nothing of it is kept."""
+    with socket.socket(fileno=fd) as item:
+        item.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
 class Listener:
@@ -35,6 +44,7 @@ class Listener:
         self._take = take
         self._sockets: list[socket.socket] = []
         self._paused: asyncio.TimerHandle | None = None
+        self._resting = False
         self._loop: asyncio.AbstractEventLoop
 
     def start(self, host: str, port: int) -> int:
@@ -59,11 +69,19 @@ class Listener:
         """Listen no more. Who waits to be accepted is accepted now: the system would reset it, also where others listen too."""
         if self._paused is not None:
             self._paused.cancel()
-        else:
+        elif not self._resting:
             self._unwatch()
             for item in self._sockets:
                 self._accept_waiting(item, BACKLOG)
         self._close()
+
+    def rest(self, rest: bool) -> None:
+        """Accept nobody while it rests: who connects waits in the kernel, and costs this process nothing."""
+        if rest == self._resting:
+            return
+        self._resting = rest
+        if self._paused is None:
+            (self._unwatch if rest else self._watch)()
 
     def _close(self) -> None:
         for item in self._sockets:
@@ -72,6 +90,8 @@ class Listener:
 
     def _watch(self) -> None:
         self._paused = None
+        if self._resting:
+            return
         for item in self._sockets:
             self._loop.add_reader(item.fileno(), self._accept, item)
 
@@ -97,9 +117,10 @@ class Listener:
                 if error.errno in EXHAUSTED:
                     return False
                 continue
+            peer = number(address[0])
             fd = accepted.detach()
             os.set_blocking(fd, False)
-            self._take(fd, number(address[0]))
+            self._take(fd, peer)
         return True
 
 

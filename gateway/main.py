@@ -14,6 +14,7 @@ from gateway.fanout import FanOut
 from gateway.front import Front
 from gateway.host import Host
 from gateway.lease import LeaseKeeper
+from gateway.memory import limit, resident
 from gateway.neighbours import addresses
 from gateway.revoking import Revoking
 from gateway.room import Room
@@ -46,6 +47,7 @@ async def main(settings: Settings) -> int:
     verifier = Verifier(revocations.revoked)
     keeper.on_change.append(lambda: verifier.load(keeper.issuers, keeper.key_sets))
     sender = f"{room_id}:{epoch}"
+    may_have = settings.room.max_memory or limit()
     saver = SaverLink(bus.request, sender=sender)
     uplinks = UplinkLink(bus.request, sender=sender)
     writer = choose(settings.room.sender)
@@ -75,7 +77,9 @@ async def main(settings: Settings) -> int:
         clock=time.monotonic,
         wall=time.time,
         later=asyncio.get_running_loop().call_later,
+        memory=lambda: resident() / may_have,
     )
+    keeper.on_change.append(lambda: room.load(keeper.access))
 
     revocations.on_change.append(Revoking(room, revocations.revoked, later=asyncio.get_running_loop().call_later).changed)
 
@@ -86,6 +90,8 @@ async def main(settings: Settings) -> int:
     def ready() -> str:
         if not bus.connected:
             return "the connection to NATS is down"
+        if room.gate.short_of_memory:
+            return "short of memory"
         return "draining" if room.draining else ""
 
     internal = InternalListener(settings.telemetry, process=name, ready=ready)

@@ -91,6 +91,10 @@ class Ask(Protocol):
 class Saver(Protocol):
     """The saver as a room asks it. Requests are repeated until they are answered; no result has the status `retry`."""
 
+    @property
+    def unanswered(self) -> int:
+        """Bytes of memory that all requests take that wait or are under way."""
+
     def connect(self, item: ConnectItem, done: Done[ConnectResult]) -> Ask:
         """Give a connection its session."""
 
@@ -112,6 +116,10 @@ class Saver(Protocol):
 
 class Uplinks(Protocol):
     """The coordinator as a room asks it."""
+
+    @property
+    def unanswered(self) -> int:
+        """Bytes of memory that all uplinks take that wait or are under way."""
 
     @property
     def overloaded(self) -> bool:

@@ -20,6 +20,7 @@ class Reason(IntEnum):
     NOT_AUTHORIZED = 0x87
     SERVER_UNAVAILABLE = 0x88
     SERVER_BUSY = 0x89
+    BANNED = 0x8A
     BAD_AUTH_METHOD = 0x8C
     KEEP_ALIVE_TIMEOUT = 0x8D
     TAKEN_OVER = 0x8E
@@ -54,6 +55,8 @@ class End(StrEnum):
     REVOKED = "token_revoked"
     TAKEN_OVER = "taken_over"
     KICKED = "kicked"
+    DENIED = "denied"
+    PUBLISH_RATE = "publish_rate"
     SLOW = "slow"
     MOVING = "moving"
     REFUSED = "refused"

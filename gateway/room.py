@@ -11,19 +11,22 @@ import mqtt5
 import structlog
 
 from gateway import metrics
+from gateway.admission import authorize
 from gateway.auth import Refusal
 from gateway.client import Client
-from gateway.connect_rate import ConnectRate
 from gateway.delivery import DROPPED, GONE, WRITTEN
 from gateway.flash import SYNC_WITHIN, Kept
+from gateway.gate import Gate
 from gateway.host import Host
 from gateway.lifetime import Lifetime
 from gateway.ports import FanOut, Shell, Uplinks
+from gateway.publish_rate import PublishRate
 from gateway.reasons import End, Reason
 from gateway.session import Session
 from gateway.wheel import NEVER, Wheel
+from infra.keeper import Access
 from infra.settings import RoomSettings
-from infra.tokens import Verifier
+from infra.tokens import Grant, Verifier
 from infra.wire import ConnectResult, ControlReply, DisconnectItem, Hint, HintResult, Kick
 
 FLUSH_DELAY: Final = 0.06
@@ -34,6 +37,9 @@ RESYNC_SPREAD: Final = 2.0
 
 JITTER: Final = 0.1
 
+REVIEWED_AT_ONCE: Final = 500
+"""Connections that are checked against changed lists in a tick, at most."""
+
 log = structlog.get_logger("room")
 
 _RESULTS: Final = {outcome: HintResult(outcome) for outcome in ("written", "behind", "gone", "dropped")}
@@ -43,7 +49,7 @@ class Room:
     """The registry and the shared parts.
 
     `later(seconds, call)` runs a call once, later: the only timer besides the wheel. `wall` is the time of day (for tokens),
-    `clock` the monotonic one (for everything else), both in seconds.
+    `clock` the monotonic one (for everything else), both in seconds; `memory`: see `gateway.gate.Gate`.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Room:
         clock: Callable[[], float],
         wall: Callable[[], float],
         later: Callable[[float, Callable[[], None]], object],
+        memory: Callable[[], float],
     ) -> None:
         self.id = room
         self.epoch = epoch
@@ -74,7 +81,16 @@ class Room:
         self.soft_cap = settings.max_write_buffer // 2
         self._later = later
         self.kept = Kept()
-        self._rate = ConnectRate(lambda: host.policy.connect_rate, clock())
+        self.gate = Gate(
+            settings,
+            policy=lambda: host.policy,
+            batches=lambda: host.saver.unanswered + uplinks.unanswered,
+            memory=memory,
+            now=clock(),
+        )
+        self.publishing: PublishRate[Lifetime] = PublishRate(lambda: host.policy)
+        self._access = Access()
+        self._unreviewed: list[Lifetime] = []
         self._clients: dict[str, Lifetime] = {}
         self._sessions: set[Lifetime] = set()
         self._dirty: list[Lifetime] = []
@@ -94,8 +110,12 @@ class Room:
 
     # --- connections ---------------------------------------------------------------------------------------------------
 
+    def let_in(self, address: int) -> bool:
+        """A socket was accepted: may it stay? If not, reset it: nothing is kept of it. Else `accept` it."""
+        return self.gate.let_in(address, len(self._sessions), self.clock())
+
     def accept(self, shell: Shell) -> Session:
-        """A socket was accepted. Its number only grows."""
+        """A socket was let in; its end is to be told by `Session.lost`. Its number only grows."""
         self._connections += 1
         session = Session(self, shell, self._connections, self.clock())
         self._sessions.add(session)
@@ -105,17 +125,36 @@ class Room:
 
     def left(self, session: Lifetime) -> None:
         """A socket is gone."""
-        self._sessions.discard(session)
+        if session in self._sessions:
+            self._sessions.remove(session)
+            self.gate.leave(session.peer)
+        self.publishing.forget(session)
         metrics.connections.set(len(self._sessions))
 
-    def admit(self) -> None:
-        """Raises Refusal if nobody is let in now."""
+    def admit(self, packet: mqtt5.ConnectPacket, address: int) -> Grant:
+        """What the client may that connects from there. Raises Refusal if it is not let in, or nobody is now."""
+        now = self.clock()
         if self.draining:
             raise Refusal(Reason.USE_ANOTHER_SERVER, "draining", "this room is moving its clients")
-        if wait := self._rate.admit(self.clock()):
-            raise Refusal(Reason.CONNECTION_RATE, "rate", "too many connect at once", retry_after=wait)
+        self.gate.admit(packet.client_id, address, now)
         if len(self._sessions) > self.settings.max_connections:
             raise Refusal(Reason.SERVER_BUSY, "full", "this room is full")
+        grant = authorize(packet, self.verifier, self.wall())
+        self.gate.connects(grant.key, now)
+        return grant
+
+    def load(self, access: Access) -> None:
+        """The keeper's lists, whenever they may have changed. Who is here and not admitted any more is closed, some a tick."""
+        if access != self._access:
+            self._access = access
+            self.gate.load(access)
+            self._unreviewed = list(self._sessions.union(self._clients.values()))
+
+    def _review(self) -> None:
+        batch = self._unreviewed[-REVIEWED_AT_ONCE:]
+        del self._unreviewed[-REVIEWED_AT_ONCE:]
+        for session in batch:
+            session.review()
 
     def make_place(self) -> None:
         """A client that is let in needs one: kept sessions count as connections, and the one that waits longest goes."""
@@ -216,6 +255,11 @@ class Room:
         """Time passes: call it every `RESOLUTION` seconds."""
         self.awake(now)
         self.wheel.advance(now)
+        self.gate.tick(now)
+        for session in self.publishing.due(now):
+            session.paced()
+        if self._unreviewed:
+            self._review()
 
     def awake(self, now: float) -> None:
         """Note that we run. After `doubtful_after` we were stopped for longer than a lease: our clients may be elsewhere by now.

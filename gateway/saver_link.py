@@ -45,6 +45,12 @@ class SaverLink:
             request, names.SAVER_DISCONNECT, DoneResult, sender=sender, limit=QUEUE
         )
 
+    @property
+    def unanswered(self) -> int:
+        """See `gateway.ports.Saver`."""
+        batchers = (self._connect, self._bind, self._sync, self._pull, self._unbind, self._disconnect)
+        return sum(batcher.weight for batcher in batchers)
+
     def connect(self, item: ConnectItem, done: Done[ConnectResult]) -> Ask:
         """See `gateway.ports.Saver`."""
         return self._connect.ask(item, done)

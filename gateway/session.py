@@ -13,22 +13,26 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import mqtt5
 
 from gateway import metrics, packets, refresh
-from gateway.admission import authorize, identify
+from gateway.admission import identify
 from gateway.auth import Refusal
 from gateway.client import FIRST_BROADCAST_ID, Client
 from gateway.delivery import Delivery
 from gateway.flash import may_return
 from gateway.framing import AFTER_CONNECT, BadPacket, OldProtocol
+from gateway.gate import refusal
 from gateway.lifetime import Lifetime
+from gateway.lists import Verdict
 from gateway.ports import Shell
 from gateway.pulling import Pull
 from gateway.reasons import End, Reason
 from gateway.refresh import Refresh
 from gateway.states import Hold, State, Violation
+from gateway.subscribing import MAX_FILTERS
 from gateway.uplinking import Refused, Uplinking, accept, asked_for
 from gateway.wheel import NEVER
 from infra.tokens import Grant
 from infra.wire import ELSEWHERE, OK, ConnectItem, ConnectResult
+from schemas import names
 
 if TYPE_CHECKING:
     from gateway.room import Room
@@ -102,6 +106,8 @@ class Session(Lifetime):
         assert self.delivery is not None
         if not packet.packet_id:
             raise Violation(Reason.PROTOCOL_ERROR, "a packet id of 0")
+        if len(packet.topic_filters if isinstance(packet, mqtt5.SubscribePacket) else packet.patterns) > MAX_FILTERS:
+            raise Violation(Reason.QUOTA_EXCEEDED, f"more than {MAX_FILTERS} topic filters in a packet")
         if isinstance(packet, mqtt5.SubscribePacket) and packet.subscription_id is not None:
             raise Violation(Reason.SUBSCRIPTION_ID_NOT_SUPPORTED, "subscription identifiers are not offered")
         self.delivery.change(packet)
@@ -122,6 +128,7 @@ class Session(Lifetime):
             self._pull(packet)
         else:
             self._uplink(packet)
+        self._pace(now)
 
     def _checked_id(self, packet: mqtt5.PublishPacket) -> int:
         """The packet id of what the client publishes, 0 at QoS 0. Raises Violation where it is in use, or beyond our window."""
@@ -219,9 +226,8 @@ class Session(Lifetime):
             self._finish(b"", End.SOCKET)
             return
         try:
-            room.admit()
             identify(self._shell.names, packet.client_id)
-            grant = authorize(packet, room.verifier, room.wall())
+            grant = room.admit(packet, self._shell.peer)
         except Refusal as refusal:
             self._refuse(refusal, packet)
             return
@@ -252,6 +258,18 @@ class Session(Lifetime):
             retry = RETRY_AFTER
         answer = packets.connack_refused(refusal.code, refusal.text, retry_after=retry, max_packet=packet.max_packet_size)
         self._finish(answer, End.REFUSED)
+
+    def review(self) -> None:
+        """See `Lifetime.review`. Before CONNECT only the address is known."""
+        client_id = None if self._grant is None else names.split_client_key(self._grant.key)[1]
+        verdict = self._room.gate.verdict(self.peer, client_id)
+        if verdict is Verdict.ADMITTED or self.state is State.CLOSED:
+            return
+        if self._connect is not None:
+            self._refuse(refusal(verdict), self._connect)
+        else:
+            code = Reason.ADMINISTRATIVE if verdict is Verdict.DENIED else Reason.NOT_AUTHORIZED
+            self.close(code, End.DENIED, "an operator does not admit this client any more")
 
     def _connected(self, result: ConnectResult | None) -> None:
         """The saver's answer: the session, or that a later connection has the client, or another room."""

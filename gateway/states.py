@@ -21,6 +21,7 @@ class Hold(enum.IntFlag):
     OPENING = 1
     CHANGES = 2
     UPLINKS = 4
+    PACE = 8
 
 
 class Violation(Exception):

@@ -25,6 +25,11 @@ class UplinkLink:
         self._relieved: list[Callable[[], None]] = []
 
     @property
+    def unanswered(self) -> int:
+        """See `gateway.ports.Uplinks`."""
+        return self._batcher.weight
+
+    @property
     def overloaded(self) -> bool:
         """See `gateway.ports.Uplinks`."""
         return self._batcher.bytes > HIGH_BYTES

@@ -25,6 +25,8 @@ from schemas.codes import MAX_PROPERTIES, MAX_PROPERTIES_BYTES
 
 MAX_CORRELATION: Final = 1024
 MAX_CONTENT_TYPE: Final = 128
+MOST_GIVEN: Final = MAX_PROPERTIES + len(RESERVED_PROPERTIES)
+"""User properties of an uplink with those that are Longwire's own, which are left out."""
 MAX_QOS0_WAITING: Final = 64
 """Uplinks at QoS 0 of one client that wait; a further one is dropped, as QoS 0 allows, and counted."""
 
@@ -92,7 +94,11 @@ def _properties(given: Properties) -> tuple[str, Properties]:
             own_id = own_id or value
         elif name not in RESERVED_PROPERTIES:
             kept.append((name, value))
-    if len(kept) > MAX_PROPERTIES or sum(len(k.encode()) + len(v.encode()) for k, v in kept) > MAX_PROPERTIES_BYTES:
+    if (
+        len(given) > MOST_GIVEN
+        or len(kept) > MAX_PROPERTIES
+        or sum(len(k.encode()) + len(v.encode()) for k, v in kept) > MAX_PROPERTIES_BYTES
+    ):
         raise Refused(
             Reason.QUOTA_EXCEEDED, f"more than {MAX_PROPERTIES} user properties or {MAX_PROPERTIES_BYTES} bytes of them"
         )

@@ -2,7 +2,7 @@
 
 A document that does not parse is refused with its reason and the last good one stays. All good documents are kept on disk, so a
 process that starts while NATS's store is away or wiped goes on with what it knew. Keys: `products.<product>`, `issuers.<issuer>`,
-`keysets.<hash>`, `policy`.
+`keysets.<hash>`, `policy`, `access`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from prometheus_client import Counter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer, model_validator
 
+from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS, NOT_COUNTED, network, pattern
 from infra.bus import Bus
 from infra.mirror import Mirror
 from infra.settings import Seconds
@@ -32,6 +33,7 @@ log = structlog.get_logger("keeper")
 refused = Counter("longwire_keeper_refused_total", "Documents that did not parse", ["kind"])
 
 POLICY: Final = "policy"
+ACCESS: Final = "access"
 MAX_QUEUE_RATE: Final = 10_000_000
 """Messages per second of a product's own queue, at most."""
 MAX_KID: Final = 256
@@ -201,6 +203,11 @@ class Policy(Document):
 
     `sweep_grace`: how long a room is dead before its sessions are removed; `flash_window_s`: the longest Session Expiry Interval
     that is granted (0: none); `connect_rate`, `resync_rate`: CONNECTs admitted and clients synced again, per second and room;
+    `connect_ramp`: a room that starts admits `connect_ramp_from` of that rate, and all of it so long after;
+    `connections_per_*`, `accepts_per_address`: open sockets, and new ones per second (`accept_burst` seconds' worth at once), of
+    an IPv4 address or an IPv6 /64 in a room, and of an IPv6 /48 (site); `accept_rate`: new sockets of all, per second and room;
+    `flapping_*`: a client that was let in more than so often in a window is banned for that long; `publish_*`: uplinks and pulls
+    of a client per second, how many at once, and for how long it may want more before it is closed;
     `park_after_*`: a message that was written in so many connections over at least that time, none of which acknowledged
     anything, is a dead letter.
     """
@@ -218,6 +225,19 @@ class Policy(Document):
     sweep_interval: Seconds = 3600.0
     flash_window_s: int = Field(default=60, ge=0, le=3600)
     connect_rate: int = Field(default=2_000, ge=1)
+    connect_ramp: Seconds = 20.0
+    connect_ramp_from: float = Field(default=0.25, gt=0, le=1)
+    connections_per_address: int = Field(default=1_000, ge=1)
+    connections_per_site: int = Field(default=4_000, ge=1)
+    accepts_per_address: int = Field(default=100, ge=1)
+    accept_burst: Seconds = 5.0
+    accept_rate: int = Field(default=20_000, ge=1)
+    flapping_connects: int = Field(default=30, ge=1)
+    flapping_window: Seconds = 60.0
+    flapping_ban: Seconds = 300.0
+    publish_rate: int = Field(default=50, ge=1)
+    publish_burst: int = Field(default=100, ge=1)
+    publish_patience: Seconds = 120.0
     resync_rate: int = Field(default=2_000, ge=1)
     park_after_connections: int = Field(default=10, ge=2, le=1000)
     park_after: Seconds = 1800.0
@@ -226,9 +246,31 @@ class Policy(Document):
     backoff_cap: Seconds = 30.0
 
 
+Network = Annotated[str, Field(max_length=64), AfterValidator(network)]
+
+
+class Rules(Document):
+    """Whom a list means: by address, by client id (in whatever realm), or by a pattern of ids (`*` any characters, `?` one)."""
+
+    networks: tuple[Network, ...] = Field(default=(), max_length=MAX_NETWORKS)
+    clients: tuple[Annotated[str, AfterValidator(names.client)], ...] = Field(default=(), max_length=MAX_CLIENTS)
+    patterns: tuple[Annotated[str, AfterValidator(pattern)], ...] = Field(default=(), max_length=MAX_PATTERNS)
+
+
+class Access(Document):
+    """Who may connect. `deny` wins. Where `allow` has networks, an address must be in one of them; where it has clients or
+    patterns, an id must be meant by one. Addresses of `uncounted` have no limits of their own."""
+
+    allow: Rules = Rules()
+    deny: Rules = Rules()
+    uncounted: tuple[Network, ...] = Field(default=NOT_COUNTED, max_length=MAX_NETWORKS)
+
+
 def _document_class(key: str) -> type[Document] | None:
     kind = key.partition(".")[0]
-    kinds: dict[str, type[Document]] = {"products": Product, "issuers": Issuer, "keysets": KeySet, POLICY: Policy}
+    kinds: dict[str, type[Document]] = {
+        "products": Product, "issuers": Issuer, "keysets": KeySet, POLICY: Policy, ACCESS: Access,
+    }  # fmt: skip
     return kinds.get(kind)
 
 
@@ -250,8 +292,8 @@ def key_set_key(iss: str) -> str:
 class Keeper:
     """All documents, typed, as they are now.
 
-    `products`, `issuers` and `key_sets` (by `iss`) and `policy` are replaced as a whole on a change, never mutated: a reader may
-    keep a reference for as long as one decision takes.
+    `products`, `issuers` and `key_sets` (by `iss`), `policy` and `access` are replaced as a whole on a change, never mutated: a
+    reader may keep a reference for as long as one decision takes.
     """
 
     def __init__(self, bus: Bus, *, disk: Path, refill: bool = False, fail: Callable[[str], None] = lambda reason: None) -> None:
@@ -261,6 +303,7 @@ class Keeper:
         self.issuers: dict[str, Issuer] = {}
         self.key_sets: dict[str, KeySet] = {}
         self.policy = Policy()
+        self.access = Access()
         self.on_change: list[Callable[[], None]] = []
         self._bus = bus
         self._file = disk / "keeper.json"
@@ -352,6 +395,7 @@ class Keeper:
         self.issuers = {item.iss: item for item in documents if isinstance(item, Issuer)}
         self.key_sets = {item.iss: item for item in documents if isinstance(item, KeySet)}
         self.policy = next((item for item in documents if isinstance(item, Policy)), Policy())
+        self.access = next((item for item in documents if isinstance(item, Access)), Access())
         for call in self.on_change:
             call()
 

@@ -44,7 +44,7 @@ def configure_logging(settings: TelemetrySettings, *, process: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _one_line]
     if settings.format == "json":
         final.append(structlog.processors.format_exc_info)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*final, renderer]))
@@ -52,6 +52,14 @@ def configure_logging(settings: TelemetrySettings, *, process: str) -> None:
     for noisy in ("aiokafka", "nats", "httpx", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def _one_line(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Control characters in an event's text are shown escaped: ours have none, a library's may hold what a stranger sent."""
+    text = event.get("event")
+    if isinstance(text, str) and not text.isprintable():
+        event["event"] = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return event
 
 
 class _Server(ThreadingMixIn, WSGIServer):

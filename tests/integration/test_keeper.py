@@ -8,7 +8,7 @@ from core import eventually, unique
 from nats.js.errors import KeyNotFoundError
 
 from infra.bus import Bus
-from infra.keeper import Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
+from infra.keeper import ACCESS, Access, Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
 from infra.mirror import Mirror
 from infra.settings import Settings
 from schemas import names
@@ -31,6 +31,24 @@ async def test_given_a_document_when_put_then_another_process_has_it(settings: S
     for bus, keeper in (one, two):
         await keeper.stop()
         await bus.stop()
+
+
+async def test_given_access_lists_when_put_then_every_process_has_them_and_a_bad_entry_changes_nothing(
+    settings: Settings, tmp_path: Path
+) -> None:
+    bus, keeper = await a_keeper(settings, tmp_path)
+    await keeper.put(ACCESS, Access.model_validate({"deny": {"networks": ["203.0.113.0/24"], "patterns": ["bot-*"]}}))
+    await eventually(lambda: keeper.access.deny.patterns == ("bot-*",), what="the lists")
+    bucket = await bus.bucket(names.KV_KEEPER)
+    await bucket.put(ACCESS, b'{"deny": {"patterns": ["(a+)+$"]}}')
+    marker = unique("p")
+    await keeper.put(product_key(marker), Product(name=marker))
+    await eventually(lambda: marker in keeper.products)
+    assert keeper.access.deny.networks == ("203.0.113.0/24",)
+    await bucket.delete(ACCESS)
+    await eventually(lambda: keeper.access == Access(), what="no lists")
+    await keeper.stop()
+    await bus.stop()
 
 
 async def test_given_a_bad_document_then_the_last_good_one_stays(settings: Settings, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gateway import packets
 from gateway.client import BindState, Client
 from gateway.framing import decode
 from gateway.host import Host
+from gateway.peers import number
 from gateway.ports import Done
 from gateway.room import Room
 from gateway.session import Session
@@ -83,11 +84,11 @@ def issuer(**changes: Any) -> Issuer:
 class Socket:
     """`gateway.ports.Shell`: what was written, as packets. While `stalled` the kernel takes nothing."""
 
-    peer = 0
     transport = "mqtt"
     names: frozenset[str] | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, peer: str = "127.0.0.1") -> None:
+        self.peer = number(peer)
         self.raw: list[bytes] = []
         self.paused = False
         self.closed = False
@@ -166,6 +167,7 @@ class Register:
     when it is asked, so the answer is as old as that."""
 
     def __init__(self) -> None:
+        self.unanswered = 0
         self.held = False
         self.early = False
         self.waiting: deque[Asked] = deque()
@@ -278,6 +280,7 @@ class Coordinator:
 
     def __init__(self) -> None:
         self.overloaded = False
+        self.unanswered = 0
         self.waiting: deque[Asked] = deque()
         self._relieved: list[Callable[[], None]] = []
 
@@ -365,11 +368,12 @@ class World:
 
     def __init__(self, *, policy: Policy | None = None, settings: RoomSettings | None = None) -> None:
         self.now = 0.0
-        self.policy = policy or Policy(ack_timeout=30.0, sync_interval=300.0)
+        self.policy = policy or Policy(ack_timeout=30.0, sync_interval=300.0, connect_ramp_from=1.0, flapping_connects=100_000)
         self.register = Register()
         self.coordinator = Coordinator()
         self.fanout = FanOutLog()
         self.flushes = 0
+        self.memory = 0.1
         self._later: list[Callable[[], None]] = []
         products = {name: Product(name=name, max_payload=100) for name in ("demo", "chat")}
         host = Host(
@@ -395,10 +399,11 @@ class World:
             clock=lambda: self.now,
             wall=lambda: WALL + self.now,
             later=lambda seconds, call: self._later.append(call),
+            memory=lambda: self.memory,
         )
 
-    def accept(self) -> Device:
-        return Device(self)
+    def accept(self, peer: str = "127.0.0.1") -> Device:
+        return Device(self, peer)
 
     def device(self, client: str = "c1", *binds: str, **connect: Any) -> Device:
         """A client that is let in, and bound to `binds`."""
@@ -431,9 +436,10 @@ class World:
 class Device:
     """A client's end: packets in, and the socket that shows what came back."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, peer: str = "127.0.0.1") -> None:
         self.world = world
-        self.socket = Socket()
+        self.socket = Socket(peer)
+        assert world.room.let_in(self.socket.peer)
         self.session: Session = world.room.accept(self.socket)
 
     def send(self, packet: mqtt5.Packet) -> None:

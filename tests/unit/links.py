@@ -12,6 +12,7 @@ from typing import Any
 import mqtt5
 
 from gateway.link import Link
+from gateway.peers import UNKNOWN
 from gateway.room import Room
 from gateway.sockets import Sockets
 
@@ -49,7 +50,8 @@ def linked(room: Room, turns: Turns | None = None, poller: Any = None) -> Iterat
     peer.settimeout(1)
     fd = ours.detach()
     os.set_blocking(fd, False)
-    link = Link(room, sockets, fd)
+    assert room.let_in(UNKNOWN)
+    link = Link(room, sockets, fd, UNKNOWN)
     try:
         with peer:
             yield link, peer

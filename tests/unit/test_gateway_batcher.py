@@ -210,3 +210,16 @@ async def test_given_a_callback_that_raises_when_answered_then_the_others_get_th
     batcher.ask(item("k1"), results.append)
     await settled(batcher)
     assert results == [DoneResult("ok")]
+
+
+@pytest.mark.parametrize("sent", [0, MAX_UNANSWERED])
+async def test_given_more_than_may_be_unanswered_when_stopped_then_no_further_batch_is_sent(sent: int) -> None:
+    server = Server(open=False)
+    batcher = made(server)
+    for _ in range(MAX_ITEMS * 6):
+        batcher.ask(item(), lambda result: None)
+    if sent:
+        await asyncio.sleep(0.01)
+    await batcher.stop()
+    await asyncio.sleep(0.05)
+    assert len(server.batches) == sent

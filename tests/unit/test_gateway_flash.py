@@ -462,7 +462,8 @@ def test_given_the_register_was_rebuilt_when_told_then_nothing_is_written_before
 
 
 def test_given_more_connects_than_the_rate_then_the_rest_is_refused_with_a_time_that_spreads_them() -> None:
-    rate = ConnectRate(lambda: 10, 0.0)
+    policy = Policy(connect_rate=10, connect_ramp_from=1.0)
+    rate = ConnectRate(lambda: policy, 0.0, jitter=lambda: 0.0)
     assert [rate.admit(0.0) for _ in range(10)] == [0] * 10
     waits = [rate.admit(0.0) for _ in range(40)]
     assert waits == sorted(waits)

@@ -5,107 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import mqtt5
 import pytest
-from gateway_world import WALL, World, claims, sign
+from gateway_world import WALL, claims, sign
+from live_room import PING, SUBSCRIBE, connect, live
 
-from gateway.link import Link
-from gateway.listener import Listener
-from gateway.sockets import Sockets
-from gateway.wheel import RESOLUTION
-from infra.settings import RoomSettings
 from infra.wire import ConnectItem, Downlink
 
-CONNECT = mqtt5.ConnectPacket("c1", password=sign(claims())).write()
-OTHER = mqtt5.ConnectPacket("c2", password=sign(claims("c2"))).write()
-SUBSCRIBE = mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("push/demo", max_qos=mqtt5.QoS(1))]).write()
-PING = mqtt5.PingReqPacket().write()
-
-
-class Client:
-    """A raw MQTT peer."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self._rest = b""
-
-    async def packet(self) -> mqtt5.Packet:
-        async with asyncio.timeout(5):
-            while True:
-                try:
-                    packet, size = mqtt5.read(memoryview(self._rest))
-                except IndexError:
-                    data = await self.reader.read(65_536)
-                    assert data, "closed"
-                    self._rest += data
-                else:
-                    self._rest = self._rest[size:]
-                    return packet
-
-    async def closed(self) -> bytes:
-        """Everything until the end."""
-        data = self._rest
-        async with asyncio.timeout(5):
-            try:
-                while more := await self.reader.read(65_536):
-                    data += more
-            except ConnectionError:
-                pass
-        return data
-
-
-class Live:
-    """A world whose clock runs, behind a listening socket."""
-
-    def __init__(self, world: World, port: int) -> None:
-        self.world = world
-        self.port = port
-        self.clients: list[Client] = []
-
-    async def client(self, *data: bytes) -> Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=4096)
-        writer.write(b"".join(data))
-        made = Client(reader, writer)
-        self.clients.append(made)
-        return made
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110 - of a world without events
-                await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def live(**settings: float) -> AsyncIterator[Live]:
-    world = World(settings=RoomSettings.model_validate(settings))
-    begun = time.monotonic()
-    sockets = Sockets(asyncio.get_running_loop())
-    listener = Listener(lambda fd, peer: Link(world.room, sockets, fd, peer))
-    port = listener.start("127.0.0.1", 0)
-
-    async def tick() -> None:
-        while True:
-            await asyncio.sleep(RESOLUTION / 10)
-            world.now = time.monotonic() - begun
-            world.room.tick(world.now)
-            world.flush()
-
-    task = asyncio.ensure_future(tick())
-    made = Live(world, port)
-    try:
-        yield made
-    finally:
-        for client in made.clients:
-            client.writer.transport.abort()
-        listener.stop()
-        await made.until(lambda: not list(world.room.sessions))
-        task.cancel()
-        sockets.stop()
+CONNECT = connect("c1")
+OTHER = connect("c2")
 
 
 async def test_given_pipelined_packets_when_the_saver_is_slow_then_none_is_handled_before_connack() -> None:
