@@ -11,8 +11,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -61,6 +61,15 @@ class Size:
     idle: int
     rounds: int
     broadcasts: int
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Say what was being measured when it failed."""
+    try:
+        yield
+    except (Failed, BusError, OSError) as error:
+        raise Failed(f"{what}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +135,14 @@ class Bench:
         first.leave(size.idle - size.connections)
         self._say(f"{size.connections:,} to the second room…")
         numbers = range(OTHERS, OTHERS + size.connections)
-        second.join(Server(gateway.addresses[1], "mqtt1"), (gateway.hello(number, qos=1) for number in numbers))
+        hellos = [gateway.hello(number, qos=1) for number in numbers]
+        self.found.joined["gateway_qos1"] = join(
+            second, Server(gateway.addresses[1], "mqtt1"), hellos, pid=gateway.pids[1], others=others
+        )
         gateway.until_known(2 * size.connections)
 
         walks = [self._stack.enter_context(BareWalk(system.nats, [room.id], PRODUCT.name)) for room in system.rooms]
-        at_0, at_1 = (RoomSender(pid, walk) for pid, walk in zip(gateway.pids, walks, strict=True))
+        at_0, at_1 = (RoomSender(*each) for each in zip(gateway.pids, walks, (first, second), strict=True))
         for payload, figure in zip(PAYLOADS, self._add_plain("gateway", "gateway_qos0", at_0, first), strict=True):
             figure.warm_up()
             self._frames[payload] = figure.frame
@@ -213,7 +225,8 @@ class Bench:
     def _warm_up(self) -> None:
         """Once each, and see what a connection gets."""
         for figure in self._figures:
-            figure.warm_up()
+            with naming(figure.name):
+                figure.warm_up()
             if isinstance(figure, Broadcasts):
                 self.found.frames[figure.name] = figure.frame
         for many, one in (("gateway_burst16", "gateway_qos0"), ("nats_burst16", "nats")):
@@ -225,13 +238,15 @@ class Bench:
         self._say(f"{size.rounds} rounds of {len(self._figures)} figures, {size.broadcasts} broadcasts each…")
         for _ in range(size.rounds):
             for figure in random.sample(self._figures, len(self._figures)):
-                self.found.rates.setdefault(figure.name, []).append(figure.sample())
+                with naming(figure.name):
+                    self.found.rates.setdefault(figure.name, []).append(figure.sample())
 
     def _arrivals(self) -> None:
         self._say(f"{LIVE} broadcasts each, read as they come…")
         for _ in range(LIVE):
             for subject in random.sample(self._subjects, len(self._subjects)):
-                times = arrivals(subject.figure, subject.sender, subject.client, PAYLOADS[0])
+                with naming(f"arrivals of {subject.name}"):
+                    times = arrivals(subject.figure, subject.sender, subject.client, PAYLOADS[0])
                 self.found.arrivals.setdefault(subject.name, []).append((percentile(times, 50), percentile(times, 99)))
 
     def _pings(self) -> None:

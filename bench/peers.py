@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import mqtt5
 
-from bench.clients import Server
+from bench.clients import Client, Server
 from bench.load import ANSWER, READ, Address, Failed, packets
 from bench.process import on_core
 from bench.servers import end, until
@@ -83,18 +83,22 @@ class Peer(Protocol):
 class RoomSender:
     """Jobs driven straight at one room (`bench/walk.py`)."""
 
-    def __init__(self, pid: int, walk: BareWalk) -> None:
+    def __init__(self, pid: int, walk: BareWalk, client: Client) -> None:
+        """`client`: has all connections of the room."""
         self.pid = pid
-        self.wrote = 0
         self._walk = walk
+        self._client = client
+        self._due = 0
 
     def ready(self, size: int, messages: int) -> None:
         """Announce them."""
         self._walk.announce(size, jobs=messages)
+        self._due = messages * self._client.connections
 
     def broadcast(self) -> None:
-        """Returns when the room has answered."""
-        self.wrote = self._walk.write()
+        """Returns when the room has answered. Raises Failed unless it wrote to everyone."""
+        if (wrote := self._walk.write()) != self._due:
+            raise Failed(f"the room wrote {wrote} PUBLISH of {self._due}")
 
     def over(self, acknowledged: int) -> None:
         """What the room has counted."""

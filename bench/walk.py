@@ -19,8 +19,9 @@ from schemas import names
 from schemas.codes import SLOTS
 
 TERM: Final = 1
-LIVES_MS: Final = 5_000
-WITHIN: Final = 15.0
+LIVES_MS: Final = 60_000
+"""A room stops writing a job that has expired; and it has 64 places for a product's jobs, which `end` frees."""
+WITHIN: Final = 60.0
 
 
 class BareWalk:

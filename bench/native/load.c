@@ -201,7 +201,7 @@ static void learn(void) {
             sum += size;
             if (size < least) least = size;
         }
-        if (now() > deadline) fail("a broadcast did not reach everyone within %d s", ANSWER_S);
+        if (now() > deadline) fail("after %d s one has %lu bytes of a broadcast, all together %lu", ANSWER_S, least, sum);
         still = least > 0 && sum == before ? still + 1 : 0;
         before = sum;
     }

@@ -20,7 +20,7 @@ def results(**rates: list[float]) -> Results:
         18_000,
         native_client=True,
         rates=rates,
-        joined={"gateway": Joined(1_850.5, 12_000.0, 5_000.0)},
+        joined={"gateway": Joined(1_850.5, 12_000.0, 5_000.0), "gateway_qos1": Joined(1_900.0, 11_000.0, 5_500.0)},
         arrivals={"gateway": [(10.0, 20.0), (12.0, 80.0), (14.0, 30.0)]},
         pings_ms=[float(number) for number in range(1, 201)],
     )
@@ -47,6 +47,7 @@ def test_given_rounds_then_the_file_has_medians_spreads_and_none_for_what_was_no
     assert found["tls_full_handshakes"] is None
     assert found["bytes_per_connection"] == 1_850.5
     assert (found["connects_per_room_cpu_s"], found["connects_per_total_cpu_s"]) == (12_000, 5_000)
+    assert found["spread"]["connects_per_total_cpu_s"] == {"min": 5_000, "max": 5_500}
     assert found["arrival_ms"]["gateway"] == {"p50": 12, "p99": 30, "p99_max": 80}
     assert set(KEYS) <= set(found)
 
@@ -77,7 +78,7 @@ def test_given_every_bound_then_its_figures_are_in_the_file() -> None:
 
 
 def test_given_figures_that_are_missing_then_the_tables_are_drawn_all_the_same() -> None:
-    assert [table.row_count for table in tables(results(**RATES))] == [len(KEYS), 1, len(BOUNDS)]
+    assert [table.row_count for table in tables(results(**RATES))] == [len(KEYS), 2, len(BOUNDS)]
     assert tables(Results(10, 10, native_client=False))
 
 
