@@ -18,7 +18,7 @@ class NotBuilt(Exception):
 
 def compiled(name: str, folder: Path = FOLDER) -> Path | None:
     """The program of `bench/native/{name}.c`, built anew; None where there is no compiler. Raises NotBuilt."""
-    compiler = shutil.which("cc")
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import redis
@@ -61,6 +61,7 @@ class Size:
     idle: int
     rounds: int
     broadcasts: int
+    sender: str
 
 
 @contextmanager
@@ -119,8 +120,10 @@ class Bench:
         """A system with two rooms on the core: one with binds at QoS 0, one at QoS 1."""
         size = self._size
         self._say("a system with two rooms…")
-        gateway = Gateway(self._folder / "system", self._core, rooms=2, documents=DOCUMENTS)
+        env = {"LONGWIRE_ROOM__SENDER": size.sender}
+        gateway = Gateway(self._folder / "system", self._core, rooms=2, env=env, documents=DOCUMENTS)
         self._stack.callback(gateway.stop)
+        self.found.sender = str(gateway.report(gateway.system.rooms[0].id)["sender"])
         system = gateway.system
         redis_pid = int(redis.Redis.from_url(system.redis).info("server")["process_id"])
         behind = Behind(int(gateway.report("saver")["pid"]), redis_pid)
@@ -284,7 +287,8 @@ def measure(size: Size, console: Console) -> None:
 )
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--broadcasts", default=3, show_default=True, type=click.IntRange(1), help="In each round.")
-def main(**fields: int) -> None:
+@click.option("--sender", default="auto", show_default=True, help="What writes the room's broadcasts: LONGWIRE_ROOM__SENDER.")
+def main(**fields: Any) -> None:
     """Measure a room beside other servers on this machine."""
     console = Console(highlight=False)
     if not sys.platform.startswith("linux"):

@@ -19,16 +19,21 @@ KEYS: Final = (
 TLS: Final = ("tls_bytes_per_connection", "tls_full_handshakes", "tls_resumed_handshakes")
 """None as long as a room has no TLS listener."""
 ROOMS: Final = ("gateway", "gateway_qos1")
-NATIVE_SENDER: Final = False
+PYTHON_SENDER: Final = "python"
+"""What a room says where it writes broadcasts without the sender in C (docs/adr/0014)."""
 
 
 @dataclass(slots=True)
 class Results:
-    """What was measured, as it comes. `rates`: figure → its samples; `arrivals`: server → (p50, p99) of each broadcast, ms."""
+    """What was measured, as it comes. `rates`: figure → its samples; `arrivals`: server → (p50, p99) of each broadcast, ms.
+
+    `sender`: what writes the room's broadcasts, as it says itself.
+    """
 
     connections: int
     idle: int
     native_client: bool
+    sender: str = PYTHON_SENDER
     rates: dict[str, list[float]] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
     joined: dict[str, Joined] = field(default_factory=dict)
@@ -79,7 +84,8 @@ def document(found: Results) -> dict[str, Any]:
         "connects_per_total_cpu_s": room and room.per_total_cpu_s,
         "ping_p99_ms": percentile(found.pings_ms, 99) if found.pings_ms else None,
         **dict.fromkeys(TLS),
-        "native_sender": NATIVE_SENDER,
+        "native_sender": found.sender != PYTHON_SENDER,
+        "sender": found.sender,
         "native_client": found.native_client,
         "connections": found.connections,
         "idle_connections": found.idle,

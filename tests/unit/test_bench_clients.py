@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import threading
 import time
@@ -96,7 +95,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]
 
 @pytest.fixture(params=["compiled", "python"])
 def client(request: pytest.FixtureRequest, programs: dict[str, Path | None]) -> Iterator[Client]:
-    if request.param == "compiled" and shutil.which("cc") is None:
+    if request.param == "compiled" and programs["compiled"] is None:
         pytest.skip("there is no C compiler")
     with Client(programs[request.param]) as made:
         yield made
