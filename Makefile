@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 QUIET = run() { out=$$("$$@" 2>&1) || { printf '%s\n' "$$out"; exit 1; }; }; run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo play test check bench bench-broadcast bench-rebuild bench-unicast chaos clean
+.PHONY: help install demo play test check bench bench-gateway bench-broadcast bench-rebuild bench-unicast chaos clean
 
 help:
 	@echo "make demo     see it work: real brokers, one server, devices, pushes (installs what is missing)"
@@ -18,7 +18,7 @@ help:
 	@echo "make test     all tests, on real brokers (PYTEST_ARGS=... is passed on)"
 	@echo "make check    format, lint, types, import contracts"
 	@echo "make chaos    the whole system under every fault (FAULT=redis-wiped SEED=7: one of them)"
-	@echo "make bench    measure the fan-out on this machine"
+	@echo "make bench-gateway  one room at its limit beside send(), uvloop, nats-server and mosquitto (BENCH_ARGS=...; make bench: the same)"
 	@echo "make bench-broadcast  whole broadcasts: cost beside a bare walk, pace, pings, offline clients, the forecast"
 	@echo "make bench-unicast  messages a CPU-second, at least once, all processes included"
 	@echo "make bench-rebuild  how long an emptied Redis takes to be whole again"
@@ -48,8 +48,11 @@ check: install
 	@$(QUIET) $(BIN)/mypy
 	@if grep -q '^\[tool\.importlinter\]' pyproject.toml; then $(QUIET) $(BIN)/lint-imports; fi
 
-bench: install
-	@$(BIN)/python -m bench.fanout
+bench: bench-gateway
+
+bench-gateway: install
+	@$(BIN)/python -m infra.local.jars fetch
+	@$(BIN)/python -m bench.gateway $(BENCH_ARGS)
 
 bench-broadcast: install
 	@$(BIN)/python -m infra.local.jars fetch

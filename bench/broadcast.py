@@ -27,7 +27,7 @@ from rich.table import Table
 from bench.counters import Nats, RedisCounts, Touched, kafka_records, save
 from bench.forecasts import CROWD, Owner, at_full_size, owner_costs, paced
 from bench.load import Crowd, Failed, Followed
-from bench.process import cores, cpu_seconds, pin, raise_descriptor_limit
+from bench.process import cores, cpu_seconds, pin, raise_descriptor_limit, until_quiet
 from bench.servers import JOB_TTL_S, PRODUCT, PRODUCTS, Gateway, subscribe
 from bench.walk import BareWalk
 from infra.keeper import POLICY, Policy, Product, product_key
@@ -42,8 +42,6 @@ PINGED: Final = 500
 PING_EVERY: Final = 0.01
 LOOK_EVERY: Final = 0.25
 """Seconds between two looks for arrivals: one at 10,000 sockets that are being written to costs their writer."""
-QUIET: Final = (0.1, 0.002)
-"""What a room does for a broadcast is over when in so many seconds it used no more than so many of CPU."""
 MARGIN_S: Final = 10
 LOOK_S: Final = JOB_TTL_S + 3.0
 """What offline clients cost is looked at for so long: the whole life of a job is in it, and its end."""
@@ -145,9 +143,9 @@ class Bench:
         send()
         self._crowd.parked(look_every=LOOK_EVERY)
         if qos:
-            self._until_quiet()
+            until_quiet(self._gateway.pids)
             size = self._crowd.acknowledge()
-        used = self._until_quiet() - before
+        used = until_quiet(self._gateway.pids) - before
         if not qos:
             size = self._crowd.drain()
         self._walk.end()
@@ -163,15 +161,6 @@ class Bench:
 
     def _rooms_cpu(self) -> float:
         return sum(cpu_seconds(pid) for pid in self._gateway.pids)
-
-    def _until_quiet(self) -> float:
-        """Wait until the rooms have nothing more to do; returns their CPU-seconds so far."""
-        used = self._rooms_cpu()
-        while True:
-            time.sleep(QUIET[0])
-            last, used = used, self._rooms_cpu()
-            if used - last <= QUIET[1]:
-                return used
 
     # --- pace ---------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ import random
 import select
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -84,7 +83,7 @@ class Crowd:
                 for i, item in enumerate(batch, low):
                     item.sendall(hello(i))
                 for item in batch:
-                    _granted(item, (CONNACK, SUBACK), qos=0)
+                    granted(item, (CONNACK, SUBACK), qos=0)
             for item in batch:
                 item.setblocking(False)
                 self._sockets[item.fileno()] = item
@@ -108,7 +107,7 @@ class Crowd:
                 item.sendall(packet)
             for item in batch:
                 item.settimeout(ANSWER)
-                _granted(item, (SUBACK,), qos=qos)
+                granted(item, (SUBACK,), qos=qos)
                 item.setblocking(False)
 
     # --- broadcasts ---------------------------------------------------------------------------------------------------
@@ -119,7 +118,18 @@ class Crowd:
         Returns when each came: seconds from the first, ascending. Raises Failed. With `look_every`, s, it sleeps between two
         looks: who waits in a poll costs the writer, since each write has to wake it.
         """
-        return self._arrivals(lambda fd: None, look_every)
+        deadline = time.monotonic() + ANSWER
+        times: dict[int, float] = {}
+        while len(times) < len(self):
+            time.sleep(look_every)
+            events = self._epoll.poll(0.0 if look_every else max(0.0, deadline - time.monotonic()), len(self))
+            now = time.monotonic()
+            for fd, _ in events:
+                times.setdefault(fd, now)
+            if now >= deadline:
+                raise Failed(f"a broadcast reached {len(times)} of {len(self)} connections within {ANSWER:.0f} s")
+        begun = min(times.values())
+        return sorted(at - begun for at in times.values())
 
     def drain(self) -> int:
         """Read what was left; returns how many bytes each connection had. Raises Failed if they differ."""
@@ -146,8 +156,8 @@ class Crowd:
             for fd, _ in events:
                 data = rests.pop(fd, b"") + self._sockets[fd].recv(READ)
                 now = time.monotonic()
-                for kind, body in _packets(data):
-                    data = data[len(body) + _header(data) :]
+                for kind, body in packets(data):
+                    data = data[len(body) + header(data) :]
                     if kind == PINGRESP:
                         found.pings.append(now - pinging.sent.pop(fd))
                     elif kind == PUBLISH and fd in left:
@@ -158,32 +168,6 @@ class Crowd:
                 if data:
                     rests[fd] = data
         return found
-
-    def live(self) -> list[float]:
-        """Read one broadcast as it comes; returns as `parked()` does. Raises Failed."""
-        sizes: Counter[int] = Counter()
-
-        def read(fd: int) -> None:
-            sizes[fd] += len(self._sockets[fd].recv(READ))
-
-        times = self._arrivals(read)
-        _same(sizes.values())
-        return times
-
-    def _arrivals(self, arrived: Callable[[int], None], look_every: float = 0.0) -> list[float]:
-        deadline = time.monotonic() + ANSWER
-        times: dict[int, float] = {}
-        while len(times) < len(self):
-            time.sleep(look_every)
-            events = self._epoll.poll(0.0 if look_every else max(0.0, deadline - time.monotonic()), len(self))
-            now = time.monotonic()
-            for fd, _ in events:
-                times.setdefault(fd, now)
-                arrived(fd)
-            if now >= deadline:
-                raise Failed(f"a broadcast reached {len(times)} of {len(self)} connections within {ANSWER:.0f} s")
-        begun = min(times.values())
-        return sorted(at - begun for at in times.values())
 
 
 def _same(sizes: Iterable[int]) -> int:
@@ -200,13 +184,13 @@ def _same(sizes: Iterable[int]) -> int:
 def _acknowledged(connection: socket.socket) -> int:
     """Read a PUBLISH at QoS 1, answer it with a PUBACK (MQTT 5 §3.4); returns its bytes."""
     data = connection.recv(READ)
-    at = _header(data)
+    at = header(data)
     at += 2 + int.from_bytes(data[at : at + 2], "big")  # the topic, then the packet id (MQTT 5 §3.3.2)
     connection.sendall(b"\x40\x02" + data[at : at + 2])
     return len(data)
 
 
-def _header(data: bytes) -> int:
+def header(data: bytes) -> int:
     """Bytes of the fixed header that `data` begins with."""
     size = 2
     while data[size - 1] & 0x80:
@@ -236,26 +220,26 @@ class _Pinging:
         return max(0.0, self._next - now)
 
 
-def _granted(connection: socket.socket, wanted: tuple[int, ...], *, qos: int) -> None:
+def granted(connection: socket.socket, wanted: tuple[int, ...], *, qos: int) -> None:
     """Read CONNACK and SUBACK, or the SUBACK alone; raises Failed if either refuses."""
     data = bytearray()
-    packets: list[tuple[int, bytes]] = []
-    while len(packets) < len(wanted):
+    answers: list[tuple[int, bytes]] = []
+    while len(answers) < len(wanted):
         with suppress(TimeoutError):
             got = connection.recv(READ)
             data += got
-            packets = list(_packets(bytes(data)))
+            answers = list(packets(bytes(data)))
             if got:
                 continue
         raise Failed(f"the server ended the connection or did not answer within {ANSWER:.0f} s; it had sent {bytes(data[:64])!r}")
-    for kind, (found, body) in zip(wanted, packets, strict=False):
+    for kind, (found, body) in zip(wanted, answers, strict=False):
         if found != kind or (kind == CONNACK and body[1] != 0):  # flags, then the reason code (MQTT 5 §3.2.2)
             raise Failed(f"CONNECT was refused, or something else came: type {found:#x}, {body[:64]!r}")
         if kind == SUBACK and body[-1] != qos:  # the reason codes come last (MQTT 5 §3.9.3)
             raise Failed(f"SUBSCRIBE was not granted at QoS {qos}: {body[:64]!r}")
 
 
-def _packets(data: bytes) -> Iterator[tuple[int, bytes]]:
+def packets(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The whole packets in `data`: (type, body)."""
     at = 0
     while at + 1 < len(data):

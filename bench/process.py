@@ -5,9 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
+LOOK: Final = 0.1
+QUIET: Final = 0.002
+"""A process has nothing more to do when it used no more than so many seconds of CPU in `LOOK`."""
+PATIENCE: Final = 60.0
 PRIVATE: Final = ("Private_Clean:", "Private_Dirty:")
 
 
@@ -17,6 +23,18 @@ def cpu_seconds(pid: int) -> float:
     for thread in Path(f"/proc/{pid}/task").iterdir():
         total += int((thread / "schedstat").read_text().split()[0])
     return total / 1e9
+
+
+def until_quiet(pids: Collection[int]) -> float:
+    """Wait until these processes have nothing more to do; returns their CPU-seconds so far. Raises TimeoutError."""
+    deadline = time.monotonic() + PATIENCE
+    used = sum(map(cpu_seconds, pids))
+    while time.monotonic() < deadline:
+        time.sleep(LOOK)
+        last, used = used, sum(map(cpu_seconds, pids))
+        if used - last <= QUIET:
+            return used
+    raise TimeoutError(f"processes {sorted(pids)} were still busy after {PATIENCE:.0f} s")
 
 
 def private_bytes(pid: int) -> int:
@@ -36,6 +54,17 @@ def pin(pid: int, allowed: frozenset[int]) -> None:
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
             os.sched_setaffinity(int(thread.name), allowed)
+
+
+@contextlib.contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """What is started meanwhile has this core from its first instruction on: some programs count their cores only then."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [core])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def raise_descriptor_limit() -> int:

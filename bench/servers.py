@@ -1,4 +1,4 @@
-"""The two servers that are measured, in processes of their own: a room of a running system, and the bare uvloop loop."""
+"""What is measured, in processes of its own: the rooms of a running system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import httpx
 import mqtt5
@@ -38,31 +38,8 @@ WAIT: Final = 15.0
 PROBE: Final = 999_999
 
 
-class Server(Protocol):
-    """What the measurement needs of a server."""
-
-    name: str
-    pid: int
-    address: Address
-
-    @property
-    def hello(self) -> Callable[[int], bytes] | None:
-        """The first bytes of connection number i, where the server wants any."""
-
-    def broadcast(self, size: int) -> None:
-        """Send `size` bytes of payload (a whole frame, where there is no protocol) to every connection."""
-
-    def until_known(self, connections: int) -> None:
-        """Return when whoever starts a broadcast knows of so many connections."""
-
-    def stop(self) -> None:
-        """End all processes."""
-
-
 class Gateway:
-    """A system of `pushctl up`; a broadcast is a job, posted to center. `pid` and `address` are those of its first room."""
-
-    name = "gateway_qos0"
+    """A system of `pushctl up`. `pids` and `addresses` are those of its rooms."""
 
     def __init__(
         self,
@@ -81,19 +58,17 @@ class Gateway:
         try:
             self.system = self._started()
             self.pids = [int(self.report(room.id)["pid"]) for room in self.system.rooms]
-            self.pid = self.pids[0]
             for pid in self.pids:
                 pin(pid, frozenset([core]))
             asyncio.run(_put(self.system, data, documents))
             self.addresses = [(room.host, room.port) for room in self.system.rooms]
-            self.address = self.addresses[0]
             self._http = httpx.Client(
                 base_url=self.system.center,
                 headers={"Authorization": f"Bearer {self.system.api_key}"},
                 timeout=15,
                 trust_env=False,
             )
-            _until("the rooms to know the product", lambda: all(self._granted(address) for address in self.addresses))
+            until("the rooms to know the product", lambda: all(self._granted(address) for address in self.addresses))
         except BaseException:
             self.stop()
             raise
@@ -103,15 +78,10 @@ class Gateway:
         found: dict[str, Any] = json.loads((self.data / "run" / f"{process}.json").read_text())
         return found
 
-    def hello(self, number: int) -> bytes:
-        """CONNECT and SUBSCRIBE at QoS 0 of device `number`."""
-        client = f"bench-{number}"
-        token = make_token(self.data, client=client, product=PRODUCT.name)
-        return mqtt5.ConnectPacket(client, password=token.encode()).write() + subscribe(qos=0)
-
-    def broadcast(self, size: int) -> None:
-        """Post a job; returns when it is accepted. Raises Failed."""
-        self.post(size)
+    def hello(self, number: int, *, qos: int = 0) -> bytes:
+        """CONNECT and SUBSCRIBE of device `number`."""
+        token = make_token(self.data, client=client_id(number), product=PRODUCT.name)
+        return mqtt5.ConnectPacket(client_id(number), password=token.encode()).write() + subscribe(qos=qos)
 
     def post(self, size: int, *, product: str = PRODUCT.name, ttl_s: int = JOB_TTL_S, rate: int = 0) -> str:
         """Post a job at `rate` (0: the product's); returns its id when it is accepted. Raises Failed."""
@@ -120,7 +90,7 @@ class Gateway:
 
     def until_known(self, connections: int, *, product: str = PRODUCT.name) -> None:
         """Wait for the leases that say so: the broadcast worker sees the same ones. Raises Failed."""
-        _until(f"leases with {connections} connections", lambda: self._bound(product) == connections)
+        until(f"leases with {connections} connections", lambda: self._bound(product) == connections)
 
     def _started(self) -> System:
         deadline = time.monotonic() + START
@@ -152,38 +122,12 @@ class Gateway:
 
     def stop(self) -> None:
         """Take the system down in its own order."""
-        _end(self._up)
+        end(self._up)
 
 
-class Loop:
-    """`bench.uvloop_loop`."""
-
-    name = "uvloop"
-    hello = None
-
-    def __init__(self, core: int) -> None:
-        """Start it on `core`."""
-        command = [sys.executable, "-m", "bench.uvloop_loop"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._orders = self._process.stdin
-        self.pid = self._process.pid
-        self.address = ("127.0.0.1", int(json.loads(self._process.stdout.readline())["port"]))
-        pin(self.pid, frozenset([core]))
-
-    def broadcast(self, size: int) -> None:
-        """Send `size` bytes to every connection."""
-        self._orders.write(b"%d\n" % size)
-        self._orders.flush()
-
-    def until_known(self, connections: int) -> None:
-        """Nobody has to know."""
-
-    def stop(self) -> None:
-        """End it."""
-        self._orders.close()
-        _end(self._process)
+def client_id(number: int) -> str:
+    """The name of device `number`."""
+    return f"bench-{number}"
 
 
 def subscribe(*, qos: int) -> bytes:
@@ -203,7 +147,7 @@ async def _put(system: System, data: Path, documents: Mapping[str, Document]) ->
         await bus.stop()
 
 
-def _until(what: str, check: Callable[[], bool]) -> None:
+def until(what: str, check: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT
     while not check():
         if time.monotonic() > deadline:
@@ -211,7 +155,7 @@ def _until(what: str, check: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """Ask it to end, and wait; what does not end in time is killed."""
     if process.poll() is None:
         process.terminate()

@@ -1,11 +1,12 @@
-"""The bare walk: the same rooms, driven by hand. One Announce and one Slice over all slots, with no pace and no owner."""
+"""The bare walk: rooms driven by hand, over their own subjects. One Announce and one Slice over all slots, no pace, no owner."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 import msgspec
@@ -18,12 +19,13 @@ from schemas import names
 from schemas.codes import SLOTS
 
 TERM: Final = 1
-LIVES_MS: Final = 5_000
-WITHIN: Final = 15.0
+LIVES_MS: Final = 60_000
+"""A room stops writing a job that has expired; and it has 64 places for a product's jobs, which `end` frees."""
+WITHIN: Final = 60.0
 
 
 class BareWalk:
-    """Use as a context manager. Call `walk`, then, outside of what is measured, `end`."""
+    """Use as a context manager. Call `walk`, or `announce` and `write`; then, outside of what is measured, `end`."""
 
     def __init__(self, url: str, rooms: list[str], product: str) -> None:
         self._rooms = rooms
@@ -31,7 +33,7 @@ class BareWalk:
         self._runner = asyncio.Runner()
         self._bus = Bus(NatsSettings(url=url), name="bench", version="0.1.0")
         self._encode = wire.encoder().encode
-        self._job = ""
+        self._jobs: list[wire.JobContent] = []
         self._number = 1 << 40  # beyond any offset in push.jobs
 
     def __enter__(self) -> BareWalk:
@@ -44,36 +46,51 @@ class BareWalk:
 
     def walk(self, size: int) -> int:
         """Write `size` bytes of payload to every connection; returns to how many. Raises Failed, BusError."""
-        self._job = str(uuid4())
-        self._number += 1
-        return self._runner.run(self._in_all(size))
+        self.announce(size)
+        return self.write()
+
+    def announce(self, size: int, *, jobs: int = 1) -> None:
+        """Tell the rooms of so many jobs, of `size` bytes of payload each. Raises Failed, BusError."""
+        for _ in range(jobs):
+            self._number += 1
+            number = (0, self._number)
+            self._jobs.append(
+                wire.JobContent(str(uuid4()), number, self._product, [], b"x" * size, LIVES_MS, int(time.time() * 1000))
+            )
+        self._runner.run(self._control([wire.Announce(job, TERM, 0) for job in self._jobs]))
+
+    def write(self) -> int:
+        """Have them written, all asked for at the same time; returns how many PUBLISH that were. Raises Failed, BusError."""
+        return self._runner.run(self._slices())
+
+    def acknowledged(self) -> int:
+        """How many PUBACKs the rooms have counted for these jobs. Raises Failed, BusError."""
+        replies = self._runner.run(self._control([wire.Announce(job, TERM, 0) for job in self._jobs]))  # a repeat changes nothing
+        return sum(reply.counts.acked for reply in replies)
 
     def end(self) -> None:
-        """The rooms forget the job, if there is one."""
-        if self._job:
-            self._runner.run(self._end())
-            self._job = ""
+        """The rooms forget the jobs, if there are any."""
+        jobs, self._jobs = self._jobs, []
+        self._runner.run(self._control([wire.EndJob(job.job, TERM) for job in jobs]))
 
-    async def _in_all(self, size: int) -> int:
-        return sum(await asyncio.gather(*(self._in_room(room, size) for room in self._rooms)))
-
-    async def _in_room(self, room: str, size: int) -> int:
-        number = (0, self._number)
-        content = wire.JobContent(self._job, number, self._product, [], b"x" * size, LIVES_MS, int(time.time() * 1000))
-        await self._control(room, wire.Announce(content, TERM, 0))
+    async def _slices(self) -> int:
         deadline_ms = int((time.monotonic() + WITHIN) * 1000)  # the room's clock, as it is on this machine
-        order = wire.Slice(self._job, number, TERM, 1, 0, SLOTS, 0, 0, deadline_ms)
+        orders = [wire.Slice(job.job, job.number, TERM, 1, 0, SLOTS, 0, 0, deadline_ms) for job in self._jobs]
+        return sum(await asyncio.gather(*(self._slice(room, order) for room in self._rooms for order in orders)))
+
+    async def _slice(self, room: str, order: wire.Slice) -> int:
         answer = await self._bus.request(names.room_slice(room), self._encode(order), timeout=WITHIN)
         reply = msgspec.msgpack.decode(answer, type=wire.SliceReply)
         if reply.status != "ok":
             raise Failed(f"room {room} answered {reply.status} to a slice")
         return reply.persons
 
-    async def _end(self) -> None:
-        await asyncio.gather(*(self._control(room, wire.EndJob(self._job, TERM)) for room in self._rooms))
+    async def _control(self, messages: Sequence[wire.Announce | wire.EndJob]) -> list[wire.ControlReply]:
+        return await asyncio.gather(*(self._ask(room, message) for room in self._rooms for message in messages))
 
-    async def _control(self, room: str, message: Any) -> None:
+    async def _ask(self, room: str, message: wire.Announce | wire.EndJob) -> wire.ControlReply:
         answer = await self._bus.request(names.room_control(room), self._encode(message))
         reply = msgspec.msgpack.decode(answer, type=wire.ControlReply)
         if reply.status != "ok":
             raise Failed(f"room {room} answered {reply.status} to {type(message).__name__}")
+        return reply
