@@ -47,6 +47,8 @@ class Volley:
         """Write to those of the binds that want something; returns how many writes that were."""
         every, newest_ms, plain = self._every, self._newest_ms, self._plain
         alike: dict[tuple[int, int], list[BindState]] = {}  # what they want and their QoS → who
+        some: list[BindState] = []
+        last = (0, 0)
         writes = nothing = 0
         for bind in binds:
             todo = every & ~(bind.sent | bind.settled)
@@ -60,10 +62,9 @@ class Volley:
                 and (not bind.qos or bind.client.broadcast_places() >= todo.bit_count())
             ):
                 key = todo, bind.qos
-                if key in alike:
-                    alike[key].append(bind)
-                else:
-                    alike[key] = [bind]
+                if key != last:  # mostly they want the same as the one before
+                    last, some = key, alike.setdefault(key, [])
+                some.append(bind)
             else:
                 writes += self._one_by_one(bind)
         for job in self._jobs:
@@ -113,14 +114,18 @@ class Volley:
     def _send(self, binds: list[BindState], data: bytes, settles: int) -> int:
         """To each; where the kernel takes all of it, these bits are settled. Returns how many that were, if there are bits."""
         straight: list[BindState] = []
+        fds: list[int] = []
         others: list[BindState] = []
         watched: list[Client] = []
         for bind in binds:
-            (straight if bind.client.shell.direct >= 0 else others).append(bind)
-        short = self._sender.send([bind.client.shell.direct for bind in straight], data)
-        for bind in straight:
-            bind.settled |= settles
-        for place, sent in short:
+            fd = bind.client.shell.direct
+            if fd >= 0:
+                straight.append(bind)
+                fds.append(fd)
+                bind.settled |= settles
+            else:
+                others.append(bind)
+        for place, sent in self._sender.send(fds, data):
             bind = straight[place]
             bind.settled &= ~settles
             bind.client.shell.wrote(data, sent)
