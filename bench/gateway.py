@@ -49,7 +49,7 @@ SPARE: Final = 500
 DOCUMENTS: Final = {
     **PRODUCTS,
     # Neither a sync nor a ping for each idle connection now and then, nor a limit to how many come at once.
-    POLICY: Policy(sync_interval=24 * 3600, keep_alive_default=3600, connect_rate=1_000_000),
+    POLICY: Policy(sync_interval=24 * 3600, keep_alive_default=3600, connect_rate=1_000_000, connect_ramp_from=1.0),
 }
 
 
