@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-from fanout_room import Writes
 
 from gateway.client import BindState, Client
 from gateway.fanout import FanOut
@@ -24,6 +23,7 @@ from infra.rooms import RoomView
 from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, JobRecord
 from schemas.partition import partition_of
+from tests.unit.fanout_room import Writes
 from workers.jobbase import JobBase, Tools
 from workers.jobfallback import Due, Reach
 from workers.jobfold import Folded, Read, fold
