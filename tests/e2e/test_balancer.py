@@ -35,9 +35,9 @@ DRAIN: Final = 4.0
 USE_ANOTHER_SERVER, ADMINISTRATIVE = 0x9C, 0x98
 
 pytestmark = [
-    pytest.mark.xdist_group("balancer"),
+    pytest.mark.xdist_group("demo"),
     pytest.mark.timeout(180),
-    pytest.mark.skipif(HAPROXY is None, reason="there is no haproxy on PATH"),
+    pytest.mark.skipif(HAPROXY is None, reason="no haproxy on PATH"),
 ]
 
 source_address: contextvars.ContextVar[str] = contextvars.ContextVar("source_address")
