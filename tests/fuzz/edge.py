@@ -19,23 +19,28 @@ from gateway.framing import AFTER_CONNECT, BadPacket, announced_size, decode
 from gateway.link import LARGE, Link
 from gateway.packets import CONNACK_311_VERSION, RECEIVE_MAXIMUM
 from gateway.peers import UNKNOWN
+from gateway.reasons import Reason
 from gateway.sockets import Sockets
 from gateway.uplinking import MAX_QOS0_WAITING
 from infra.keeper import Policy
+from infra.settings import RoomSettings
 from infra.wire import UplinkItem, UplinkResult
 from tests.fuzz.grammar import Step, program, sizes
 from tests.unit.gateway_world import Asked, Coordinator, World
 from tests.unit.links import Turns
 
 MAX_CONNECTIONS: Final = 6
+BUFFER: Final = 16 * 1024
+"""Bytes that may wait for a peer that does not listen: fewer than by default, so that an attack gets there."""
 TURNS: Final = 20_000
 """Turns of the loop within which a room has done all that there is to do."""
 UPLINK: Final = 8 * 1024
 """Bytes of an uplink that waits: payload (100 here), properties (4 KiB), correlation (1 KiB), content type, ids."""
 CHANGES: Final = 9
 """SUBSCRIBE and UNSUBSCRIBE packets of a connection: those that wait, and the one under way."""
-HELD: Final = (1 + CHANGES) * AFTER_CONNECT + LARGE + (RECEIVE_MAXIMUM + MAX_QOS0_WAITING) * UPLINK + 512 * 1024 + LARGE
-"""Bytes that a connection holds at most, 2 MiB: what is read, what waits, and what its peer has not taken."""
+HELD: Final = (1 + CHANGES) * AFTER_CONNECT + LARGE + (RECEIVE_MAXIMUM + MAX_QOS0_WAITING) * UPLINK + BUFFER + LARGE
+"""Bytes that a connection holds at most, 1.5 MiB: what is read, what waits, and what its peer has not taken."""
+CUT_OFF: Final = "cut off"
 WRITTEN: Final = (
     mqtt5.ConnAckPacket, mqtt5.PublishPacket, mqtt5.PubAckPacket, mqtt5.SubAckPacket, mqtt5.UnsubAckPacket, mqtt5.PingRespPacket,
     mqtt5.DisconnectPacket, mqtt5.AuthPacket,
@@ -73,6 +78,7 @@ class Connection:
     def __init__(self, world: World, sockets: Sockets) -> None:
         ours, self.peer = socket.socketpair()
         self.peer.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         fd = ours.detach()
         os.set_blocking(fd, False)
         self.link = Link(world.room, sockets, fd, UNKNOWN)
@@ -80,6 +86,7 @@ class Connection:
         self.said, self.heard, self.unsent = bytearray(), bytearray(), b""
         self.closed = False
         self.gone = False
+        self.deaf = self.was_deaf = False
 
     def push(self) -> bool:
         """Send what fits; True if something did."""
@@ -98,7 +105,7 @@ class Connection:
 
     def hear(self) -> bool:
         """Take what the room has said; True if there was something."""
-        if self.closed or self.gone:
+        if self.closed or self.gone or self.deaf:
             return False
         try:
             got = self.peer.recv(1 << 20)
@@ -146,7 +153,10 @@ class Attack:
     def __init__(self, cut: tuple[int, ...] = ()) -> None:
         """`cut`: the sizes of the pieces in which everything is said, again and again; none: all at once."""
         random.seed(7)
-        self.world = World(policy=Policy(connect_ramp_from=1.0, flapping_connects=100_000, publish_burst=20))
+        self.world = World(
+            policy=Policy(connect_ramp_from=1.0, flapping_connects=100_000, publish_burst=20),
+            settings=RoomSettings(max_write_buffer=BUFFER),
+        )
         self.world.room.uplinks = self.coordinator = Answering()
         self.witness = self.world.device("witness", "push/demo")
         self.turns = Turns()
@@ -167,6 +177,8 @@ class Attack:
             for connection in self.connections:
                 must(connection.held() <= HELD, f"{connection.held()} bytes are held")
         self.world.register.held = self.coordinator.held = False
+        for connection in self.connections:
+            connection.deaf = False
         self._answer_all()
         self._settle()
 
@@ -247,6 +259,12 @@ class Attack:
     def _relieve(self, value: int) -> None:
         self.coordinator.relieve()
 
+    def _turn_deaf(self, value: int) -> None:
+        self.connections[-1].deaf = self.connections[-1].was_deaf = True
+
+    def _listen(self, value: int) -> None:
+        self.connections[-1].deaf = False
+
     def _flush(self, value: int) -> None:
         self.world.flush()
 
@@ -286,6 +304,8 @@ class Attack:
         "a missing register": _register_misses,
         "overloaded": _overload,
         "relieved": _relieve,
+        "the client listens no more": _turn_deaf,
+        "the client listens": _listen,
     }
 
     def outcome(self) -> tuple[Any, ...]:
@@ -301,7 +321,13 @@ class Attack:
     def judge(self) -> None:
         """What the room said is MQTT 5, and others are served."""
         for connection in self.connections:
-            judge_words(bytes(connection.said), bytes(connection.heard), closed=connection.closed, gone=connection.gone)
+            judge_words(
+                bytes(connection.said),
+                bytes(connection.heard),
+                closed=connection.closed,
+                gone=connection.gone,
+                deaf=connection.was_deaf,
+            )
         self._others_are_served()
 
     def _others_are_served(self) -> None:
@@ -333,7 +359,7 @@ def whole_packets(data: bytes) -> Iterator[tuple[mqtt5.Packet, bytes]]:
     while at < len(data):
         size = announced_size(data, at)
         if not size or at + size > len(data):
-            raise BadPacket(0, "cut off")  # type: ignore[arg-type]
+            raise BadPacket(Reason.MALFORMED, CUT_OFF)
         frame = data[at : at + size]
         yield _decoded(frame), frame
         at += size
@@ -361,8 +387,9 @@ def asked(said: bytes) -> tuple[mqtt5.ConnectPacket | None, bool]:
     return connect, left
 
 
-def judge_words(said: bytes, heard: bytes, *, closed: bool, gone: bool) -> None:
-    """Whole packets of a server, a CONNACK first and once, nothing after a DISCONNECT, none larger than the client takes."""
+def judge_words(said: bytes, heard: bytes, *, closed: bool, gone: bool, deaf: bool = False) -> None:
+    """Whole packets of a server, a CONNACK first and once, nothing after a DISCONNECT, none larger than the client takes.
+    Who was deaf may be cut within a packet."""
     if heard == CONNACK_311_VERSION:
         must(closed, "a client of MQTT 3.1.1 is not closed")
         return
@@ -377,14 +404,14 @@ def judge_words(said: bytes, heard: bytes, *, closed: bool, gone: bool) -> None:
             kinds.append(type(packet))
             refused = refused or (isinstance(packet, mqtt5.ConnAckPacket) and int(packet.reason_code) >= 0x80)
     except BadPacket as error:
-        raise Broken(f"not MQTT 5 after {kinds}: {error.text}") from error
+        must(deaf and closed and error.text == CUT_OFF, f"not MQTT 5 after {kinds}: {error.text}")
     must(
         kinds.count(mqtt5.ConnAckPacket) == bool(kinds) and kinds[:1] in ([], [mqtt5.ConnAckPacket]),
         f"not one CONNACK, first: {kinds}",
     )
     must(mqtt5.DisconnectPacket not in kinds[:-1], f"something after a DISCONNECT: {kinds}")
     must(not refused or ((closed or gone) and len(kinds) == 1), f"refused, and goes on: {kinds}")
-    if closed and kinds and not refused and not left and not gone:
+    if closed and kinds and not refused and not left and not gone and not deaf:
         must(kinds[-1] is mqtt5.DisconnectPacket, f"closed without a reason after {kinds}")
 
 

@@ -59,7 +59,7 @@ EVENTS: Final = (
     "uplinks are slow",
     "uplinks are answered", "flush", "a tenth of a second", "seconds", "a message", "a message only for pull",
     "resync", "a missing register",
-    "overloaded", "relieved",
+    "overloaded", "relieved", "the client listens no more", "the client listens",
 )  # fmt: skip
 
 Step = bytes | Event

@@ -106,3 +106,15 @@ def test_the_judge_sees_a_packet_that_is_too_large() -> None:
 def test_a_program_is_packets_and_events() -> None:
     assert program(b"\0" * 8) == [CONNECT]
     assert program(b"\0\0\0\0" + b"\xff\7\0\0") == [Event("flush")]
+
+
+def test_a_client_that_does_not_listen_is_cut_at_the_cap() -> None:
+    attack = Attack()
+    pings = BUILDERS[11](0, 0, 0) * 20_000
+    try:
+        attack.run([CONNECT, Event("the client listens no more"), pings])
+        attack.judge()
+        assert attack.connections[0].closed
+        assert len(attack.connections[0].heard) < len(pings)
+    finally:
+        attack.end()
