@@ -78,7 +78,6 @@ class Connection:
     def __init__(self, world: World, sockets: Sockets) -> None:
         ours, self.peer = socket.socketpair()
         self.peer.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         fd = ours.detach()
         os.set_blocking(fd, False)
         self.link = Link(world.room, sockets, fd, UNKNOWN)
@@ -416,8 +415,10 @@ def judge_words(said: bytes, heard: bytes, *, closed: bool, gone: bool, deaf: bo
 
 
 def check(data: bytes) -> None:
-    """Run the input said at once, and cut; judge both, and compare them."""
+    """Run the input said at once, and cut; judge both, and compare them, unless somebody was deaf: what the kernel had taken by
+    the end decides then what counts as written."""
     steps = program(data)
+    deaf = False
     outcomes = []
     for cut in ((), sizes(data)):
         attack = Attack(cut)
@@ -425,7 +426,10 @@ def check(data: bytes) -> None:
             attack.run(steps)
             outcomes.append(attack.outcome())
             attack.judge()
+            deaf = deaf or any(connection.was_deaf for connection in attack.connections)
         finally:
             attack.end()
+    if deaf:
+        return
     for whole, pieces, what in zip(*outcomes, ("answers", "requests", "ends", "uplinks"), strict=True):
         must(whole == pieces, f"cut in pieces of {sizes(data)} the {what} differ: {whole!r} and {pieces!r}")
