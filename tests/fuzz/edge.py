@@ -218,12 +218,14 @@ class Attack:
         raise Broken(f"the room is still at work after {TURNS} turns")
 
     def _answer_all(self) -> None:
+        """One in a turn of the loop: of two connections of one client the order would decide."""
         for waiting, answer in (
             (self.world.register.waiting, self.world.register.answer),
             (self.coordinator.waiting, self.coordinator.answer),
         ):
             while waiting:
                 answer()
+                self._settle()
 
     def _shut(self, value: int) -> None:
         connection = self.connections[-1]
