@@ -2,6 +2,7 @@
 
 PYTHON ?=
 PYTEST_ARGS ?=
+SECONDS ?= 60
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -9,7 +10,7 @@ STAMP := .venv/.installed
 QUIET = run() { out=$$("$$@" 2>&1) || { printf '%s\n' "$$out"; exit 1; }; }; run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo play test check bench bench-gateway bench-broadcast bench-rebuild bench-unicast chaos clean
+.PHONY: help install demo play test check bench bench-gateway bench-broadcast bench-rebuild bench-unicast chaos fuzz clean
 
 help:
 	@echo "make demo     see it work: real brokers, one server, devices, pushes (installs what is missing)"
@@ -18,6 +19,7 @@ help:
 	@echo "make test     all tests, on real brokers (PYTEST_ARGS=... is passed on)"
 	@echo "make check    format, lint, types, import contracts"
 	@echo "make chaos    the whole system under every fault (FAULT=redis-wiped SEED=7: one of them)"
+	@echo "make fuzz     bytes and events against a room, guided by coverage (SECONDS=60); findings are kept in build/fuzz"
 	@echo "make bench-gateway  one room at its limit beside send(), uvloop, nats-server and mosquitto (BENCH_ARGS=...; make bench: the same)"
 	@echo "make bench-broadcast  whole broadcasts: cost beside a bare walk, pace, pings, offline clients, the forecast"
 	@echo "make bench-unicast  messages a CPU-second, at least once, all processes included"
@@ -68,6 +70,10 @@ bench-rebuild: install
 chaos: install
 	@$(BIN)/python -m infra.local.jars fetch
 	@FAULT='$(FAULT)' SEED='$(SEED)' DEVICES='$(DEVICES)' $(BIN)/python -m tests.chaos
+
+fuzz: install
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || EXTRAS=local,dev,fuzz PYTHON='$(PYTHON)' sh infra/bootstrap.sh
+	@$(BIN)/python -m tests.fuzz $(SECONDS)
 
 clean:
 	@rm -rf .venv build dist sdk/build sdk/dist

@@ -19,6 +19,9 @@ CONNACK_311_VERSION: Final = b"\x20\x02\x00\x01"
 RECEIVE_MAXIMUM: Final = 16
 """Uplinks at QoS 1 that a client may have unacknowledged."""
 
+SUBACK_HEADER: Final = 6
+"""Bytes of a SUBACK or UNSUBACK besides its codes, at most, without a text."""
+
 _UNLIMITED: Final = 1 << 28
 DUP: Final = 0x08
 """The DUP flag in the first byte of a PUBLISH (MQTT 5 §3.3.1.1)."""
@@ -96,14 +99,21 @@ def connack(
     ).write()
 
 
+def connack_size(room: str, method: str | None) -> int:
+    """Bytes of a CONNACK that lets in, whatever else it says."""
+    return len(connack(keep_alive=1, max_packet=1, room=room, expiry=1, method=method))
+
+
 def connack_refused(code: Reason, text: str, *, retry_after: int = 0, max_packet: int | None = None) -> bytes:
-    """CONNACK that says no. `retry_after`: seconds, as a user property, where the client may come again."""
+    """CONNACK that says no; empty where even its shortest form is larger than the client takes. `retry_after`: seconds, as a user
+    property, where the client may come again."""
     more = [("retry-after", str(retry_after))] if retry_after else None
     reason = mqtt5.ConnAckReasonCode(code)
     whole = mqtt5.ConnAckPacket(reason_code=reason, reason_str=text, user_properties=more).write()
     if len(whole) <= (max_packet or _UNLIMITED):
         return whole
-    return mqtt5.ConnAckPacket(reason_code=reason).write()
+    bare = mqtt5.ConnAckPacket(reason_code=reason).write()
+    return bare if len(bare) <= (max_packet or _UNLIMITED) else b""
 
 
 def disconnect(code: int, text: str = "", *, max_packet: int | None = None, server_reference: str = "") -> bytes:

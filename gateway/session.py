@@ -103,11 +103,15 @@ class Session(Lifetime):
             self.delivery.puback(packet_id, reason)
 
     def _change(self, packet: mqtt5.SubscribePacket | mqtt5.UnsubscribePacket, now: float) -> None:
+        assert self.client is not None
         assert self.delivery is not None
         if not packet.packet_id:
             raise Violation(Reason.PROTOCOL_ERROR, "a packet id of 0")
-        if len(packet.topic_filters if isinstance(packet, mqtt5.SubscribePacket) else packet.patterns) > MAX_FILTERS:
+        filters = len(packet.topic_filters if isinstance(packet, mqtt5.SubscribePacket) else packet.patterns)
+        if filters > MAX_FILTERS:
             raise Violation(Reason.QUOTA_EXCEEDED, f"more than {MAX_FILTERS} topic filters in a packet")
+        if packets.SUBACK_HEADER + filters > self.client.max_packet:
+            raise Violation(Reason.PACKET_TOO_LARGE, "the answer would be larger than your Maximum Packet Size")
         if isinstance(packet, mqtt5.SubscribePacket) and packet.subscription_id is not None:
             raise Violation(Reason.SUBSCRIPTION_ID_NOT_SUPPORTED, "subscription identifiers are not offered")
         self.delivery.change(packet)
@@ -228,6 +232,7 @@ class Session(Lifetime):
         try:
             identify(self._shell.names, packet.client_id)
             grant = room.admit(packet, self._shell.peer)
+            self._check_size(packet)
         except Refusal as refusal:
             self._refuse(refusal, packet)
             return
@@ -242,6 +247,15 @@ class Session(Lifetime):
         self._hold(Hold.OPENING)
         room.wheel.at(self, self._deadline)
         self._ask_for_session()
+
+    def _check_size(self, packet: mqtt5.ConnectPacket) -> None:
+        """No answer may be larger than the client takes (MQTT 5 §3.1.2.11.4), and the first one has a least size."""
+        if packet.max_packet_size is None:
+            return
+        least = packets.connack_size(self._room.id, packet.authentication_method)
+        if packet.max_packet_size < least:
+            text = f"a Maximum Packet Size of {packet.max_packet_size} bytes, less than the {least} of a CONNACK"
+            raise Refusal(Reason.PACKET_TOO_LARGE, "max_packet", text)
 
     def _ask_for_session(self, seen: tuple[int, int] = (0, 0), until_ms: int = 0) -> None:
         assert self._grant is not None

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make .venv and install into it, for `make install`. Every failure ends in one sentence that says what mends it.
+# Make .venv and install into it, for `make install` (EXTRAS=local,dev: what of pyproject.toml). Every failure ends in one sentence that says what mends it.
 set -eu
 
 VENV=.venv
@@ -58,7 +58,7 @@ trust_system_store() {
 }
 
 install_packages() {
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./sdk -e '.[local,dev]' ||
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./sdk -e ".[${EXTRAS:-local,dev}]" ||
         fail "pip could not install the packages (see above); check the network (proxies are taken from HTTPS_PROXY) and run it again."
 }
 
