@@ -12,6 +12,7 @@ from tests.chaos.waiting import latencies, percentile
 from tests.chaos.world import ACK_TIMEOUT, KEEP_ALIVE, World
 
 CLOSED: Final = "longwire_gateway_closed_total"
+AWAY: Final = "longwire_gateway_away_total"
 REFUSED: Final = "longwire_gateway_refused_total"
 LARGE: Final = 8 * 1024
 OTHERS_P99_MS: Final = 2000.0
@@ -64,10 +65,17 @@ class ClientHalfOpen(OfDoor):
 
 
 class ClientSlow(OfDoor):
-    """They read 300 bytes a second, and large messages come: each is cut, its messages stay pending, nobody else feels it."""
+    """They read 300 bytes a second, and large messages come: each is cut, its messages stay pending, nobody else feels it.
+
+    A client whose ping is not answered leaves by itself, maybe just before the room's ack timeout: that is an end, too.
+    """
 
     name = "client-slow"
     held = ACK_TIMEOUT + 7
+
+    async def _ended(self, world: World) -> float:
+        left = await world.metric(self.room, CLOSED, reason="socket") + await world.metric(self.room, AWAY)
+        return await super()._ended(world) + left
 
     async def begin(self, world: World) -> None:
         """Slow the door."""
