@@ -12,7 +12,7 @@ from tests.chaos.waiting import latencies, percentile
 from tests.chaos.world import ACK_TIMEOUT, KEEP_ALIVE, World
 
 CLOSED: Final = "longwire_gateway_closed_total"
-AWAY: Final = "longwire_gateway_away_total"
+AWAY: Final = "longwire_gateway_flash_total"
 REFUSED: Final = "longwire_gateway_refused_total"
 LARGE: Final = 8 * 1024
 OTHERS_P99_MS: Final = 2000.0
