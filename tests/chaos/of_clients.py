@@ -74,7 +74,7 @@ class ClientSlow(OfDoor):
     held = ACK_TIMEOUT + 7
 
     async def _ended(self, world: World) -> float:
-        left = await world.metric(self.room, CLOSED, reason="socket") + await world.metric(self.room, AWAY)
+        left = await world.metric(self.room, CLOSED, reason="socket_closed") + await world.metric(self.room, AWAY)
         return await super()._ended(world) + left
 
     async def begin(self, world: World) -> None:
