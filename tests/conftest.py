@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
 from infra.journal import apply_topics
 from infra.local.brokers import Endpoints, LocalBrokers
 from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
+
+hypothesis.settings.register_profile("longwire", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("longwire")
 
 
 @pytest_asyncio.fixture(scope="session")
