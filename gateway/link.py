@@ -202,9 +202,8 @@ class Link:
         if self._paused:
             self._watch()
             return
-        reader = self._reader
         try:
-            data = os.read(self._fd, CHUNK if reader is None else LARGE)
+            data = os.read(self._fd, CHUNK if self._reader is None else LARGE)
         except BlockingIOError:
             return
         except OSError:
@@ -213,11 +212,14 @@ class Link:
         if not data:  # the peer closed its side: so do we
             self.close()
             return
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        """Bytes of MQTT came."""
         now = self._session.last_seen = self._room.clock()
         if now > self._room.doubtful_after:
             self._room.awake(now)
-        if reader is None:
-            reader = Reader()
+        reader = self._reader or Reader()
         reader.receive_data(data)
         self._process(reader)
 

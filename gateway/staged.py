@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from gateway.framing import Reader
 from gateway.link import CHUNK, CLOSED, LARGE, Link
 from gateway.sockets import Sockets
 from gateway.stages import Stage, failures
@@ -129,12 +128,7 @@ class StagedLink(Link):
                     self._session.expect(self._room.settings.connect_timeout)
             if not data or self._closing:
                 return
-        now = self._session.last_seen = self._room.clock()
-        if now > self._room.doubtful_after:
-            self._room.awake(now)
-        reader = self._reader or Reader()
-        reader.receive_data(data)
-        self._process(reader)
+        self._receive(data)
 
     def _count_left(self) -> None:
         unopened = self._unopened
