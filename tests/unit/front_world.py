@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 import mqtt5
 from gateway_world import World, claims, sign
+from live_room import ticking
 from ws import frame, parsed, request
 
 from gateway.certificates import Certificates
 from gateway.front import Front
 from gateway.stages import failures
-from gateway.wheel import RESOLUTION
 from infra.settings import RoomSettings
 
 PING = mqtt5.PingReqPacket().write()
@@ -118,7 +117,6 @@ class Live:
 @asynccontextmanager
 async def live(**settings: Any) -> AsyncIterator[Live]:
     world = World(settings=RoomSettings.model_validate(settings))
-    begun = time.monotonic()
     tls = world.room.settings.tls
     certificates = Certificates(tls, fail=lambda reason: None) if tls.certificates else None
     if certificates is not None:
@@ -126,14 +124,7 @@ async def live(**settings: Any) -> AsyncIterator[Live]:
     front = Front(world.room, certificates)
     front.start()
 
-    async def tick() -> None:
-        while True:
-            await asyncio.sleep(RESOLUTION / 10)
-            world.now = time.monotonic() - begun
-            world.room.tick(world.now)
-            world.flush()
-
-    task = asyncio.ensure_future(tick())
+    task = asyncio.ensure_future(ticking(world, front.rest))
     made = Live(world, front, certificates)
     try:
         yield made

@@ -89,24 +89,26 @@ class Live:
                 await asyncio.sleep(0.01)
 
 
+async def ticking(world: World, rest: Callable[[bool], None]) -> None:
+    """The world's clock is the true one; `rest(shut)` is told whether anybody may be accepted."""
+    begun = time.monotonic()
+    while True:
+        await asyncio.sleep(RESOLUTION / 10)
+        world.now = time.monotonic() - begun
+        world.room.tick(world.now)
+        rest(world.room.gate.shut)
+        world.flush()
+
+
 @asynccontextmanager
 async def live(*, policy: Policy | None = None, access: Access | None = None, **settings: float) -> AsyncIterator[Live]:
     world = World(policy=policy, settings=RoomSettings.model_validate(settings))
     world.room.load(access or Access())
-    begun = time.monotonic()
     sockets = Sockets(asyncio.get_running_loop())
     listener = Listener(Entrance(world.room, sockets, world.room.settings, None, set()).accepted)
     port = listener.start("127.0.0.1", 0)
 
-    async def tick() -> None:
-        while True:
-            await asyncio.sleep(RESOLUTION / 10)
-            world.now = time.monotonic() - begun
-            world.room.tick(world.now)
-            listener.rest(world.room.gate.shut)
-            world.flush()
-
-    task = asyncio.ensure_future(tick())
+    task = asyncio.ensure_future(ticking(world, listener.rest))
     made = Live(world, port)
     try:
         yield made
