@@ -115,6 +115,7 @@ class Changes:
             Bind(bind.product, wish.qos, sorted(wish.groups), bind.user, bind.attrs),
             window.held(client, bind.product),
             max(0, client.unicast_places()) if wish.qos else host.policy.window,
+            client.whole,
         )  # fmt: skip
 
         def answered(result: BindResult | None) -> None:

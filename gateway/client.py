@@ -110,16 +110,25 @@ NO_BINDS: Final = Binds()
 class Client:
     """One authenticated client and its unicast window. `shell` is its socket: one `write`, one packet or several joined.
 
-    `soft_cap`: no message is written while more bytes than that are buffered. `drain`: settled once the buffer is empty.
+    `soft_cap`: no message is written while more bytes than that are buffered. `drain`: settled once the buffer is empty. `whole`:
+    it can't pull (MQTT 3.1.1 has no properties), so a notice is no use to it.
     """
 
     __slots__ = (
         "acks", "binds", "blocked", "broadcast_at", "broadcasts_inflight", "connection", "drain", "generation", "inflight", "key",
-        "max_packet", "next_packet_id", "number", "receive_max", "shell", "slot", "soft_cap",
+        "max_packet", "next_packet_id", "number", "receive_max", "shell", "slot", "soft_cap", "whole",
     )  # fmt: skip
 
     def __init__(
-        self, key: str, connection: int, shell: Shell, *, receive_max: int, max_packet: int, soft_cap: int = SOFT_CAP
+        self,
+        key: str,
+        connection: int,
+        shell: Shell,
+        *,
+        receive_max: int,
+        max_packet: int,
+        soft_cap: int = SOFT_CAP,
+        whole: bool = False,
     ) -> None:
         self.key = key
         self.slot = slot_of(key)
@@ -128,6 +137,7 @@ class Client:
         self.receive_max = receive_max
         self.max_packet = max_packet
         self.soft_cap = soft_cap
+        self.whole = whole
         self.generation = 0
         self.number = 0
         self.binds = NO_BINDS

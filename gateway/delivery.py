@@ -82,7 +82,7 @@ class Delivery(Exchange):
             return WRITTEN if window.fire(self.client, bind, message) else DROPPED
         if bind is None:
             return GONE
-        if self._may_take(bind, message.n):
+        if self._may_take(bind, message):
             bind.n = message.n
             data = window.compose(self.client, bind, message, self.host.clock())
             if data:
@@ -97,9 +97,11 @@ class Delivery(Exchange):
         self.pump()
         return BEHIND
 
-    def _may_take(self, bind: BindState, n: int) -> bool:
-        if not bind.ready or bind.behind or n != bind.n + 1 or self._rest is not None:
+    def _may_take(self, bind: BindState, message: Downlink) -> bool:
+        if not bind.ready or bind.behind or message.n != bind.n + 1 or self._rest is not None:
             return False
+        if self.client.whole and message.size >= 0:
+            return False  # a page brings its body
         if len(self._confirming) + window.unconfirmed(self.client) >= MAX_UNCONFIRMED:
             return False  # savers are away: what they do not know yet has to fit into our memory, and into a request
         return (self.idle or self._only_acks) and window.may_write(self.client, bind)  # no page is on its way
@@ -240,6 +242,7 @@ class Delivery(Exchange):
             acks,
             [*(self._jobs or ()), *(job for _, changed in jobs for job in changed)],
             self._only_acks,
+            client.whole,
         )  # fmt: skip
         self._jobs = None
         metrics.syncs.inc()

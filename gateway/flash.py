@@ -98,10 +98,13 @@ class Kept:
         return next(iter(self._sessions.values()))
 
 
-def may_return(kept: Lifetime, packet: mqtt5.ConnectPacket, grant: Grant) -> bool:
-    """Does this CONNECT go on with the kept session: no Clean Start, the same user, and a token that covers every bind?"""
+def may_return(kept: Lifetime, packet: mqtt5.ConnectPacket, grant: Grant, *, old: bool = False) -> bool:
+    """Does this CONNECT go on with the kept session: no Clean Start, the same user and version (`old`: MQTT 3.1.1, which knows
+    no notices), and a token that covers every bind?"""
     if packet.clean_start or kept.client is None or kept.delivery is None or kept.delivery.fenced:
         return False  # fenced: we were cut off meanwhile, so the client may have been elsewhere
+    if kept.client.whole != old:
+        return False
     return not uncovered(kept.client, grant)
 
 

@@ -1,12 +1,14 @@
-"""Bytes to MQTT 5 packets, one at a time, each judged by its length before anything is kept of it (MQTT 5 §2.1.4).
+"""Bytes to packets, one at a time, each judged by its length before anything is kept of it (MQTT 5 §2.1.4).
 
-A `BadPacket` ends the connection; what came before it was handed out whole. The codec's own errors: `ValueError` for what is
-malformed, and a Rust panic (no `Exception`) for a string that is not UTF-8.
+What packets look like at the moment is a `Form` (`gateway/forms.py` has all three). A `BadPacket` ends the connection; what came
+before it was handed out whole. The codec's own errors: `ValueError` for what is malformed, and a Rust panic (no `Exception`)
+for a string that is not UTF-8.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import mqtt5
 
@@ -18,9 +20,7 @@ BEFORE_CONNECT: Final = 4 * 1024
 AFTER_CONNECT: Final = 64 * 1024 + 2 * 1024 + 4 * 1024
 """Bytes of any later packet, at most: the largest payload, its headers, and the user properties of an uplink."""
 
-_CONNECT: Final = 0x10
 _PUBACK: Final = 0x40
-_OLD_NAMES: Final = (b"\x00\x04MQTT\x03", b"\x00\x04MQTT\x04", b"\x00\x06MQIsdp\x03")
 
 
 class BadPacket(Exception):
@@ -32,8 +32,27 @@ class BadPacket(Exception):
         self.text = text
 
 
-class OldProtocol(BadPacket):
-    """A CONNECT of MQTT 3.1 or 3.1.1, which is answered in its own form."""
+class OldConnect:
+    """The CONNECT of MQTT 3.1.1, as one of MQTT 5; what follows on this connection is of the old form."""
+
+    __slots__ = ("packet",)
+
+    def __init__(self, packet: mqtt5.ConnectPacket) -> None:
+        self.packet = packet
+
+
+Incoming = mqtt5.Packet | OldConnect
+
+
+class Form(NamedTuple):
+    """What packets look like: how many bytes they have at most, and what one says, given exactly its bytes (else BadPacket).
+
+    `first`: the byte that the first packet has to begin with; 0 once that is over.
+    """
+
+    limit: int
+    decode: Callable[[memoryview], Incoming]
+    first: int = 0
 
 
 def announced_size(data: bytes | bytearray, offset: int) -> int:
@@ -49,8 +68,16 @@ def announced_size(data: bytes | bytearray, offset: int) -> int:
     raise BadPacket(Reason.MALFORMED, "a packet length of more than four bytes")
 
 
+def header_size(packet: bytes | memoryview, offset: int = 0) -> int:
+    """Bytes of the fixed header of a whole packet that begins at `offset`."""
+    size = 2
+    while packet[offset + size - 1] & 0x80:
+        size += 1
+    return size
+
+
 def decode(frame: memoryview) -> mqtt5.Packet:
-    """Exactly one packet. Raises BadPacket where the bytes are not one."""
+    """Exactly one packet of MQTT 5. Raises BadPacket where the bytes are not one."""
     try:
         packet, size = mqtt5.read(frame)
     except (IndexError, ValueError) as error:
@@ -67,14 +94,14 @@ def decode(frame: memoryview) -> mqtt5.Packet:
 class Reader:
     """The bytes of one connection that are not read yet. The caller feeds, takes packets until None, and closes on BadPacket.
 
-    `limit` is raised by the caller once the client is known. What is held is at most one packet and what one `recv` brought.
+    `form` is changed by the caller once the client is known. What is held is at most one packet and what one `recv` brought.
     `busy` is the caller's: it is taking packets just now.
     """
 
-    __slots__ = ("_data", "_offset", "busy", "limit")
+    __slots__ = ("_data", "_offset", "busy", "form")
 
-    def __init__(self) -> None:
-        self.limit = BEFORE_CONNECT
+    def __init__(self, form: Form) -> None:
+        self.form = form
         self.busy = False
         self._data: bytes | bytearray = b""
         self._offset = 0
@@ -94,12 +121,13 @@ class Reader:
         self._data += data
 
     def next_ack(self) -> int:
-        """The packet id of the next packet, if it is a PUBACK that says success in its short form (MQTT 5 §3.4.2.1), else 0.
+        """The packet id of the next packet, if it is a PUBACK that says success in its short form (MQTT 5 §3.4.2.1, the
+        only one of MQTT 3.1.1), else 0.
 
         Half of what comes is that, and it needs no packet object.
         """
         data, offset = self._data, self._offset
-        if self.limit == BEFORE_CONNECT or len(data) - offset < 4 or data[offset] != _PUBACK or data[offset + 1] != 2:
+        if self.form.first or len(data) - offset < 4 or data[offset] != _PUBACK or data[offset + 1] != 2:
             return 0
         packet_id = data[offset + 2] << 8 | data[offset + 3]
         if packet_id:
@@ -111,32 +139,20 @@ class Reader:
         if self._offset == len(self._data):
             self._data, self._offset = b"", 0
 
-    def next_packet(self) -> mqtt5.Packet | None:
+    def next_packet(self) -> Incoming | None:
         """The next whole packet, or None until more comes. Raises BadPacket."""
         data, offset = self._data, self._offset
         if offset == len(data):
             return None
-        self._check_first(data, offset)
+        form = self.form
+        if form.first and data[offset] != form.first:
+            raise BadPacket(Reason.PROTOCOL_ERROR, "the first packet is not CONNECT")
         size = announced_size(data, offset)
-        if size > self.limit:
-            raise BadPacket(Reason.PACKET_TOO_LARGE, f"a packet of {size} bytes, more than {self.limit}")
+        if size > form.limit:
+            raise BadPacket(Reason.PACKET_TOO_LARGE, f"a packet of {size} bytes, more than {form.limit}")
         if not size or len(data) - offset < size:
             return None
         with memoryview(data) as whole, whole[offset : offset + size] as frame:
-            self._check_version(frame)
-            packet = decode(frame)
+            packet = form.decode(frame)
         self._passed(size)
         return packet
-
-    def _check_first(self, data: bytes | bytearray, offset: int) -> None:
-        if self.limit == BEFORE_CONNECT and data[offset] != _CONNECT:
-            raise BadPacket(Reason.PROTOCOL_ERROR, "the first packet is not CONNECT")
-
-    def _check_version(self, frame: memoryview) -> None:
-        if self.limit != BEFORE_CONNECT:
-            return
-        head = bytes(frame[2:14])
-        if any(name in head[: len(name) + 1] for name in _OLD_NAMES):
-            raise OldProtocol(Reason.UNSUPPORTED_VERSION, "MQTT 3.1 and 3.1.1 are not spoken here, MQTT 5 is")
-        if b"\x00\x04MQTT" in head[:7] and b"\x00\x04MQTT\x05" not in head[:8]:
-            raise BadPacket(Reason.UNSUPPORTED_VERSION, "MQTT 5 is spoken here")

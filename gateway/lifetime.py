@@ -11,7 +11,7 @@ from gateway import metrics, packets, window
 from gateway.client import Client
 from gateway.delivery import Delivery
 from gateway.flash import FRUITLESS
-from gateway.framing import BEFORE_CONNECT
+from gateway.forms import FIRST
 from gateway.ports import Ask, Shell
 from gateway.reasons import End, Reason
 from gateway.states import Hold, State
@@ -33,7 +33,7 @@ class Lifetime:
 
     __slots__ = (
         "_acked", "_ask", "_deadline", "_expiry", "_held", "_keep_alive", "_room", "_shell", "_sync_due", "_token_due",
-        "_uplinking", "client", "connection", "delivery", "dirty", "due_tick", "last_seen", "packet_due", "packet_limit", "state",
+        "_uplinking", "client", "connection", "delivery", "dirty", "due_tick", "form", "last_seen", "packet_due", "state",
     )  # fmt: skip
 
     def __init__(self, room: Room, shell: Shell, connection: int, now: float) -> None:
@@ -43,7 +43,7 @@ class Lifetime:
         self.connection = connection
         self.last_seen = now
         self.packet_due = NEVER
-        self.packet_limit = BEFORE_CONNECT
+        self.form = FIRST
         self.dirty = False
         self.due_tick = IDLE
         self._room = room

@@ -219,7 +219,7 @@ class Link:
         now = self._session.last_seen = self._room.clock()
         if now > self._room.doubtful_after:
             self._room.awake(now)
-        reader = self._reader or Reader()
+        reader = self._reader or Reader(self._session.form)
         reader.receive_data(data)
         self._process(reader)
 
@@ -232,7 +232,7 @@ class Link:
             for _ in range(AT_ONCE):
                 if session.held:
                     break
-                reader.limit = session.packet_limit
+                reader.form = session.form
                 if packet_id := reader.next_ack():
                     session.acked(packet_id)
                     begun = True

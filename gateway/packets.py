@@ -13,8 +13,6 @@ from gateway.reasons import Reason
 from infra.wire import Properties
 
 PINGRESP: Final = mqtt5.PingRespPacket().write()
-CONNACK_311_VERSION: Final = b"\x20\x02\x00\x01"
-"""CONNACK of MQTT 3.1.1 §3.2.2.3: unacceptable protocol version."""
 
 RECEIVE_MAXIMUM: Final = 16
 """Uplinks at QoS 1 that a client may have unacknowledged."""

@@ -205,12 +205,15 @@ class Room:
 
     # --- numbers that policy gives -------------------------------------------------------------------------------------
 
-    def keep_alive(self, packet: mqtt5.ConnectPacket) -> int:
-        """Server Keep Alive: by the network that the client names, or less if it asks for less. Seconds."""
+    def keep_alive(self, packet: mqtt5.ConnectPacket, *, dictated: bool = True) -> int:
+        """Server Keep Alive: by the network that the client names, or less if it asks for less. Seconds. Where it can't be
+        `dictated`, the client's own, and ours only if it has none."""
         policy = self.host.policy
         network = next((value for name, value in packet.user_properties if name == "network"), "")
         most = policy.keep_alive.get(network, policy.keep_alive_default)
-        return min(packet.keep_alive, most) if packet.keep_alive else most
+        if dictated and packet.keep_alive:
+            return min(packet.keep_alive, most)
+        return packet.keep_alive or most
 
     def sync_interval(self) -> float:
         """Seconds until a client's next sync, jittered."""

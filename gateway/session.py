@@ -18,10 +18,12 @@ from gateway.auth import Refusal
 from gateway.client import FIRST_BROADCAST_ID, Client
 from gateway.delivery import Delivery
 from gateway.flash import may_return
-from gateway.framing import AFTER_CONNECT, BadPacket, OldProtocol
+from gateway.forms import MQTT5, MQTT311, OldProtocol
+from gateway.framing import BadPacket, Incoming, OldConnect
 from gateway.gate import refusal
 from gateway.lifetime import Lifetime
 from gateway.lists import Verdict
+from gateway.mqtt311 import CONNACK_31_VERSION, OldShell
 from gateway.ports import Shell
 from gateway.pulling import Pull
 from gateway.reasons import End, Reason
@@ -57,7 +59,7 @@ class Session(Lifetime):
 
     # --- packets -------------------------------------------------------------------------------------------------------
 
-    def receive(self, packet: mqtt5.Packet, now: float) -> None:
+    def receive(self, packet: Incoming, now: float) -> None:
         """Handle one packet. Call it only while not `held`."""
         handler = self.HANDLERS.get((self.state, type(packet)))
         try:
@@ -79,7 +81,7 @@ class Session(Lifetime):
         """Before CONNECT was understood only a version is answered; to the rest nothing is owed (MQTT 5 §4.13.1)."""
         metrics.refused.labels("version" if error.code == Reason.UNSUPPORTED_VERSION else "malformed").inc()
         if isinstance(error, OldProtocol):
-            self._finish(packets.CONNACK_311_VERSION, End.REFUSED)
+            self._finish(CONNACK_31_VERSION, End.REFUSED)
         elif error.code == Reason.UNSUPPORTED_VERSION:
             self._finish(packets.connack_refused(error.code, error.text), End.REFUSED)
         else:
@@ -128,7 +130,7 @@ class Session(Lifetime):
             raise Violation(Reason.TOPIC_ALIAS, "topic aliases are not offered")
         if packet.subscription_ids:
             raise Violation(Reason.PROTOCOL_ERROR, "a client's PUBLISH has no subscription identifier")
-        if packet.topic.startswith("pull/"):
+        if packet.topic.startswith("pull/") and not self._old:  # who speaks the old version has every body already
             self._pull(packet)
         else:
             self._uplink(packet)
@@ -155,8 +157,7 @@ class Session(Lifetime):
             pull = Pull(*asked_for(packet), packet_id)
         except Refused as refused:
             metrics.pulls.labels("refused").inc()
-            if packet_id:
-                self._shell.write(self._explained(packets.puback, packet_id, refused.code, refused.text))
+            self._published(packet_id, refused.code, refused.text)
             return
         self.delivery.pull(pull)
 
@@ -170,20 +171,24 @@ class Session(Lifetime):
             item = accept(packet, self.client, self._grant, room.host.products, room=room.id, number=number)
         except Refused as refused:
             metrics.uplinks.labels("refused_here").inc()
-            if packet_id:
-                self._shell.write(self._explained(packets.puback, packet_id, refused.code, refused.text))
+            self._published(packet_id, refused.code, refused.text)
             return
         if self._uplinking is None:
-            self._uplinking = Uplinking(self._room.uplinks, self._shell.write, self._relieved)
+            self._uplinking = Uplinking(self._room.uplinks, self._published, self._relieved)
         self._uplinking.add(item, packet_id)
         if self._uplinking.blocked:
             self._hold(Hold.UPLINKS)
 
-    def _explained(self, build: Callable[[int, int, str], bytes], packet_id: int, code: int, text: str) -> bytes:
-        """A PUBACK with its text, unless that would be larger than the client takes."""
+    def _published(self, packet_id: int, code: int, text: str) -> None:
+        """Answer a PUBLISH; at QoS 0 (`packet_id` 0) nothing is. MQTT 3.1.1 can't say no: it asks to close then (its §3.3.5)."""
         assert self.client is not None
-        whole = build(packet_id, code, text)
-        return whole if len(whole) <= self.client.max_packet else build(packet_id, code, "")
+        if not packet_id:
+            return
+        if code >= Reason.UNSPECIFIED and self._old:
+            self.close(code, End.PROTOCOL, text)
+            return
+        answer = packets.puback(packet_id, code, text)
+        self._shell.write(answer if len(answer) <= self.client.max_packet else packets.puback(packet_id, code))
 
     def _disconnect(self, packet: mqtt5.DisconnectPacket, now: float) -> None:
         expiry = packet.session_expiry_interval
@@ -223,6 +228,15 @@ class Session(Lifetime):
 
     # --- CONNECT -------------------------------------------------------------------------------------------------------
 
+    @property
+    def _old(self) -> bool:
+        """Does it speak MQTT 3.1.1?"""
+        return isinstance(self._shell, OldShell)
+
+    def _old_connect_packet(self, old: OldConnect, now: float) -> None:
+        self._shell = OldShell(self._shell)
+        self._connect_packet(old.packet, now)
+
     def _connect_packet(self, packet: mqtt5.ConnectPacket, now: float) -> None:
         room = self._room
         if self._shell.left():  # while we were stopped, or overloaded: by now the client has its session elsewhere
@@ -237,7 +251,7 @@ class Session(Lifetime):
             self._refuse(refusal, packet)
             return
         kept = room.resumable(grant.key)
-        if kept is not None and may_return(kept, packet, grant) and kept.give_way():
+        if kept is not None and may_return(kept, packet, grant, old=self._old) and kept.give_way():
             self._return(kept, packet, grant)
             return
         room.make_place()
@@ -329,6 +343,7 @@ class Session(Lifetime):
             receive_max=min(packet.receive_max, policy.window),
             max_packet=packet.max_packet_size or UNLIMITED,
             soft_cap=room.soft_cap,
+            whole=self._old,
         )
         client.generation, client.number = result.generation, result.number
         if not room.register(self, client):
@@ -345,7 +360,7 @@ class Session(Lifetime):
     def _connack(self, *, present: bool) -> bytes:
         return packets.connack(
             keep_alive=int(self._keep_alive),
-            max_packet=AFTER_CONNECT,
+            max_packet=MQTT5.limit,
             room=self._room.id,
             expiry=self._expiry,
             present=present,
@@ -372,18 +387,19 @@ class Session(Lifetime):
     def _start_timers(self, packet: mqtt5.ConnectPacket) -> None:
         room, now = self._room, self._room.clock()
         assert self._grant is not None
-        self._keep_alive = room.keep_alive(packet)
+        self._keep_alive = room.keep_alive(packet, dictated=not self._old)
         self._refresh = None if packet.authentication_method is None else Refresh(now)
         self._expiry = min(packet.session_expiry_interval or 0, room.host.policy.flash_window_s)
         self._token_due = now + (self._grant.expires_at - room.wall())
         self._sync_due = now + room.sync_interval()
         self._deadline = NEVER
-        self.packet_limit = AFTER_CONNECT
+        self.form = MQTT311 if self._old else MQTT5
         self.last_seen = now
         room.wheel.at(self, self._next_due())
 
     HANDLERS: ClassVar[dict[tuple[State, type[Any]], Callable[[Session, Any, float], None]]] = {
         (State.NEW, mqtt5.ConnectPacket): _connect_packet,
+        (State.NEW, OldConnect): _old_connect_packet,
         (State.OPEN, mqtt5.PublishPacket): _publish,
         (State.OPEN, mqtt5.PubAckPacket): _puback,
         (State.OPEN, mqtt5.SubscribePacket): _change,

@@ -12,7 +12,7 @@ from typing import Final
 
 import mqtt5
 
-from gateway import metrics, packets
+from gateway import metrics
 from gateway.client import Client
 from gateway.ports import Uplinks
 from gateway.reasons import Reason
@@ -134,15 +134,15 @@ def _reply_group(topic: str | None, client: Client, product: str) -> str:
 
 
 class Uplinking:
-    """The uplinks of one connection: those under way, and those that wait for them. `write` sends a PUBACK."""
+    """The uplinks of one connection: those under way, and those that wait for them."""
 
-    __slots__ = ("_link", "_qos0", "_relieved", "_running", "_waiting", "_write", "unacked")
+    __slots__ = ("_answer", "_link", "_qos0", "_relieved", "_running", "_waiting", "unacked")
 
-    def __init__(self, link: Uplinks, write: Callable[[bytes], object], relieved: Callable[[], None]) -> None:
-        """`relieved()` is called when `blocked` may have ended."""
+    def __init__(self, link: Uplinks, answer: Callable[[int, int, str], None], relieved: Callable[[], None]) -> None:
+        """`answer(packet_id, code, text)` tells the client what became of one; `relieved()`: `blocked` may have ended."""
         self.unacked: set[int] = set()
         self._link = link
-        self._write = write
+        self._answer = answer
         self._relieved = relieved
         self._waiting: deque[tuple[UplinkItem, int]] = deque()
         self._running = 0
@@ -170,7 +170,7 @@ class Uplinking:
     def end(self) -> None:
         """The connection is gone. What the coordinator has not answered goes on: it was received."""
         self._waiting.clear()
-        self._write = _nowhere
+        self._answer = _nowhere
 
     def _next(self) -> None:
         """All that waits leaves together, once nothing is under way: a client's uplinks keep their order."""
@@ -187,7 +187,7 @@ class Uplinking:
         if packet_id:
             self.unacked.discard(packet_id)
             if result is not None:  # else: no PUBACK, the client sends it again
-                self._write(packets.puback(packet_id, 0 if result.status == OK else result.code or 0x80, result.reason))
+                self._answer(packet_id, 0 if result.status == OK else result.code or Reason.UNSPECIFIED, result.reason)
         else:
             self._qos0 -= 1
         metrics.uplinks.labels("lost" if result is None else result.status).inc()
@@ -195,5 +195,5 @@ class Uplinking:
             self._next()
 
 
-def _nowhere(data: bytes) -> None:
+def _nowhere(packet_id: int, code: int, text: str) -> None:
     """The socket is gone: the client sends it again, under the same id."""

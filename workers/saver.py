@@ -112,8 +112,14 @@ class Saver:
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
         budget = _Budget()
         return [
-            BindResult(result.status, result.first_bind_ms, budget.page(result.page), result.settled_jobs, result.recent_jobs)
-            for result in results
+            BindResult(
+                result.status,
+                result.first_bind_ms,
+                budget.page(result.page, whole=item.whole),
+                result.settled_jobs,
+                result.recent_jobs,
+            )
+            for item, result in zip(items, results, strict=True)
         ]
 
     async def sync(self, items: Sequence[SyncItem]) -> list[SyncResult]:
@@ -129,8 +135,12 @@ class Saver:
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
         budget = _Budget()
         return [
-            SyncResult(result.status, [page for raw in result.pages if (page := budget.page(raw)) is not None], result.missing)
-            for result in results
+            SyncResult(
+                result.status,
+                [page for raw in result.pages if (page := budget.page(raw, whole=item.whole)) is not None],
+                result.missing,
+            )
+            for item, result in zip(items, results, strict=True)
         ]
 
     async def unbind(self, items: Sequence[UnbindItem]) -> list[DoneResult]:
@@ -293,13 +303,13 @@ class _Budget:
         self._left -= size
         return True
 
-    def page(self, page: PendingPage | None) -> Page | None:
+    def page(self, page: PendingPage | None, *, whole: bool = False) -> Page | None:
         """The page as the wire has it, as far as it fits."""
         if page is None:
             return None
         items: list[Downlink] = []
         for item in page.items:
-            message = _downlink(item)
+            message = _downlink(item, whole=whole)
             if not self.takes(message):
                 break
             items.append(message)

@@ -1,4 +1,4 @@
--- KEYS: session, counter, owed, first bind, then the product's seven. ARGV: msgpack {me, product, window, limit, bytes}, bind.
+-- KEYS: session, counter, owed, first bind, then the product's seven. ARGV: msgpack {me, product, window, limit, bytes, whole}, bind.
 -- The user and the document are written by the caller, once Kafka has them: a repeat still sees what was before. `bound` marks
 -- this bind, so that the end of one before it takes nothing away.
 -- Returns {status, now, first bind, known document, user before, page, settled jobs, owed}.
@@ -12,5 +12,5 @@ redis.call('HSETNX', first, 'at', now)
 redis.call('HSET', first, 'bound', bind_mark())
 local known = redis.call('HMGET', first, 'at', 'document', 'user')
 redis.call('ZREMRANGEBYSCORE', p.j, '-inf', now)
-local content = page(p, owed, product, a[3], a[4], a[5], now, me)
+local content = page(p, owed, product, a[3], a[4], a[5], now, me, a[6])
 return {'ok', now, known[1], known[2] or '', known[3] or '', content, redis.call('ZRANGE', p.j, 0, -1), owed_now(owed)}

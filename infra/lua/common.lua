@@ -99,11 +99,11 @@ end
 
 -- The first pending messages that are not in `window` (a list of ids): {n, more, n1, id1, body1, n2, …}.
 -- What has expired on the way is ended, and what session `me` had a notice of is left out. At most `limit` messages and about
--- `bytes` bytes (one always fits).
-local function page(p, owed, product, window, limit, bytes, now, me)
+-- `bytes` bytes (one always fits). With `whole` nothing is left out, and what lies apart comes as a fourth: {id1, payload1, …}.
+local function page(p, owed, product, window, limit, bytes, now, me, whole)
   local held = {}
   for _, id in ipairs(window) do held[id] = true end
-  local items, size, more, from = {}, 0, 0, 0
+  local items, apart, size, more, from = {}, {}, 0, 0, 0
   local step = limit + #window + 8
   while more == 0 do
     local found = redis.call('ZRANGE', p.q, from, from + step - 1, 'WITHSCORES')
@@ -113,19 +113,25 @@ local function page(p, owed, product, window, limit, bytes, now, me)
       if not held[id] then
         local body = redis.call('HGET', p.m, id)
         local expires, _, _, notice = header(body)
+        local payload = whole and notice and redis.call('HGET', p.m, id .. '/')
+        local more_bytes = #body + (payload and #payload or 0)
         if expires <= now then
           end_message(p, owed, product, id, 'expired', now)
           removed = removed + 1
-        elseif notice and redis.call('HGET', p.m, id .. '!') == tag(me) then
+        elseif notice and not whole and redis.call('HGET', p.m, id .. '!') == tag(me) then
           -- it waits for the client to pull it
-        elseif #items >= 3 * limit or (size > 0 and size + #body > bytes) then
+        elseif #items >= 3 * limit or (size > 0 and size + more_bytes > bytes) then
           more = 1
           break
         else
           items[#items + 1] = found[i + 1] % CLASS
           items[#items + 1] = id
           items[#items + 1] = body
-          size = size + #body
+          size = size + more_bytes
+          if payload then
+            apart[#apart + 1] = id
+            apart[#apart + 1] = payload
+          end
         end
       end
     end
@@ -133,7 +139,7 @@ local function page(p, owed, product, window, limit, bytes, now, me)
     from = from + step - removed
   end
   for i = 1, #items, 3 do items[i] = string.format('%.0f', items[i]) end
-  return {redis.call('GET', p.n) or '0', more, items}
+  return {redis.call('GET', p.n) or '0', more, items, apart}
 end
 
 -- What is owed, as a flat list of `<product> <id>`, state with its detail. Bounded: the rest comes with the next script.

@@ -1,4 +1,5 @@
--- KEYS: session, counter, owed, then seven a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs, noticed}, then binds;
+-- KEYS: session, counter, owed, then seven a product. ARGV: msgpack {me, products, windows, limits, bytes, acks, jobs, noticed, whole},
+-- then binds;
 -- an ack is {product place, id, its state if that is not acked}.
 -- `products` names every product whose keys are given; windows, limits and binds are given for the first of them.
 -- Returns {status}, or {'ok', now, pages, owed, whether the session had to be registered}.
@@ -15,6 +16,6 @@ local pages = {}
 for i, window in ipairs(a[3]) do
   local p, bind = products[i], ARGV[i + 1]
   if redis.call('HGET', s, 'b:' .. p.name) ~= bind then redis.call('HSET', s, 'b:' .. p.name, bind) end
-  pages[i] = page(p, owed, p.name, window, a[4][i], a[5], now, me)
+  pages[i] = page(p, owed, p.name, window, a[4][i], a[5], now, me, a[9])
 end
 return {'ok', now, pages, owed_now(owed), registered and 1 or 0}

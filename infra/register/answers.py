@@ -63,11 +63,13 @@ def owed(key: str, flat: Sequence[Any]) -> list[Owed]:
 
 
 def page(product: str, raw: Sequence[Any], now_ms: int) -> PendingPage:
-    """A page as `common.lua` gives it: n, more, then n, id, body, …"""
-    n, more, flat = raw
+    """A page as `common.lua` gives it: n, more, then n, id, body, …, then id, payload, … of what lies apart and was asked for."""
+    n, more, flat, *rest = raw
+    payloads = rest[0] if rest else ()
+    apart = dict(zip(payloads[::2], payloads[1::2], strict=True))
     items = []
     for number, message_id, packed in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-        items.append(_item(number, message_id, packed, now_ms))
+        items.append(_item(number, message_id, packed, now_ms, apart.get(message_id)))
     return PendingPage(product, int(n), bool(int(more)), items)
 
 

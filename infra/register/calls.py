@@ -52,7 +52,7 @@ def bind_call(i: BindItem) -> Call:
         names.first_bind_key(i.key, i.bind.product),
         *_product_keys(i.key, i.bind.product),
     ]
-    arguments = [_me(i), i.bind.product, i.window, i.limit, PAGE_BYTES]
+    arguments = [_me(i), i.bind.product, i.window, i.limit, PAGE_BYTES, i.whole]
     return "bind", keys, [pack(arguments), pack(i.bind)]
 
 
@@ -70,6 +70,7 @@ def sync_call(i: SyncItem) -> Call:
         _acks(products, i.acks),
         _jobs(products, i.jobs),
         _noticed(products, i.acks),
+        i.whole,
     ]
     return "sync", _client_keys(i.key, products), [pack(arguments), *(pack(item.bind) for item in i.products)]
 

@@ -70,7 +70,8 @@ class ConnectResult(msgspec.Struct, array_like=True, frozen=True):
 
 
 class BindItem(msgspec.Struct, array_like=True, frozen=True):
-    """`saver.bind`: register a bind (again) and page it. `window`: ids of this product already in the room's hands."""
+    """`saver.bind`: register a bind (again) and page it. `window`: ids of this product already in the room's hands; `whole`: the
+    page has bodies where it would have notices."""
 
     key: str
     room: str
@@ -81,6 +82,7 @@ class BindItem(msgspec.Struct, array_like=True, frozen=True):
     bind: Bind
     window: list[str]
     limit: int
+    whole: bool = False
 
 
 class BindResult(msgspec.Struct, array_like=True, frozen=True):
@@ -121,7 +123,8 @@ class SyncItem(msgspec.Struct, array_like=True, frozen=True):
     """`saver.sync`: all unconfirmed acks, all binds with their windows. Heals whatever a hint lost.
 
     The session is registered again if it is missing (by number); an ack whose receipt fails is not removed, and its product's
-    page still holds it. With `only_acks` (and no products) acks and jobs are settled, and nothing else is looked at.
+    page still holds it. With `only_acks` (and no products) acks and jobs are settled, and nothing else is looked at. `whole`: as
+    in `BindItem`.
     """
 
     key: str
@@ -134,6 +137,7 @@ class SyncItem(msgspec.Struct, array_like=True, frozen=True):
     acks: list[Ack]
     jobs: list[SettledJob]
     only_acks: bool = False
+    whole: bool = False
 
 
 class SyncResult(msgspec.Struct, array_like=True, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 import httpx
 import mqtt5
+import pytest
 from aiokafka import AIOKafkaConsumer
 from joserfc import jwt
 from joserfc.jwk import OctKey
@@ -31,6 +33,11 @@ from schemas.records import DeadLetter, Receipt, Uplink
 
 PRODUCT: Final = "demo"
 WITHIN: Final = 20.0
+
+mosquitto = pytest.mark.skipif(
+    not all(shutil.which(name) for name in ("mosquitto_sub", "mosquitto_pub", "mosquitto_rr")),
+    reason="mosquitto-clients is not installed",
+)
 POLL: Final = 0.05
 
 
@@ -114,6 +121,16 @@ class Stand:
 
         await eventually(here, what=f"{uplink} in push.uplink")
         [found] = [item for item in self.read.uplinks if item.id == uplink]
+        return found
+
+    async def uplink_of(self, client: str) -> Uplink:
+        """The record of a client's only uplink."""
+
+        async def here() -> bool:
+            return any(item.client == client for item in self.read.uplinks)
+
+        await eventually(here, what=f"an uplink of {client} in push.uplink")
+        [found] = [item for item in self.read.uplinks if item.client == client]
         return found
 
     async def bound(self, client: str) -> None:

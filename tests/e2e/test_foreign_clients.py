@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import queue
-import shutil
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
-from system import PRODUCT, WITHIN, Stand, eventually, unique
+from system import PRODUCT, WITHIN, Stand, eventually, mosquitto, unique
 
 from schemas import names
 
@@ -179,10 +178,6 @@ async def test_given_paho_bound_when_a_broadcast_runs_then_it_comes_once(system:
 
 # --- Debian's mosquitto-clients -----------------------------------------------------------------------------------------
 
-mosquitto = pytest.mark.skipif(
-    not all(shutil.which(name) for name in ("mosquitto_sub", "mosquitto_pub", "mosquitto_rr")),
-    reason="mosquitto-clients is not installed",
-)
 FORMAT: Final = "%t %q %E %P %p"
 """Topic, QoS, Message Expiry Interval, user properties, payload."""
 

@@ -15,9 +15,10 @@ import mqtt5
 import msgspec
 
 from gateway.client import BindState
-from gateway.framing import AFTER_CONNECT, BadPacket, announced_size, decode
+from gateway.framing import AFTER_CONNECT, BadPacket, announced_size, decode, header_size
 from gateway.link import LARGE, Link
-from gateway.packets import CONNACK_311_VERSION, RECEIVE_MAXIMUM
+from gateway.mqtt311 import CONNACK_31_VERSION, PROTOCOL
+from gateway.packets import RECEIVE_MAXIMUM
 from gateway.peers import UNKNOWN
 from gateway.reasons import Reason
 from gateway.sockets import Sockets
@@ -320,7 +321,7 @@ class Attack:
         )
 
     def judge(self) -> None:
-        """What the room said is MQTT 5, and others are served."""
+        """What the room said is MQTT of its client's version, and others are served."""
         for connection in self.connections:
             judge_words(
                 bytes(connection.said),
@@ -388,11 +389,52 @@ def asked(said: bytes) -> tuple[mqtt5.ConnectPacket | None, bool]:
     return connect, left
 
 
+def is_old(said: bytes) -> bool:
+    """Does a client's stream begin as MQTT 3.1.1?"""
+    try:
+        return said[header_size(said) :].startswith(PROTOCOL)
+    except IndexError:
+        return False
+
+
+def judge_old_words(heard: bytes, *, closed: bool, gone: bool, deaf: bool) -> None:
+    """Whole packets that MQTT 3.1.1 has for a server, each of its own form, a CONNACK first and once."""
+    kinds = []
+    at = 0
+    while at < len(heard):
+        size = announced_size(heard, at)
+        if not size or at + size > len(heard):
+            must(deaf and closed, f"cut within a packet after {kinds}")
+            return
+        body = heard[at + header_size(heard, at) : at + size]
+        must(_is_old_packet(heard[at], body), f"not MQTT 3.1.1 after {kinds}: {heard[at : at + size].hex()}")
+        kinds.append(heard[at] >> 4)
+        at += size
+    must(kinds.count(2) == bool(kinds) and kinds[:1] in ([], [2]), f"not one CONNACK, first: {kinds}")
+    if kinds and heard[3]:
+        must((closed or gone) and len(kinds) == 1, f"refused, and goes on: {kinds}")
+
+
+def _is_old_packet(first: int, body: bytes) -> bool:
+    kind, size = first & 0xF0, len(body)
+    if kind == 0x30:
+        head = 2 + int.from_bytes(body[:2]) + (2 if first & 6 else 0)
+        return first & 7 in (0, 2) and size >= head and body[2 : 2 + int.from_bytes(body[:2])].startswith(b"push/")
+    if first == 0x20:
+        return size == 2 and body[0] <= 1 and body[1] <= 5
+    if first == 0x90:
+        return size > 2 and set(body[2:]) <= {0, 1, 0x80}
+    return (first in (0x40, 0xB0) and size == 2) or (first == 0xD0 and not size)
+
+
 def judge_words(said: bytes, heard: bytes, *, closed: bool, gone: bool, deaf: bool = False) -> None:
     """Whole packets of a server, a CONNACK first and once, nothing after a DISCONNECT, none larger than the client takes.
     Who was deaf may be cut within a packet."""
-    if heard == CONNACK_311_VERSION:
-        must(closed, "a client of MQTT 3.1.1 is not closed")
+    if heard == CONNACK_31_VERSION:
+        must(closed, "a client of MQTT 3.1 is not closed")
+        return
+    if is_old(said):
+        judge_old_words(heard, closed=closed, gone=gone, deaf=deaf)
         return
     connect, left = asked(said)
     most = (connect.max_packet_size if connect is not None else None) or 1 << 28

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import mqtt5
 
+from tests.unit import mqtt311_device as old
 from tests.unit.gateway_world import SECRET, WALL, claims, sign
 
 MAX_GENES: Final = 96
@@ -83,6 +84,22 @@ def _connect(a: int, b: int, c: int) -> bytes:
     ).write()
 
 
+def _old_connect(a: int, b: int, c: int) -> bytes:
+    """Of MQTT 3.1.1: what follows on this connection is read in its form."""
+    client, flags = CLIENTS[a & 3], 0xC0 | (b & 3 if c & 0xE0 == 0xE0 else b & 2)
+    return old.connect(client, TOKENS[client == "c2"], keep_alive=(0, 5)[b >> 7], flags=flags)
+
+
+def _old(a: int, b: int, c: int) -> bytes:
+    """A packet that MQTT 3.1.1 has otherwise than MQTT 5."""
+    topic = TOPICS[a % len(TOPICS)]
+    if b & 3 == 0:
+        return old.subscribe(topic, qos=b >> 4 & 3, packet_id=c)
+    if b & 3 == 1:
+        return old.unsubscribe(topic, packet_id=c)
+    return old.publish(PUBLISHED[a % len(PUBLISHED)], b"x" * (b >> 2), packet_id=c & 0x1F)
+
+
 def _subscribe(a: int, b: int, c: int) -> bytes:
     count = (1, 1, 2, 3, 8, 70, 255, 257)[b & 7]
     filters = [mqtt5.TopicFilter(TOPICS[(a + i) % len(TOPICS)], max_qos=mqtt5.QoS(b >> 3 & 1)) for i in range(count)]
@@ -144,7 +161,7 @@ def _raw(a: int, b: int, c: int) -> bytes:
 
 BUILDERS: Final[tuple[Callable[[int, int, int], bytes], ...]] = (
     _connect, _connect, _subscribe, _subscribe, _unsubscribe, _publish, _publish, _puback, _puback, _auth,
-    _disconnect, _ping, _foreign, _raw,
+    _disconnect, _ping, _foreign, _raw, _old_connect, _old, _old,
 )  # fmt: skip
 
 

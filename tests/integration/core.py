@@ -119,13 +119,17 @@ class Device:
     def where(self) -> tuple[Any, ...]:
         return (self.key, self.room.id, self.room.epoch, self.connection, self.generation, self.number)
 
-    async def bind(self, product: str, *, user: str = "", window: tuple[str, ...] = (), limit: int = 32) -> Any:
-        item = BindItem(*self.where(), Bind(product, 1, [], user), list(window), limit)
+    async def bind(
+        self, product: str, *, user: str = "", window: tuple[str, ...] = (), limit: int = 32, whole: bool = False
+    ) -> Any:
+        item = BindItem(*self.where(), Bind(product, 1, [], user), list(window), limit, whole)
         return (await self.room.core.saver.bind([item]))[0]
 
-    async def sync(self, product: str, *, acks: Any = (), window: Any = (), limit: int = 32, jobs: Any = ()) -> Any:
+    async def sync(
+        self, product: str, *, acks: Any = (), window: Any = (), limit: int = 32, jobs: Any = (), whole: bool = False
+    ) -> Any:
         windows = [ProductWindow(Bind(product, 1, []), list(window), limit)]
-        item = SyncItem(*self.where(), windows, list(acks), list(jobs))
+        item = SyncItem(*self.where(), windows, list(acks), list(jobs), whole=whole)
         return (await self.room.core.saver.sync([item]))[0]
 
 

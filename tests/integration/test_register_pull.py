@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from core import Core, Device, TopicReader, eventually, unique
 
+from infra.register.calls import PAGE_BYTES
 from infra.settings import Settings
 from infra.wire import NOTICED, Ack, ConfirmItem, DisconnectItem, PullItem
 from schemas import names
@@ -64,6 +65,47 @@ async def test_given_a_notice_that_a_session_has_then_only_the_next_session_gets
     again = await room.connect(client)
     assert [item.id for item in (await again.bind(product)).page.items] == ["m1", "m2"]
     assert (await pulled(core, device, product, "m1")).status == "superseded"
+
+
+async def test_given_a_client_that_cannot_pull_then_pages_have_the_bodies_and_no_notice_is_skipped(core: Core) -> None:
+    product, client = await core.product(), unique("c")
+    await core.push(
+        notice(product, client, "m1", b"1" * 1000), PushMessage(id="m2", product=product, client=client, payload=b"2")
+    )
+    await eventually(lambda: core.pending(client, product), what="the messages")
+    room = await core.room()
+    device = await room.connect(client)
+    page = (await device.bind(product, whole=True)).page
+    assert [(item.id, item.payload, item.size, item.or_notice) for item in page.items] == [
+        ("m1", b"1" * 1000, -1, False),
+        ("m2", b"2", -1, False),
+    ]
+    [page] = (await device.sync(product, acks=[Ack(product, "m1", NOTICED)], whole=True)).pages
+    assert [(item.id, item.payload) for item in page.items] == [("m1", b"1" * 1000), ("m2", b"2")]
+    [page] = (await device.sync(product, acks=[Ack(product, "m2", "acked")], window=["m1"], whole=True)).pages
+    assert page.items == []
+
+
+async def test_given_large_bodies_that_lie_apart_then_a_page_of_them_is_bounded_by_their_bytes(core: Core) -> None:
+    product, client = await core.product(), unique("c")
+    room = await core.room()
+    device = await room.connect(client)
+    await device.bind(product, whole=True)
+    sent = [f"m{number:02}" for number in range(40)]
+    await core.push(*(notice(product, client, each, each.encode() * 5_000) for each in sent))
+    await eventually(lambda: len(room.hints) == len(sent), what="the hints")
+    seen: list[str] = []
+    pages = 0
+    while len(seen) < len(sent):
+        [page] = (await device.sync(product, window=seen, limit=64, whole=True)).pages
+        pages += 1
+        assert page.items
+        assert sum(len(item.payload) for item in page.items) <= PAGE_BYTES
+        assert all(item.payload == item.id.encode() * 5_000 for item in page.items)
+        assert page.more is (len(seen) + len(page.items) < len(sent))
+        seen += [item.id for item in page.items]
+    assert seen == sent
+    assert pages > 1
 
 
 async def test_given_a_pulled_body_when_acknowledged_then_nothing_of_it_is_left(core: Core) -> None:

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from tests.fuzz.edge import Attack, Broken, check, judge_words
 from tests.fuzz.grammar import BUILDERS, Event, program
+from tests.unit.mqtt311_device import connect as old_connect
+from tests.unit.mqtt311_device import read
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the codec panics, noisily
 
 genes = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.integers(0, 255)).map(bytes)
-first = st.sampled_from([b"\0\0\0\0", b"\0\0\2\0", b"\0\0\4\0", b"\0\0\x40\0", b"\0\0\x46\0"])
+first = st.sampled_from([b"\0\0\0\0", b"\0\0\2\0", b"\0\0\4\0", b"\0\0\x40\0", b"\0\0\x46\0", b"\x0e\0\0\0"])
 behind_a_connect = st.tuples(genes, first, st.lists(genes, max_size=24)).map(
     lambda drawn: drawn[0] + drawn[1] + b"".join(drawn[2])
 )
@@ -67,6 +69,37 @@ def test_the_inputs_reach_deep_states() -> None:
         assert attack.connections[1].heard[2] == 1  # session present
     finally:
         attack.end()
+
+
+def test_the_inputs_reach_deep_states_of_the_old_version() -> None:
+    """A client of MQTT 3.1.1 that is bound, has messages, publishes, and comes back to its kept session."""
+    attack = Attack()
+    connect, subscribe, publish, gone = b"\x0e\0\0\0", b"\x0f\0\x10\1", b"\x0f\0\2\1", b"\xff\2\0\0"
+    try:
+        attack.run(program(b"\0\0\0\0" + connect + subscribe + publish + gone + b"\xff\0\0\0" + connect))
+        attack.judge()
+        kinds = [[got.first >> 4 for got in read(bytes(one.heard))] for one in attack.connections]
+        assert kinds == [[2, 9, 3, 3, 3, 4], [2, 3, 3, 3]]
+        assert attack.connections[1].heard[2] == 1  # session present
+    finally:
+        attack.end()
+
+
+@pytest.mark.parametrize(
+    "heard",
+    {
+        "no CONNACK": b"\xd0\0",
+        "MQTT 5's CONNACK": b"\x20\3\0\0\0",
+        "a PUBACK with a reason": b"\x20\2\0\0\x40\3\0\1\x97",
+        "a DISCONNECT": b"\x20\2\0\0\xe0\0",
+        "a refused SUBSCRIBE by MQTT 5's code": b"\x20\2\0\0\x90\3\0\1\x87",
+        "a PUBLISH to a topic with properties before it": b"\x20\2\0\0\x30\4\0\1xx",
+        "half a packet": b"\x20\2\0\0\x90\3",
+    }.values(),
+)
+def test_what_is_no_word_of_the_old_version_is_seen(heard: bytes) -> None:
+    with pytest.raises(Broken):
+        judge_words(old_connect(), heard, closed=True, gone=False)
 
 
 def _packets(heard: bytes) -> list[bytes]:

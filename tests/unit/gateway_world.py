@@ -271,7 +271,10 @@ class Register:
     def page(self, item: BindItem | SyncItem, product: str, window: list[str], limit: int) -> Page:
         key = item.key
         pending = self.pending.get((key, product), [])
-        free = [m for m in pending if m.id not in window and self.noticed.get((key, product, m.id)) != item.number]
+        if item.whole:
+            free = [self.whole(m) for m in pending if m.id not in window]
+        else:
+            free = [m for m in pending if m.id not in window and self.noticed.get((key, product, m.id)) != item.number]
         return Page(product, self.n.get((key, product), 0), free[:limit], len(free) > limit)
 
 

@@ -10,7 +10,8 @@ import mqtt5
 import pytest
 from live_room import connect, counted, live, served
 
-from gateway.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, Reader
+from gateway.forms import FIRST, MQTT5, MQTT311
+from gateway.framing import AFTER_CONNECT, BadPacket, Form, Reader, decode
 from gateway.reasons import Reason
 
 
@@ -67,10 +68,9 @@ async def test_given_a_bomb_after_connect_then_its_reason_is_said_and_others_are
         await client.closed()
 
 
-@pytest.mark.parametrize("limit", [BEFORE_CONNECT, AFTER_CONNECT])
-def test_given_an_announced_length_over_the_limit_then_nothing_is_allocated_for_it(limit: int) -> None:
-    reader = Reader()
-    reader.limit = limit
+@pytest.mark.parametrize("form", [FIRST, MQTT5, MQTT311], ids=["first", "5", "3.1.1"])
+def test_given_an_announced_length_over_the_limit_then_nothing_is_allocated_for_it(form: Form) -> None:
+    reader = Reader(form)
     with allocates_at_most(64 * 1024):
         reader.receive_data(b"\x10\xff\xff\xff\x7f")
         with pytest.raises(BadPacket) as raised:
@@ -80,8 +80,7 @@ def test_given_an_announced_length_over_the_limit_then_nothing_is_allocated_for_
 
 @pytest.mark.parametrize("bomb", [*BEFORE.values(), *(bomb for bomb, _ in AFTER.values())])
 def test_given_any_bomb_then_what_is_allocated_stays_small(bomb: bytes) -> None:
-    reader = Reader()
-    reader.limit = AFTER_CONNECT + 1
+    reader = Reader(Form(AFTER_CONNECT + 1, decode))
     with allocates_at_most(64 * 1024):
         reader.receive_data(bomb)
         with contextlib.suppress(BadPacket):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import AsyncMock
 
 import mqtt5
 import pytest
-from gateway_world import Device, World
 
 import gateway.door
 from gateway.door import DRAIN_STEPS_S, Door
 from infra.settings import RoomSettings
+from tests.unit.gateway_world import Device, Socket, World
+from tests.unit.mqtt311_device import old_device
 
 DRAIN_S = 10.0
 
@@ -101,3 +103,45 @@ async def test_given_an_acknowledgement_not_yet_saved_when_sent_away_then_the_en
     device.puback(1)
     await moves.go()
     assert [(ack.id, ack.state) for ack in moves.world.register.disconnects[0].acks] == [("m1", "acked")]
+
+
+class Front:
+    """Says which sockets were open when nobody was to come in any more."""
+
+    def __init__(self, *sockets: Socket) -> None:
+        self._sockets = sockets
+        self.open_then: list[bool] = []
+
+    def listen_no_more(self) -> bool:
+        self.open_then = [not socket.closed for socket in self._sockets]
+        return True
+
+    def stop(self) -> None:
+        pass
+
+
+class Quiet:
+    """The lease and the saver of a room that ends: done at once."""
+
+    async def drain(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def flush(self, seconds: float) -> bool:
+        return True
+
+
+async def test_given_clients_of_both_versions_when_the_room_ends_then_it_listens_no_more_before_it_closes_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(settings=RoomSettings(drain=DRAIN_S))
+    old, new = old_device(world, "push/demo"), world.device("c2", "push/demo")
+    monkeypatch.setattr(gateway.door.asyncio, "sleep", AsyncMock())
+    front, quiet = Front(old.socket, new.socket), Quiet()
+    door = Door(world.room, quiet, quiet, front, elsewhere=AsyncMock(return_value={}), fail=pytest.fail)  # type: ignore[arg-type]
+    await door.stop()
+    assert front.open_then == [True, True]
+    assert (old.socket.closed, old.said_bytes()) == (True, b"")
+    assert int(goodbye(new).reason_code) == 0x9C

@@ -5,7 +5,8 @@ from __future__ import annotations
 import mqtt5
 import pytest
 
-from gateway.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, OldProtocol, Reader, announced_size
+from gateway.forms import FIRST, MQTT5, OldProtocol
+from gateway.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, Form, OldConnect, Reader, announced_size
 from gateway.reasons import Reason
 
 CONNECT = mqtt5.ConnectPacket("c1", password=b"t").write()
@@ -18,14 +19,13 @@ STREAM = [
 
 
 def opened() -> Reader:
-    reader = Reader()
-    reader.limit = AFTER_CONNECT
-    return reader
+    return Reader(MQTT5)
 
 
 def drain(reader: Reader) -> list[bytes]:
     found = []
     while (packet := reader.next_packet()) is not None:
+        assert not isinstance(packet, OldConnect)
         found.append(packet.write())
     return found
 
@@ -50,15 +50,15 @@ def test_given_a_packet_and_a_half_when_read_then_the_rest_is_kept() -> None:
 
 
 def test_given_a_length_bomb_when_only_its_header_came_then_it_is_refused() -> None:
-    reader = Reader()
+    reader = Reader(FIRST)
     reader.receive_data(b"\x10\xff\xff\xff\x7f")
     with pytest.raises(BadPacket) as refused:
         reader.next_packet()
     assert refused.value.code == Reason.PACKET_TOO_LARGE
 
 
-@pytest.mark.parametrize(("limit", "first"), [(BEFORE_CONNECT, b"\x10"), (AFTER_CONNECT, b"\x30")])
-def test_given_a_limit_when_a_packet_is_one_byte_longer_then_it_is_refused(limit: int, first: bytes) -> None:
+@pytest.mark.parametrize(("form", "limit", "first"), [(FIRST, BEFORE_CONNECT, b"\x10"), (MQTT5, AFTER_CONNECT, b"\x30")])
+def test_given_a_limit_when_a_packet_is_one_byte_longer_then_it_is_refused(form: Form, limit: int, first: bytes) -> None:
     def announced(total: int) -> bytes:
         for header in (3, 4):
             left = total - header
@@ -67,12 +67,10 @@ def test_given_a_limit_when_a_packet_is_one_byte_longer_then_it_is_refused(limit
                 return first + data
         raise AssertionError(total)
 
-    reader = Reader()
-    reader.limit = limit
+    reader = Reader(form)
     reader.receive_data(announced(limit))
     assert reader.next_packet() is None
-    reader = Reader()
-    reader.limit = limit
+    reader = Reader(form)
     reader.receive_data(announced(limit + 1))
     with pytest.raises(BadPacket):
         reader.next_packet()
@@ -107,23 +105,23 @@ def test_given_a_string_that_is_not_utf8_when_read_then_bad_packet() -> None:
 
 
 def test_given_another_packet_first_when_read_then_it_is_refused_before_it_is_whole() -> None:
-    reader = Reader()
+    reader = Reader(FIRST)
     reader.receive_data(b"\xc0")
     with pytest.raises(BadPacket):
         reader.next_packet()
 
 
-@pytest.mark.parametrize("name", [b"\x00\x04MQTT\x04", b"\x00\x06MQIsdp\x03", b"\x00\x04MQTT\x03"])
+@pytest.mark.parametrize("name", [b"\x00\x06MQIsdp\x03", b"\x00\x04MQTT\x03"])
 def test_given_an_older_connect_when_read_then_old_protocol(name: bytes) -> None:
     body = name + b"\x02\x00\x3c\x00\x02c1"
-    reader = Reader()
+    reader = Reader(FIRST)
     reader.receive_data(bytes((0x10, len(body))) + body)
     with pytest.raises(OldProtocol):
         reader.next_packet()
 
 
 def test_given_a_later_version_when_read_then_unsupported_in_the_form_of_mqtt_5() -> None:
-    reader = Reader()
+    reader = Reader(FIRST)
     reader.receive_data(CONNECT.replace(b"MQTT\x05", b"MQTT\x06"))
     with pytest.raises(BadPacket) as refused:
         reader.next_packet()
@@ -132,8 +130,7 @@ def test_given_a_later_version_when_read_then_unsupported_in_the_form_of_mqtt_5(
 
 
 def test_given_short_pubacks_then_each_is_taken_by_its_id_and_anything_else_is_left() -> None:
-    reader = Reader()
-    reader.limit = AFTER_CONNECT
+    reader = Reader(MQTT5)
     whole = mqtt5.PubAckPacket(7).write() + mqtt5.PubAckPacket(0x8001).write()
     rejected = mqtt5.PubAckPacket(8, reason_code=mqtt5.PubAckReasonCode.QUOTA_EXCEEDED).write()
     reader.receive_data(whole + rejected + b"\x40\x02\x00")
@@ -147,6 +144,6 @@ def test_given_short_pubacks_then_each_is_taken_by_its_id_and_anything_else_is_l
 
 
 def test_given_a_puback_before_connect_then_it_is_not_taken() -> None:
-    reader = Reader()
+    reader = Reader(FIRST)
     reader.receive_data(mqtt5.PubAckPacket(7).write())
     assert reader.next_ack() == 0

@@ -57,7 +57,7 @@ async def test_given_bytes_one_by_one_when_read_then_it_works_the_same() -> None
 @pytest.mark.parametrize(
     ("data", "answer"),
     [
-        (b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02c1", b"\x20\x02\x00\x01"),
+        (b"\x10\x0e\x00\x04MQTT\x03\x02\x00\x3c\x00\x02c1", b"\x20\x02\x00\x01"),
         (b"\x10\xff\xff\xff\x7f", b""),
         (b"GET / HTTP/1.1\r\n\r\n", b""),
         (b"\x10" + b"\xff" * 8, b""),

@@ -8,7 +8,8 @@ import mqtt5
 import pytest
 from gateway_world import WALL, Device, World, claims, sign
 
-from gateway.framing import AFTER_CONNECT, BadPacket, OldProtocol
+from gateway.forms import MQTT5, OldProtocol
+from gateway.framing import AFTER_CONNECT, BadPacket
 from gateway.reasons import Reason
 from gateway.session import State
 from infra.keeper import Policy
@@ -114,7 +115,7 @@ def test_given_a_good_connect_when_the_saver_answers_then_all_that_is_offered_is
     assert [ack.retain_available, ack.wildcard_subscription_available] == [False, False]
     assert [ack.subscription_id_available, ack.shared_subscription_available] == [False, False]
     assert world.register.of(ConnectItem) == [ConnectItem("main:c1", "r1", 5, 1)]
-    assert device.session.packet_limit == AFTER_CONNECT
+    assert device.session.form is MQTT5
 
 
 @pytest.mark.parametrize(("asked", "network", "answered"), [(60, "wifi", 60), (0, "wifi", 480), (9999, "moon", 480)])
