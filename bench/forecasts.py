@@ -28,8 +28,8 @@ from workers.plansim import Campaign, Forecast, Simulation
 
 T = TypeVar("T")
 SLICES: Final = "longwire_broadcast_slices_total"
-IDLE_S: Final = 6.0
-"""For so long it is looked at what happens anyway."""
+IDLE_S: Final = 20.0
+"""For so long it is looked at what happens anyway: as long as the paced run, so that what comes at intervals is in both alike."""
 CROWD: Final = "crowd"
 CROWD_TTL_S: Final = 60
 STEADY_AFTER_S: Final = 5.0

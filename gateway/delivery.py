@@ -23,6 +23,7 @@ from infra.wire import (
     Downlink,
     Page,
     ProductWindow,
+    SettledJob,
     SyncItem,
     SyncResult,
 )
@@ -167,10 +168,11 @@ class Delivery(Exchange):
         """The room's flush: settle what has drained, then ask for whatever is wanted. Touches again if that must wait."""
         if self._ended:
             return
-        if self.client.shell.buffered() == 0:
-            window.drained(self.client)
-        if window.undrained(self.client):
-            self.owner.touch()
+        if self.client.drain is not None:
+            if self.client.shell.buffered() == 0:
+                window.drained(self.client)
+            else:
+                self.owner.touch()
         if self._rest is not None:
             self._write_rest(self._rest)
         if self.pulls is not None:
@@ -222,36 +224,61 @@ class Delivery(Exchange):
     def _sync(self) -> None:
         """Tell the saver what was settled; unless that is all that there is to say, it looks at the rest too, and sends pages."""
         client, host = self.client, self.host
-        binds = [bind for bind in client.binds if bind.ready]
         self._confirming = acks = window.take_acks(client)
-        jobs = [(bind, host.fanout.settled_jobs(bind)) for bind in binds]
-        self._only_acks = not (self.fenced or self.sync_wanted or any(bind.behind for bind in binds))
-        if self._only_acks:
-            binds = []
-        held = [window.held(client, bind.product) for bind in binds]
-        self._confirming_jobs = [(bind, changed) for bind, changed in jobs if changed]
-        self.sync_wanted = False
+        jobs = self._take_jobs()
         if self.pulls is not None:
             self.pulls.gives_way = False
         self._asked_since = True
+        metrics.syncs.value += 1
+        binds = [bind for bind in client.binds if bind.ready]
+        self._only_acks = not (self.fenced or self.sync_wanted or any(bind.behind for bind in binds))
+        if self._only_acks:
+            only = SyncItem(
+                client.key, host.room, host.epoch, client.connection, client.generation, client.number, [], acks, jobs, True
+            )
+            self.send(lambda: host.saver.sync(only, self._settled))
+            return
+        self.sync_wanted = False
+        held = [window.held(client, bind.product) for bind in binds]
         for bind in binds:
             bind.hinted_n = 0
         item = SyncItem(
             client.key, host.room, host.epoch, client.connection, client.generation, client.number,
             [ProductWindow(self._wire(bind), ids, self._limit(bind)) for bind, ids in zip(binds, held, strict=True)],
-            acks,
-            [*(self._jobs or ()), *(job for _, changed in jobs for job in changed)],
-            self._only_acks,
-            client.whole,
+            acks, jobs, False, client.whole,
         )  # fmt: skip
-        self._jobs = None
-        metrics.syncs.inc()
         self.send(lambda: host.saver.sync(item, lambda result: self._synced(binds, result)))
 
-    def _synced(self, binds: list[BindState], result: SyncResult | None) -> None:
+    def _take_jobs(self) -> list[SettledJob]:
+        """Settled broadcasts that the saver is to hear of now."""
+        jobs, self._jobs = self._jobs or [], None
+        confirming = []
+        for bind in self.client.binds:
+            if bind.ready and (changed := self.host.fanout.settled_jobs(bind)):
+                confirming.append((bind, changed))
+                jobs = [*jobs, *changed]
+        self._confirming_jobs = confirming
+        return jobs
+
+    def _settled(self, result: SyncResult | None) -> None:
+        """The answer to nothing but acks."""
         self._only_acks = False
-        if not self.answered(result.status if result else None):
+        if self._confirmed(result):
+            self.pump()
+
+    def _synced(self, binds: list[BindState], result: SyncResult | None) -> None:
+        if not self._confirmed(result):
             return
+        assert result is not None
+        if self._asked_since:
+            self._lift_fence()
+        self.write_pages(list(zip(binds, result.pages, strict=True)))
+        self.pump()
+
+    def _confirmed(self, result: SyncResult | None) -> bool:
+        """The saver has what it was told. False where the answer is of no use any more."""
+        if not self.answered(result.status if result is not None else None):
+            return False
         assert result is not None
         self.sync_wanted = self.sync_wanted or result.missing
         self._confirming = ()
@@ -259,9 +286,7 @@ class Delivery(Exchange):
         if self._asked_since:
             for bind, saved in jobs:
                 self.host.fanout.saved(bind, saved)
-            self._lift_fence()
-        self.write_pages(list(zip(binds, result.pages, strict=True)))
-        self.pump()
+        return True
 
     def _lift_fence(self) -> None:
         self.fenced = False

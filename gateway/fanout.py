@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
-from gateway import caps, packets
+from gateway import caps, metrics, packets
 from gateway.caps import BadCap, Recent
 from gateway.client import BindState, Client
 from gateway.eligibility import Target
@@ -25,7 +25,7 @@ from gateway.jobs import Job, Jobs, NoPlace
 from gateway.quiet import BadZone, Quiet, Zones
 from gateway.sender import Plain, Sender
 from gateway.together import LOOKS, Together
-from gateway.volley import WRITTEN, settled
+from gateway.volley import WRITTEN
 from gateway.walk import Walk
 from infra.segments import BadSegment
 from infra.wire import (
@@ -52,7 +52,7 @@ slices = Counter("longwire_fanout_slices_total", "Slices by answer", ["status"])
 unknown_acks = Counter("longwire_fanout_unknown_acks_total", "PUBACKs with a broadcast's id that was not in flight")
 
 
-_ACKED, _REJECTED = (settled.labels(word) for word in ("acked", "rejected"))  # once, not once a person
+_ACKED, _REJECTED = (metrics.fanout_settled.labels(word) for word in ("acked", "rejected"))  # once, not once a person
 
 
 def _unwatched(client: Client) -> None:
@@ -174,10 +174,10 @@ class FanOut:
         job.times.acked(bind, now)
         if reason < 0x80:
             job.acked += 1
-            _ACKED.inc()
+            _ACKED.value += 1
         else:
             job.rejected += 1
-            _REJECTED.inc()
+            _REJECTED.value += 1
         self.place_free(client)
 
     def drained(self, client: Client) -> None:
@@ -188,7 +188,7 @@ class FanOut:
             for job in self._jobs.at(bind.product, bind.sent & ~bind.settled):
                 bind.settled |= job.bit
                 job.written += 1
-                WRITTEN.inc()
+                WRITTEN.value += 1
 
     def place_free(self, client: Client) -> None:
         """A place in the window was freed: what waits for one may be written again, as far as grants go."""
@@ -206,6 +206,8 @@ class FanOut:
     def settled_jobs(self, bind: BindState, *, all: bool = False) -> list[SettledJob]:  # noqa: A002 - agreed name
         """Active jobs that the bind has settled, and what its cap counts: what the saver does not know of, or with `all` all."""
         mask = bind.settled if all else bind.settled & ~bind.saved
+        if not mask and bind.recent is None:
+            return []
         now = self._clock()
         found = [SettledJob(bind.product, *job.number, job.remember_s(now)) for job in self._jobs.at(bind.product, mask)]
         if bind.recent is not None:
@@ -349,7 +351,7 @@ class FanOut:
             bind.settled |= job.bit
             job.rejected += 1
             job.too_large += 1
-            _REJECTED.inc()
+            _REJECTED.value += 1
             return False
         bind.sent |= job.bit
         job.count_write(client.key)
@@ -363,7 +365,7 @@ class FanOut:
         elif taken:
             bind.settled |= job.bit
             job.written += 1
-            WRITTEN.inc()
+            WRITTEN.value += 1
         else:
             self._watch(client)
         return True

@@ -119,7 +119,7 @@ class Lifetime:
         self.delivery.flush()
         if self._shell.buffered() == 0 and self.client is not None:
             self._room.fanout.drained(self.client)
-        if self._held & Hold.CHANGES:
+        if self._held and self._held & Hold.CHANGES:
             if self.delivery.full:
                 self._room.touch(self)
             else:
@@ -192,11 +192,16 @@ class Lifetime:
         return self.last_seen + KEEP_ALIVE_FACTOR * self._keep_alive if not self._held else NEVER
 
     def _ack_due(self) -> float:
-        assert self.delivery is not None
-        client, oldest = self.delivery.client, window.oldest(self.delivery.client)
+        client = self.client
+        if client is None or self._held:
+            return NEVER
         if client.broadcasts_inflight:
-            oldest = min(client.broadcast_at, NEVER if oldest is None else oldest)
-        return oldest + self._room.host.policy.ack_timeout if oldest is not None and not self._held else NEVER
+            oldest = min(client.broadcast_at, window.oldest(client))
+        elif client.inflight is not None:
+            oldest = window.oldest(client)
+        else:
+            return NEVER
+        return oldest + self._room.host.policy.ack_timeout
 
     def resync(self, due: float) -> None:
         """We were cut off: the client gets nothing before a sync was answered, and that is asked at `due`."""

@@ -216,16 +216,20 @@ class Link:
 
     def _receive(self, data: bytes) -> None:
         """Bytes of MQTT came."""
-        now = self._session.last_seen = self._room.clock()
+        session = self._session
+        now = session.last_seen = self._room.clock()
         if now > self._room.doubtful_after:
             self._room.awake(now)
-        reader = self._reader or Reader(self._session.form)
-        reader.receive_data(data)
-        self._process(reader)
+        if self._reader is None:
+            if session.took_ack(data):
+                return
+            self._reader = Reader(session.form)
+        self._reader.receive_data(data)
+        self._process(self._reader)
 
     def _process(self, reader: Reader) -> None:
         """Hand over every whole packet, until the session holds us."""
-        session, self._reader = self._session, reader
+        session = self._session
         now = self._room.clock()
         reader.busy, begun = True, False
         try:

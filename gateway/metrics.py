@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
+from infra.tally import Tallies
+
 connections = Gauge("longwire_gateway_connections", "Open sockets, authenticated or not")
 clients = Gauge("longwire_gateway_clients", "Clients with a session in this room")
 accepted = Counter("longwire_gateway_accepted_total", "Sockets accepted")
@@ -17,12 +19,13 @@ away = Counter("longwire_gateway_flash_total", "Sessions kept for a client that 
 returned = Counter("longwire_gateway_flash_returns_total", "Clients that came back to a kept session")
 closed = Counter("longwire_gateway_closed_total", "Connections ended", ["reason"])
 hints = Counter("longwire_gateway_hints_total", "Hints by outcome", ["outcome"])
-written = Counter("longwire_gateway_written_total", "Unicast messages written", ["qos"])
+written = Tallies("longwire_gateway_written_total", "Unicast messages written", "qos")
 notices = Counter("longwire_gateway_notices_total", "Notices written: their bodies are to be pulled")
 pulls = Counter("longwire_gateway_pulls_total", "Pulls by outcome", ["outcome"])
-settled = Counter("longwire_gateway_settled_total", "Unicast messages settled in the room", ["state"])
+settled = Tallies("longwire_gateway_settled_total", "Unicast messages settled in the room", "state")
 unknown_acks = Counter("longwire_gateway_unknown_acks_total", "PUBACKs for no packet of ours")
-syncs = Counter("longwire_gateway_syncs_total", "Syncs asked of the saver")
+fanout_settled = Tallies("longwire_fanout_settled_total", "Broadcasts settled", "state")
+syncs = Tallies("longwire_gateway_syncs_total", "Syncs asked of the saver").labels()
 uplinks = Counter("longwire_gateway_uplinks_total", "Uplinks by outcome", ["outcome"])
 batches = Counter("longwire_gateway_batches_total", "Batches sent", ["subject"])
 retries = Counter("longwire_gateway_retries_total", "Items asked again", ["subject", "reason"])

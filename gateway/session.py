@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 SAVER_TIMEOUT: Final = 5.0
 
+SHORT_ACK: Final = 4
+"""Bytes of a PUBACK without a reason code (MQTT 5 §3.4.2.1)."""
+
 RETRY_AFTER: Final = 5
 UNLIMITED: Final = 1 << 28
 """Larger than any packet (MQTT 5 §2.1.4)."""
@@ -103,6 +106,16 @@ class Session(Lifetime):
             self.delivery.pump()
         else:
             self.delivery.puback(packet_id, reason)
+
+    def took_ack(self, data: bytes) -> bool:
+        """If these bytes, which begin a packet, are one PUBACK that says success and nothing else: handle it. Half of what comes
+        is that (`Reader.next_ack` has those that come with others)."""
+        if len(data) != SHORT_ACK or data[0] != 0x40 or data[1] != 2 or self.state is not State.OPEN or self._held:
+            return False
+        packet_id = data[2] << 8 | data[3]
+        if packet_id:
+            self.acked(packet_id)
+        return packet_id > 0
 
     def _change(self, packet: mqtt5.SubscribePacket | mqtt5.UnsubscribePacket, now: float) -> None:
         assert self.client is not None

@@ -1,7 +1,8 @@
 """Some broadcasts to some connections in one turn: what a connection wants of them is one write.
 
 Who can be judged by a few comparisons is judged for all jobs at once, by their bits; everybody else goes job by job to
-`FanOut.offer`. What many connections get is joined once.
+`FanOut.offer`. What many connections get is joined once, and what the kernel has to be told is gathered on the same way: a walk
+looks at each bind, its client and its socket once (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -9,17 +10,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from prometheus_client import Counter
-
+from gateway import metrics
 from gateway.client import BindState, Client
 from gateway.jobs import Job
 from gateway.sender import Sender
 
-settled = Counter("longwire_fanout_settled_total", "Broadcasts settled", ["state"])
-WRITTEN: Final = settled.labels("written")
+WRITTEN: Final = metrics.fanout_settled.labels("written")
 
 Offer = Callable[[Job, BindState, float], bool]
 Watch = Callable[[Client], None]
+
+
+class _Alike:
+    """Binds that get the same: some jobs' packets at one QoS. `fds` are the sockets of `straight`; `others` are written by their
+    shells."""
+
+    __slots__ = ("bits", "count", "data", "fds", "largest", "others", "qos", "straight")
+
+    def __init__(self, bits: int, qos: int, packets: list[bytes]) -> None:
+        self.bits = bits
+        self.qos = qos
+        self.count = len(packets)
+        self.data = b"".join(packets)
+        self.largest = max(map(len, packets))
+        self.straight: list[BindState] = []
+        self.fds: list[int] = []
+        self.others: list[BindState] = []
 
 
 class Volley:
@@ -46,32 +62,38 @@ class Volley:
     def fire(self, binds: Sequence[BindState]) -> int:
         """Write to those of the binds that want something; returns how many writes that were."""
         every, newest_ms, plain = self._every, self._newest_ms, self._plain
-        alike: dict[tuple[int, int], list[BindState]] = {}  # what they want and their QoS → who
-        some: list[BindState] = []
-        last = (0, 0)
+        groups: dict[tuple[int, int], _Alike] = {}
+        bits = qos = largest = -1
+        straight: list[BindState] = []
+        fds: list[int] = []
+        others: list[BindState] = []
         writes = nothing = 0
         for bind in binds:
             todo = every & ~(bind.sent | bind.settled)
             if not todo:
                 nothing += 1
-            elif (
-                plain
-                and bind.ready
-                and bind.first_bind_ms <= newest_ms
-                and not (bind.fenced or bind.early)
-                and (not bind.qos or bind.client.broadcast_places() >= todo.bit_count())
-            ):
-                key = todo, bind.qos
-                if key != last:  # mostly they want the same as the one before
-                    last, some = key, alike.setdefault(key, [])
-                some.append(bind)
-            else:
+                continue
+            if not plain or not bind.ready or bind.first_bind_ms > newest_ms or bind.fenced or bind.early:
                 writes += self._one_by_one(bind)
+                continue
+            if todo != bits or bind.qos != qos:  # mostly they want the same as the one before
+                bits, qos = todo, bind.qos
+                alike = groups.get((bits, qos)) or groups.setdefault((bits, qos), self._alike(bits, bind))
+                straight, fds, others, largest = alike.straight, alike.fds, alike.others, alike.largest
+            client = bind.client
+            if client.max_packet < largest or (qos and not self._has_places(client, bits)):
+                writes += self._one_by_one(bind)
+                continue
+            bind.sent |= bits
+            fd = client.shell.direct
+            if fd >= 0:
+                straight.append(bind)
+                fds.append(fd)
+            else:
+                others.append(bind)
         for job in self._jobs:
             job.skipped += nothing
-        for (todo, qos), some in alike.items():
-            writes += self._write(todo, qos, some)
-        return writes
+        return writes + sum(map(self._write, groups.values()))
 
     def _one_by_one(self, bind: BindState) -> int:
         writes = 0
@@ -83,60 +105,52 @@ class Volley:
                 writes += 1
         return writes
 
-    def _write(self, todo: int, qos: int, some: list[BindState]) -> int:
-        """Write the same to all of them, but for those whose Maximum Packet Size is below it."""
-        packets = [job.packet(some[0], self._now) for job in self._jobs if todo & job.bit]
-        data, largest = b"".join(packets), max(map(len, packets))
-        fits = [bind for bind in some if bind.client.max_packet >= largest]
-        alone = sum(self._one_by_one(bind) for bind in some if bind.client.max_packet < largest) if len(fits) < len(some) else 0
-        for bind in fits:
-            bind.sent |= todo
-        if qos:
-            self._take_places(fits, len(packets))
-        drained = self._send(fits, data, 0 if qos else todo)
+    def _alike(self, bits: int, bind: BindState) -> _Alike:
+        return _Alike(bits, bind.qos, [job.packet(bind, self._now) for job in self._jobs if bits & job.bit])
+
+    def _has_places(self, client: Client, bits: int) -> bool:
+        """Are there places for all of them? Then they are taken."""
+        count = bits.bit_count()
+        if client.broadcast_places() < count:
+            return False
+        if not client.broadcasts_inflight:
+            client.broadcast_at = self._now
+        client.broadcasts_inflight += count
+        return True
+
+    def _write(self, alike: _Alike) -> int:
+        """Write to all of them, and count it; returns how many they are."""
+        watched = self._send(alike)
+        persons = len(alike.straight) + len(alike.others)
+        written = 0 if alike.qos else persons - len(watched)
         for place, job in enumerate(self._jobs):
-            if todo & job.bit:
-                self.persons[place] += len(fits)
-                job.sent += len(fits)
-                job.written += drained
+            if alike.bits & job.bit:
+                self.persons[place] += persons
+                job.sent += persons
+                job.written += written
             else:
-                job.skipped += len(fits)
-        WRITTEN.inc(drained * len(packets))
-        return len(fits) + alone
+                job.skipped += persons
+        WRITTEN.value += written * alike.count
+        for client in watched:
+            self._watch(client)
+        return persons
 
-    def _take_places(self, binds: list[BindState], count: int) -> None:
-        for bind in binds:
-            client = bind.client
-            if not client.broadcasts_inflight:
-                client.broadcast_at = self._now
-            client.broadcasts_inflight += count
-
-    def _send(self, binds: list[BindState], data: bytes, settles: int) -> int:
-        """To each; where the kernel takes all of it, these bits are settled. Returns how many that were, if there are bits."""
-        straight: list[BindState] = []
-        fds: list[int] = []
-        others: list[BindState] = []
+    def _send(self, alike: _Alike) -> list[Client]:
+        """To each; at QoS 0 it is settled where the kernel took all of it, and the others' clients are returned."""
+        settles = 0 if alike.qos else alike.bits
+        data, straight = alike.data, alike.straight
         watched: list[Client] = []
-        for bind in binds:
-            fd = bind.client.shell.direct
-            if fd >= 0:
-                straight.append(bind)
-                fds.append(fd)
+        if settles:
+            for bind in straight:
                 bind.settled |= settles
-            else:
-                others.append(bind)
-        for place, sent in self._sender.send(fds, data):
+        for place, sent in self._sender.send(alike.fds, data):
             bind = straight[place]
             bind.settled &= ~settles
             bind.client.shell.wrote(data, sent)
             watched.append(bind.client)
-        for bind in others:
+        for bind in alike.others:
             if bind.client.shell.write(data):
                 bind.settled |= settles
             else:
                 watched.append(bind.client)
-        if not settles:
-            return 0
-        for client in watched:
-            self._watch(client)
-        return len(binds) - len(watched)
+        return watched if settles else []

@@ -30,14 +30,16 @@ class Wheel:
 
     def __init__(self, now: float) -> None:
         self._ticks: dict[int, list[Entry]] = {}
-        self._tick = self._of(now)
+        self._tick = math.ceil(now / RESOLUTION)
 
     def at(self, entry: Entry, due: float) -> None:
         """Check `entry` at `due` at the latest; an earlier appointment stands."""
         if due == NEVER:
             return
-        tick = max(self._of(due), self._tick + 1)
-        if entry.due_tick != IDLE and entry.due_tick <= tick:
+        tick = math.ceil(due / RESOLUTION)
+        if tick <= self._tick:
+            tick = self._tick + 1
+        if IDLE != entry.due_tick <= tick:
             return
         entry.due_tick = tick
         self._ticks.setdefault(tick, []).append(entry)
@@ -51,7 +53,3 @@ class Wheel:
                 if entry.due_tick == self._tick:
                     entry.due_tick = IDLE
                     self.at(entry, entry.check(now))
-
-    @staticmethod
-    def _of(due: float) -> int:
-        return math.ceil(due / RESOLUTION)

@@ -5,6 +5,7 @@ Pure but for `Shell.write`: whether something may be written is asked of `Delive
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import msgspec
@@ -103,7 +104,7 @@ def fire(client: Client, bind: BindState, message: Downlink) -> bool:
     if len(data) > client.max_packet:
         return False
     client.shell.write(data)
-    WRITTEN_0.inc()
+    WRITTEN_0.value += 1
     return True
 
 
@@ -129,11 +130,6 @@ def drained(client: Client) -> None:
         _settled(client, ack)
 
 
-def undrained(client: Client) -> bool:
-    """Something written at QoS 0 is not settled yet."""
-    return client.drain is not None
-
-
 def unconfirmed(client: Client) -> int:
     """How many are settled, or will be by themselves, and were not sent to the saver yet."""
     return len(client.acks or ()) + len(client.drain or ())
@@ -143,6 +139,8 @@ def take_acks(client: Client) -> list[Ack]:
     """Acks that were not sent to the saver yet, as many as a request carries; they are the caller's now, the rest is left."""
     most = ACKS_BYTES
     acks, client.acks = client.acks or [], None
+    if len(acks) < 2:
+        return acks
     for count, ack in enumerate(acks):
         most -= _size_of(ack)
         if most < 0 and count:
@@ -159,10 +157,10 @@ def held(client: Client, product: str) -> list[str]:
     return ids
 
 
-def oldest(client: Client) -> float | None:
-    """When the oldest unacknowledged message was written."""
+def oldest(client: Client) -> float:
+    """When the oldest unacknowledged message was written; `inf` if all are acknowledged."""
     inflight = client.inflight
-    return next(iter(inflight.values())).sent_at if inflight else None
+    return next(iter(inflight.values())).sent_at if inflight else math.inf
 
 
 def _take(
@@ -171,12 +169,12 @@ def _take(
     if notice:
         metrics.notices.inc()
     if packet_id is None:
-        WRITTEN_0.inc()
+        WRITTEN_0.value += 1
         if client.drain is None:
             client.drain = []
         client.drain.append(Ack(bind.product, message.id, NOTICED if notice else State.WRITTEN))
         return
-    WRITTEN_1.inc()
+    WRITTEN_1.value += 1
     if client.inflight is None:
         client.inflight = {}
     client.inflight[packet_id] = Inflight(bind.product, message.id, message.n, now, data, notice=notice)
@@ -188,7 +186,7 @@ def _dead(client: Client, bind: BindState, message: Downlink, detail: str) -> by
 
 
 def _settled(client: Client, ack: Ack) -> None:
-    SETTLED[ack.state].inc()
+    SETTLED[ack.state].value += 1
     if client.acks is None:
         client.acks = []
     client.acks.append(ack)
