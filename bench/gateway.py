@@ -32,6 +32,7 @@ from bench.peers import Loop, RoomSender, Sender
 from bench.process import cores, pin, raise_descriptor_limit
 from bench.report import Results, document, percentile, tables
 from bench.servers import PRODUCT, PRODUCTS, Gateway, client_id
+from bench.tls import Certificate, Handshakes, TlsClient, bytes_each
 from bench.walk import BareWalk
 from infra.bus import BusError
 from infra.keeper import POLICY, Policy
@@ -44,6 +45,8 @@ PING_BROADCASTS: Final = 40
 BURST: Final = 16
 OTHERS: Final = 100_000
 """Devices of the second room are numbered from here."""
+TLS: Final = 200_000
+"""Those of the third."""
 SPARE: Final = 500
 """Descriptors of a process beside its connections."""
 DOCUMENTS: Final = {
@@ -62,6 +65,7 @@ class Size:
     rounds: int
     broadcasts: int
     sender: str
+    tls: int = 2_200
 
 
 @contextmanager
@@ -117,11 +121,12 @@ class Bench:
         return self._stack.enter_context(Client(self._program))
 
     def _gateway(self) -> None:
-        """A system with two rooms on the core: one with binds at QoS 0, one at QoS 1."""
+        """A system with three rooms on the core: one with binds at QoS 0, one at QoS 1, one for TLS."""
         size = self._size
-        self._say("a system with two rooms…")
-        env = {"LONGWIRE_ROOM__SENDER": size.sender}
-        gateway = Gateway(self._folder / "system", self._core, rooms=2, env=env, documents=DOCUMENTS)
+        self._say("a system with three rooms…")
+        certificate = Certificate(self._folder / "tls")
+        env = {"LONGWIRE_ROOM__SENDER": size.sender, **certificate.environment()}
+        gateway = Gateway(self._folder / "system", self._core, rooms=3, env=env, documents=DOCUMENTS)
         self._stack.callback(gateway.stop)
         self.found.sender = str(gateway.report(gateway.system.rooms[0].id)["sender"])
         system = gateway.system
@@ -144,8 +149,9 @@ class Bench:
         )
         gateway.until_known(2 * size.connections)
 
-        walks = [self._stack.enter_context(BareWalk(system.nats, [room.id], PRODUCT.name)) for room in system.rooms]
-        at_0, at_1 = (RoomSender(*each) for each in zip(gateway.pids, walks, (first, second), strict=True))
+        self._tls(gateway, certificate)
+        walks = [self._stack.enter_context(BareWalk(system.nats, [room.id], PRODUCT.name)) for room in system.rooms[:2]]
+        at_0, at_1 = (RoomSender(*each) for each in zip(gateway.pids[:2], walks, (first, second), strict=True))
         for payload, figure in zip(PAYLOADS, self._add_plain("gateway", "gateway_qos0", at_0, first), strict=True):
             figure.warm_up()
             self._frames[payload] = figure.frame
@@ -155,6 +161,19 @@ class Bench:
         report = gateway.report(system.rooms[1].id)
         self._figures.append(RoundTrips(self._stack.enter_context(hints), second, report, behind))
         self._pinged = (at_0, first)
+
+    def _tls(self, gateway: Gateway, certificate: Certificate) -> None:
+        """The third room: first its memory, then handshakes in each round."""
+        room, pid = gateway.system.rooms[2], gateway.pids[2]
+        address = (room.host, int(gateway.report(room.id)["ports"][1]))
+        client = self._stack.enter_context(TlsClient(address, certificate))
+        self._say(f"{self._size.tls:,} connections by TLS…")
+        hellos = [gateway.hello(TLS + number) for number in range(self._size.tls)]
+        self.found.tls_bytes_each = bytes_each(pid, client, hellos)
+        self._figures += [
+            Handshakes("tls_full_handshakes", pid, client, resumed=False),
+            Handshakes("tls_resumed_handshakes", pid, client, resumed=True),
+        ]
 
     def _loops(self) -> None:
         program = compiled("send")

@@ -16,8 +16,8 @@ KEYS: Final = (
     "mosquitto_qos0", "mosquitto_qos1", "c_send_256", "uvloop_256", "gateway_qos0_256", "nats_256",
 )  # fmt: skip
 """Messages per CPU-second of the server."""
-TLS: Final = ("tls_bytes_per_connection", "tls_full_handshakes", "tls_resumed_handshakes")
-"""None as long as a room has no TLS listener."""
+HANDSHAKES: Final = ("tls_full_handshakes", "tls_resumed_handshakes")
+"""Per CPU-second of the room."""
 ROOMS: Final = ("gateway", "gateway_qos1")
 PYTHON_SENDER: Final = "python"
 """What a room says where it writes broadcasts without the sender in C (docs/adr/0014)."""
@@ -39,6 +39,7 @@ class Results:
     joined: dict[str, Joined] = field(default_factory=dict)
     arrivals: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     pings_ms: list[float] = field(default_factory=list)
+    tls_bytes_each: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ def document(found: Results) -> dict[str, Any]:
         "connects_per_room_cpu_s": room and room.per_cpu_s,
         "connects_per_total_cpu_s": room and room.per_total_cpu_s,
         "ping_p99_ms": percentile(found.pings_ms, 99) if found.pings_ms else None,
-        **dict.fromkeys(TLS),
+        "tls_bytes_per_connection": found.tls_bytes_each,
+        **{key: statistics.median(found.rates[key]) if key in found.rates else None for key in HANDSHAKES},
         "native_sender": found.sender != PYTHON_SENDER,
         "sender": found.sender,
         "native_client": found.native_client,

@@ -23,7 +23,7 @@ from gateway.ports import FanOut, Shell, Uplinks
 from gateway.publish_rate import PublishRate
 from gateway.reasons import End, Reason
 from gateway.session import Session
-from gateway.wheel import NEVER, Wheel
+from gateway.wheel import IDLE, NEVER, Wheel
 from infra.keeper import Access
 from infra.settings import RoomSettings
 from infra.tokens import Grant, Verifier
@@ -281,18 +281,20 @@ class Room:
         now = self.clock()
         if now > self.doubtful_after:
             self.awake(now)
-        outcomes = [self._push(hint) for hint in hints]
+        soon = self.wheel.tick(now + self.host.policy.ack_timeout)
+        outcomes = [self._push(hint, soon) for hint in hints]
         for outcome, count in Counter(outcomes).items():
             metrics.hints.labels(outcome).inc(count)
         return [_RESULTS[outcome] for outcome in outcomes]
 
-    def _push(self, hint: Hint) -> str:
+    def _push(self, hint: Hint, soon: int) -> str:
+        """`soon`: the tick in which what is written now has to be acknowledged."""
         session = self._clients.get(hint.key)
         if session is None or session.delivery is None or session.delivery.client.number != hint.number:
             outcome = GONE if hint.message.n else DROPPED
         else:
             outcome = session.delivery.hint(hint.product, hint.message)
-            if outcome == WRITTEN:
+            if outcome == WRITTEN and not IDLE < session.due_tick <= soon:  # else it is looked at by then
                 session.wrote()
         return outcome
 

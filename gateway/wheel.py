@@ -32,13 +32,16 @@ class Wheel:
         self._ticks: dict[int, list[Entry]] = {}
         self._tick = math.ceil(now / RESOLUTION)
 
+    def tick(self, due: float) -> int:
+        """The tick that a time falls into, the next one at the earliest: an entry whose `due_tick` is no later is looked at by then."""
+        tick = math.ceil(due / RESOLUTION)
+        return tick if tick > self._tick else self._tick + 1
+
     def at(self, entry: Entry, due: float) -> None:
         """Check `entry` at `due` at the latest; an earlier appointment stands."""
         if due == NEVER:
             return
-        tick = math.ceil(due / RESOLUTION)
-        if tick <= self._tick:
-            tick = self._tick + 1
+        tick = self.tick(due)
         if IDLE != entry.due_tick <= tick:
             return
         entry.due_tick = tick
