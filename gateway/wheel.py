@@ -33,7 +33,7 @@ class Wheel:
         self._tick = math.ceil(now / RESOLUTION)
 
     def tick(self, due: float) -> int:
-        """The tick that a time falls into, the next one at the earliest: an entry whose `due_tick` is no later is looked at by then."""
+        """The tick of a time, at the earliest the next one: an entry whose `due_tick` is no later is looked at by then."""
         tick = math.ceil(due / RESOLUTION)
         return tick if tick > self._tick else self._tick + 1
 
