@@ -1,7 +1,7 @@
 """What TLS costs a room: handshakes, full and resumed, and the memory of an idle connection. TLS 1.3, P-256, one core's worth.
 
-The client is Python's ssl, in this process. Handshakes are *parked*: the room is stopped while the client computes, and the client
-sleeps while the room does. Two cores are often threads of one, and TLS on both at once makes each half as fast again.
+The client is Python's ssl, here. Handshakes are *parked*: the room is stopped while the client computes, and the client
+sleeps while the room does. Two cores are often threads of one, and TLS on both at once makes each much dearer.
 """
 
 from __future__ import annotations
