@@ -164,8 +164,11 @@ class FanOut:
         bind = client.binds.get(job.content.product) if job is not None else None
         if job is None or bind is None or not bind.sent & ~bind.settled & job.bit:
             unknown_acks.inc()
-            # Either not ours, or its bind or place has gone meanwhile: in both cases the masks say what is in flight.
-            client.broadcasts_inflight = min(client.broadcasts_inflight, _outstanding(client))
+            # Either not ours, or its bind or place has gone meanwhile. The masks say what is in flight for certain; beyond that
+            # one PUBACK frees one place: others whose bind or place has gone are not acknowledged yet.
+            client.broadcasts_inflight = max(
+                client.broadcasts_inflight - 1, min(client.broadcasts_inflight, _outstanding(client))
+            )
             self.place_free(client)
             return
         bind.settled |= job.bit

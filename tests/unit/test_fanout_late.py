@@ -145,6 +145,19 @@ async def test_given_a_puback_after_unsubscribe_when_it_comes_then_the_window_pl
     assert bind.client.broadcasts_inflight == 0
 
 
+async def test_given_two_unacknowledged_after_unsubscribe_when_one_is_acknowledged_then_one_place_is_free():
+    room = Room()
+    bind = room.join("main:c1")
+    for number, job in enumerate(("j1", "j2")):
+        room.announce(job, offset=number)
+        await room.slice(job)
+    room.leave(bind)
+    room.fanout.puback(bind.client, 0x8001, 0)
+    assert bind.client.broadcasts_inflight == 1  # MQTT 5 §3.3.4: the other counts until its PUBACK
+    room.fanout.puback(bind.client, 0x8000, 0)
+    assert bind.client.broadcasts_inflight == 0
+
+
 async def test_given_a_qos_0_bind_when_the_buffer_has_drained_then_the_job_is_settled_as_written():
     room = Room()
     bind = room.join("main:c1", qos=0)
