@@ -17,11 +17,18 @@ def identify(certified: frozenset[str] | None, client_id: str) -> None:
         raise Refusal(Reason.NOT_AUTHORIZED, "certificate", "the certificate is not this client's")
 
 
+def _will_refused(will: mqtt5.Will) -> Reason:
+    """The reason that MQTT 5 names for what a Will asks for and is not offered (§3.2.2.2, §3.2.2.3.4, §3.2.2.3.5)."""
+    if will.qos == mqtt5.QoS.EXACTLY_ONCE:
+        return Reason.QOS_NOT_SUPPORTED
+    return Reason.RETAIN_NOT_SUPPORTED if will.retain else Reason.TOPIC_NAME_INVALID
+
+
 def authorize(packet: mqtt5.ConnectPacket, verifier: Verifier, wall: float) -> Grant:
     """What the client may do at `wall` (seconds since the epoch). Raises Refusal."""
     token = token_of(packet)
     if packet.will is not None:
-        raise Refusal(Reason.TOPIC_NAME_INVALID, "will", "a Will is not offered")
+        raise Refusal(_will_refused(packet.will), "will", "a Will is not offered")
     try:
         names.client(packet.client_id)
     except names.BadName as error:

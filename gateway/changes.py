@@ -6,6 +6,7 @@ An object lives from the first packet that waits until the last answer: an idle 
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import mqtt5
@@ -84,9 +85,7 @@ class Changes:
             for code in plan.codes:
                 if code >= Reason.UNSPECIFIED:
                     metrics.binds_refused.labels(f"0x{code:02x}").inc()
-            answer = packets.suback(packet.packet_id, plan.codes, plan.text)
-            if len(answer) > delivery.client.max_packet:
-                answer = packets.suback(packet.packet_id, plan.codes)
+            answer = delivery.client.explain(partial(packets.suback, packet.packet_id, plan.codes), plan.text)
         else:
             plan = plan_unsubscribe(packet, binds)
             answer = packets.unsuback(packet.packet_id, plan.codes)

@@ -6,7 +6,7 @@ Plain data with `__slots__`: no task, no timer, no dict of its own for an idle c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from infra.attributes import Attributes
@@ -112,11 +112,12 @@ class Client:
 
     `soft_cap`: no message is written while more bytes than that are buffered. `drain`: settled once the buffer is empty. `whole`:
     it can't pull (MQTT 3.1.1 has no properties), so a notice is no use to it.
+    `reasons`: it wants Reason Strings.
     """
 
     __slots__ = (
         "acks", "binds", "blocked", "broadcast_at", "broadcasts_inflight", "connection", "drain", "generation", "inflight", "key",
-        "max_packet", "next_packet_id", "number", "receive_max", "shell", "slot", "soft_cap", "whole",
+        "max_packet", "next_packet_id", "number", "reasons", "receive_max", "shell", "slot", "soft_cap", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -142,12 +143,22 @@ class Client:
         self.number = 0
         self.binds = NO_BINDS
         self.inflight: dict[int, Inflight] | None = None
+        self.reasons = True
         self.blocked = False  # a broadcast may wait for a place
         self.broadcasts_inflight = 0
         self.broadcast_at = 0.0  # since when the oldest of them waits, or the last of them made progress
         self.acks: list[Ack] | None = None
         self.drain: list[Ack] | None = None
         self.next_packet_id = 1
+
+    def explain(self, build: Callable[[str], bytes], text: str) -> bytes:
+        """An acknowledgement with a Reason String, unless the client wants none or takes no packet so large (MQTT 5
+        §3.1.2.11.7, §3.4.2.2.2)."""
+        if text and self.reasons:
+            whole = build(text)
+            if len(whole) <= self.max_packet:
+                return whole
+        return build("")
 
     def unicast_places(self) -> int:
         """Free places in the window for unicast (Receive Maximum covers unicast and broadcast together, MQTT 5 §3.1.2.11.3)."""

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import mqtt5
 
+from gateway import strict
 from gateway.reasons import Reason
 
 BEFORE_CONNECT: Final = 4 * 1024
@@ -81,13 +82,15 @@ def decode(frame: memoryview) -> mqtt5.Packet:
     try:
         packet, size = mqtt5.read(frame)
     except (IndexError, ValueError) as error:
-        raise BadPacket(Reason.MALFORMED, f"malformed packet: {error}") from error
+        raise BadPacket(*strict.refusal(str(error), frame[0])) from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
         raise BadPacket(Reason.MALFORMED, "malformed packet: a string that is not UTF-8") from None
     if size != len(frame):
         raise BadPacket(Reason.MALFORMED, f"a packet of {size} bytes in {len(frame)}")
+    if fault := strict.fault(packet, frame):
+        raise BadPacket(Reason.MALFORMED, f"malformed packet: {fault}")
     return packet
 
 

@@ -1,4 +1,4 @@
-"""The bytes of every packet that a room writes. Values that the codec's enums lack (0x8C in a DISCONNECT) are written here.
+"""The bytes of every packet that a room writes.
 
 A Reason String that would push a packet over the client's Maximum Packet Size is left out (MQTT 5 §3.2.2.3.9).
 """
@@ -115,11 +115,11 @@ def connack_refused(code: Reason, text: str, *, retry_after: int = 0, max_packet
 
 
 def disconnect(code: int, text: str = "", *, max_packet: int | None = None, server_reference: str = "") -> bytes:
-    """DISCONNECT from the server's side."""
+    """DISCONNECT from the server's side. A code that MQTT does not know for DISCONNECT (§3.14.2.1) is said as 0x80."""
     try:
         reason = mqtt5.DisconnectReasonCode(code)
     except ValueError:
-        return bytes((0xE0, 2, code, 0))
+        reason = mqtt5.DisconnectReasonCode.UNSPECIFIED_ERROR
     whole = mqtt5.DisconnectPacket(reason_code=reason, reason_str=text or None, server_reference=server_reference or None).write()
     if len(whole) <= (max_packet or _UNLIMITED):
         return whole

@@ -8,6 +8,7 @@ Pulls and syncs take turns. An object lives while something waits: an idle conne
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway import metrics, packets, window
@@ -119,6 +120,5 @@ class Pulling:
         pull = self._waiting.popleft()
         metrics.pulls.labels("refused").inc()
         if pull.packet_id:
-            whole = packets.puback(pull.packet_id, code, text)
-            fits = len(whole) <= self._delivery.client.max_packet
-            self._delivery.client.shell.write(whole if fits else packets.puback(pull.packet_id, code))
+            client = self._delivery.client
+            client.shell.write(client.explain(partial(packets.puback, pull.packet_id, code), text))

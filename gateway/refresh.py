@@ -59,7 +59,7 @@ class Refresh:
 
     def _checked(self, packet: mqtt5.AuthPacket, delivery: Delivery, verifier: Verifier, now: float, wall: float) -> Grant:
         if packet.authentication_method != METHOD:
-            raise Violation(Reason.BAD_AUTH_METHOD, f"the authentication method of this connection is {METHOD}")
+            raise Violation(Reason.PROTOCOL_ERROR, f"the authentication method of this connection is {METHOD}")
         if packet.reason_code != mqtt5.AuthReasonCode.RE_AUTHENTICATE:
             raise Violation(Reason.PROTOCOL_ERROR, "a client begins with AUTH 0x19, and there is nothing to continue")
         if now < self._from:

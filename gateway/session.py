@@ -8,6 +8,7 @@ packets, calls `check()` when the wheel says so, and `lost()` at the end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import mqtt5
@@ -29,7 +30,7 @@ from gateway.pulling import Pull
 from gateway.reasons import End, Reason
 from gateway.refresh import Refresh
 from gateway.states import Hold, State, Violation
-from gateway.subscribing import MAX_FILTERS
+from gateway.subscribing import MAX_FILTERS, not_offered
 from gateway.uplinking import Refused, Uplinking, accept, asked_for
 from gateway.wheel import NEVER
 from infra.tokens import Grant
@@ -67,8 +68,7 @@ class Session(Lifetime):
         handler = self.HANDLERS.get((self.state, type(packet)))
         try:
             if handler is None:
-                code = Reason.BAD_AUTH_METHOD if isinstance(packet, mqtt5.AuthPacket) else Reason.PROTOCOL_ERROR
-                raise Violation(code, f"{type(packet).__name__} while {self.state.value}")
+                raise Violation(Reason.PROTOCOL_ERROR, f"{type(packet).__name__} while {self.state.value}")
             handler(self, packet, now)
         except Violation as violation:
             self.close(violation.code, End.PROTOCOL, violation.text)
@@ -123,12 +123,17 @@ class Session(Lifetime):
         if not packet.packet_id:
             raise Violation(Reason.PROTOCOL_ERROR, "a packet id of 0")
         filters = len(packet.topic_filters if isinstance(packet, mqtt5.SubscribePacket) else packet.patterns)
+        if not filters:
+            raise Violation(Reason.PROTOCOL_ERROR, "no topic filter")
         if filters > MAX_FILTERS:
             raise Violation(Reason.QUOTA_EXCEEDED, f"more than {MAX_FILTERS} topic filters in a packet")
         if packets.SUBACK_HEADER + filters > self.client.max_packet:
             raise Violation(Reason.PACKET_TOO_LARGE, "the answer would be larger than your Maximum Packet Size")
         if isinstance(packet, mqtt5.SubscribePacket) and packet.subscription_id is not None:
             raise Violation(Reason.SUBSCRIPTION_ID_NOT_SUPPORTED, "subscription identifiers are not offered")
+        if not self._old and (refused := not_offered(packet)) is not None:
+            metrics.binds_refused.labels(f"0x{refused.code:02x}").inc()
+            raise Violation(refused.code, refused.text)
         self.delivery.change(packet)
         if self.delivery.full:
             self._hold(Hold.CHANGES)
@@ -200,8 +205,7 @@ class Session(Lifetime):
         if code >= Reason.UNSPECIFIED and self._old:
             self.close(code, End.PROTOCOL, text)
             return
-        answer = packets.puback(packet_id, code, text)
-        self._shell.write(answer if len(answer) <= self.client.max_packet else packets.puback(packet_id, code))
+        self._shell.write(self.client.explain(partial(packets.puback, packet_id, code), text))
 
     def _disconnect(self, packet: mqtt5.DisconnectPacket, now: float) -> None:
         expiry = packet.session_expiry_interval
@@ -219,7 +223,7 @@ class Session(Lifetime):
         """See `gateway.refresh`."""
         assert self.delivery is not None
         if self._refresh is None:
-            raise Violation(Reason.BAD_AUTH_METHOD, "AUTH is for who named an authentication method in CONNECT")
+            raise Violation(Reason.PROTOCOL_ERROR, "AUTH is for who named an authentication method in CONNECT")
         wall = self._room.wall()
         grant = self._refresh.grant(packet, self.delivery, self._room.verifier, now, wall)
         self._grant = self.delivery.grant = grant
@@ -359,6 +363,7 @@ class Session(Lifetime):
             whole=self._old,
         )
         client.generation, client.number = result.generation, result.number
+        client.reasons = packet.request_problem_info
         if not room.register(self, client):
             self._finish(b"", End.TAKEN_OVER)
             return
@@ -388,6 +393,7 @@ class Session(Lifetime):
         assert client is not None
         client.receive_max = min(packet.receive_max, room.host.policy.window)
         client.max_packet = packet.max_packet_size or UNLIMITED
+        client.reasons = packet.request_problem_info
         room.returned(self, client)
         first = self.delivery.back(self._shell, grant, self)
         self.state = State.OPEN

@@ -42,11 +42,30 @@ class Plan:
     drops: list[str] = field(default_factory=list)
 
 
-class _No(Exception):
+class NotGranted(Exception):
+    """Why a filter is refused."""
+
     def __init__(self, code: Reason, text: str) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
+
+
+def not_offered(packet: mqtt5.SubscribePacket | mqtt5.UnsubscribePacket) -> NotGranted | None:
+    """Why a SUBSCRIBE breaks the protocol here: CONNACK said that such filters are not available (MQTT 5 §3.2.2.3.11, .13)."""
+    if isinstance(packet, mqtt5.SubscribePacket):
+        for item in packet.topic_filters:
+            if (refused := _unavailable(item.pattern)) is not None:
+                return refused
+    return None
+
+
+def _unavailable(pattern: str) -> NotGranted | None:
+    if pattern.startswith("$share/"):
+        return NotGranted(Reason.SHARED_NOT_SUPPORTED, "shared subscriptions are not offered")
+    if "+" in pattern or "#" in pattern:
+        return NotGranted(Reason.WILDCARD_NOT_SUPPORTED, "wildcards are not offered")
+    return None
 
 
 class Subscribing:
@@ -71,42 +90,38 @@ class Subscribing:
         codes: list[int] = [0] * len(parsed)
         for groups in (False, True):
             for i, where in enumerate(parsed):
-                if isinstance(where, _No):
+                if isinstance(where, NotGranted):
                     codes[i] = self._refuse(where)
                 elif bool(where[1]) == groups:
                     codes[i] = self._grant(*where, min(1, int(packet.topic_filters[i].max_qos)))
         self._plan.codes = codes
         return self._plan
 
-    def _parse(self, pattern: str) -> tuple[str, str] | _No:
-        if pattern.startswith("$share/"):
-            return _No(Reason.SHARED_NOT_SUPPORTED, "shared subscriptions are not offered")
-        if "+" in pattern or "#" in pattern:
-            return _No(Reason.WILDCARD_NOT_SUPPORTED, "wildcards are not offered")
+    def _parse(self, pattern: str) -> tuple[str, str] | NotGranted:
         try:
             return names.parse_push_topic(pattern)
         except names.BadName as error:
-            return _No(Reason.TOPIC_FILTER_INVALID, str(error))
+            return NotGranted(Reason.TOPIC_FILTER_INVALID, str(error))
 
     def _grant(self, product: str, group: str, qos: int) -> int:
         try:
             return self._join(product, group) if group else self._bind(product, qos)
-        except _No as refused:
+        except NotGranted as refused:
             return self._refuse(refused)
 
-    def _refuse(self, refused: _No) -> int:
+    def _refuse(self, refused: NotGranted) -> int:
         self._plan.text = self._plan.text or refused.text
         return refused.code
 
     def _bind(self, product: str, qos: int) -> int:
         if product not in self._granted:
-            raise _No(Reason.NOT_AUTHORIZED, f"the token does not name product {product}")
+            raise NotGranted(Reason.NOT_AUTHORIZED, f"the token does not name product {product}")
         if product not in self._products:
-            raise _No(Reason.TOPIC_FILTER_INVALID, f"product {product} is not configured here")
+            raise NotGranted(Reason.TOPIC_FILTER_INVALID, f"product {product} is not configured here")
         wishes = self._plan.wishes
         fresh = sum(self._binds.get(name) is None for name in wishes)
         if self._binds.get(product) is None and len(self._binds) + fresh >= self._policy.binds_per_connection:
-            raise _No(Reason.QUOTA_EXCEEDED, f"more than {self._policy.binds_per_connection} binds on a connection")
+            raise NotGranted(Reason.QUOTA_EXCEEDED, f"more than {self._policy.binds_per_connection} binds on a connection")
         wishes[product] = Wish(product, qos, self._groups(product))
         return qos
 
@@ -114,7 +129,7 @@ class Subscribing:
         wish = self._plan.wishes.get(product) or self._existing(product)
         allowed = self._granted[product].groups
         if allowed is not None and group not in allowed:
-            raise _No(Reason.NOT_AUTHORIZED, f"the token does not allow group {group} of {product}")
+            raise NotGranted(Reason.NOT_AUTHORIZED, f"the token does not allow group {group} of {product}")
         if group not in wish.groups:
             self._check_room(wish)
         wish.groups.add(group)
@@ -124,7 +139,7 @@ class Subscribing:
     def _existing(self, product: str) -> Wish:
         bind = self._binds.get(product)
         if bind is None or product not in self._granted:
-            raise _No(Reason.NOT_AUTHORIZED, f"bind push/{product} first")
+            raise NotGranted(Reason.NOT_AUTHORIZED, f"bind push/{product} first")
         return Wish(product, bind.qos, set(bind.groups))
 
     def _groups(self, product: str) -> set[str]:
@@ -133,10 +148,10 @@ class Subscribing:
 
     def _check_room(self, wish: Wish) -> None:
         if len(wish.groups) >= self._policy.groups_per_bind:
-            raise _No(Reason.QUOTA_EXCEEDED, f"more than {self._policy.groups_per_bind} groups of a product")
+            raise NotGranted(Reason.QUOTA_EXCEEDED, f"more than {self._policy.groups_per_bind} groups of a product")
         total = sum(len(bind.groups) for bind in self._binds) + sum(len(w.groups) for w in self._plan.wishes.values())
         if total >= MAX_GROUPS:
-            raise _No(Reason.QUOTA_EXCEEDED, f"more than {MAX_GROUPS} groups on a connection")
+            raise NotGranted(Reason.QUOTA_EXCEEDED, f"more than {MAX_GROUPS} groups on a connection")
 
 
 def plan_unsubscribe(packet: mqtt5.UnsubscribePacket, binds: Binds) -> Plan:
@@ -155,11 +170,9 @@ def plan_unsubscribe(packet: mqtt5.UnsubscribePacket, binds: Binds) -> Plan:
 
 
 def _leave(plan: Plan, product: str, group: str, bind: BindState | None) -> int:
-    if bind is None:
+    if bind is None or product in plan.drops:
         return Reason.NO_SUBSCRIPTION
     if not group:
-        if product in plan.drops:
-            return Reason.NO_SUBSCRIPTION
         plan.drops.append(product)
         return Reason.SUCCESS
     wish = plan.wishes.get(product) or Wish(product, bind.qos, set(bind.groups))

@@ -102,8 +102,6 @@ def _properties(given: Properties) -> tuple[str, Properties]:
         raise Refused(
             Reason.QUOTA_EXCEEDED, f"more than {MAX_PROPERTIES} user properties or {MAX_PROPERTIES_BYTES} bytes of them"
         )
-    if any("\0" in text for pair in kept for text in pair):
-        raise Refused(Reason.IMPLEMENTATION, "a user property contains NUL")
     try:
         return names.message_id(own_id), kept
     except names.BadName:
@@ -113,8 +111,8 @@ def _properties(given: Properties) -> tuple[str, Properties]:
 def _check_rest(packet: mqtt5.PublishPacket) -> None:
     if packet.correlation_data is not None and len(packet.correlation_data) > MAX_CORRELATION:
         raise Refused(Reason.QUOTA_EXCEEDED, f"Correlation Data has more than {MAX_CORRELATION} bytes")
-    if packet.content_type is not None and (len(packet.content_type) > MAX_CONTENT_TYPE or "\0" in packet.content_type):
-        raise Refused(Reason.IMPLEMENTATION, f"Content Type has more than {MAX_CONTENT_TYPE} characters, or a NUL")
+    if packet.content_type is not None and len(packet.content_type) > MAX_CONTENT_TYPE:
+        raise Refused(Reason.IMPLEMENTATION, f"Content Type has more than {MAX_CONTENT_TYPE} characters")
 
 
 def _reply_group(topic: str | None, client: Client, product: str) -> str:

@@ -177,9 +177,6 @@ async def test_given_an_authentication_method_then_0x8c(system: Stand, bystander
 FILTERS: Final[dict[str, tuple[str, int, str]]] = {
     "a product that the token does not name": ("push/other", 0x87, "the token does not name product other"),
     "a product that nobody configured": ("push/ghost", 0x8F, "product ghost is not configured here"),
-    "all products": ("push/+", 0xA2, "wildcards are not offered"),
-    "everything": ("#", 0xA2, "wildcards are not offered"),
-    "a shared subscription": ("$share/all/push/demo", 0x9E, "shared subscriptions are not offered"),
     "a group without its bind": ("push/demo/blue", 0x87, "bind push/demo first"),
     "another topic": ("news/today", 0x8F, "is not push/<product>"),
     "somebody's uplinks": ("up/demo/echo", 0x8F, "is not push/<product>"),
@@ -260,9 +257,14 @@ VIOLATIONS: Final[dict[str, tuple[bytes, int]]] = {
     "packet id 0": (uplink(packet_id=0), 0x82),
     "a topic alias": (uplink(topic_alias=1), 0x94),
     "a second CONNECT": (mqtt5.ConnectPacket("again").write(), 0x82),
-    "AUTH": (mqtt5.AuthPacket().write(), 0x8C),
+    "AUTH": (mqtt5.AuthPacket().write(), 0x82),
     "PUBREL": (mqtt5.PubRelPacket(1).write(), 0x82),
     "a server's packet": (mqtt5.PingRespPacket().write(), 0x82),
+    "all products": (mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("push/+")]).write(), 0xA2),
+    "everything": (mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("#")]).write(), 0xA2),
+    "a shared subscription": (mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("$share/all/push/demo")]).write(), 0x9E),
+    "no filter": (b"\x82\x03\x00\x01\x00", 0x82),
+    "a topic with NUL": (uplink(topic="up/demo/a\0"), 0x81),
     "a subscription id": (mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("push/demo")], subscription_id=1).write(), 0xA1),
 }
 

@@ -363,15 +363,8 @@ def whole_packets(data: bytes) -> Iterator[tuple[mqtt5.Packet, bytes]]:
         if not size or at + size > len(data):
             raise BadPacket(Reason.MALFORMED, CUT_OFF)
         frame = data[at : at + size]
-        yield _decoded(frame), frame
+        yield decode(memoryview(frame)), frame
         at += size
-
-
-def _decoded(frame: bytes) -> mqtt5.Packet:
-    """The codec lacks codes of DISCONNECT that MQTT has (§3.14.2.1): 0x8C."""
-    if frame[0] == 0xE0 and len(frame) == 4 and frame[2] == 0x8C and not frame[3]:
-        return mqtt5.DisconnectPacket()
-    return decode(memoryview(frame))
 
 
 def asked(said: bytes) -> tuple[mqtt5.ConnectPacket | None, bool]:

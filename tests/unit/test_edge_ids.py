@@ -1,4 +1,7 @@
-"""PITFALLS, The edge: ids with `*`, `>`, CRLF, NUL, `}{`, or 4 KB. None becomes a name in here, and none breaks an answer."""
+"""PITFALLS, The edge: ids with `*`, `>`, CRLF, `}{`, or 4 KB. None becomes a name in here, and none breaks an answer.
+
+One with NUL is no string of MQTT: tests/unit/test_conformance_format.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from live_room import Client, Live, connect, counted, live, served
 
 from infra.wire import ConnectItem
 
-BAD = ["*", ">", "a.*", "a.>", "a\r\nb", "a\nPUB x 1", "a\0b", "}{", "a}{b", "{a}", "a b", "a/b", "Gerät", "\u202e", "x" * 129]
+BAD = ["*", ">", "a.*", "a.>", "a\r\nb", "a\nPUB x 1", "}{", "a}{b", "{a}", "a b", "a/b", "Gerät", "\u202e", "x" * 129]
 FITS_A_PACKET = "x" * 1_500
 """With the token, which names it too, about 4 KB: the largest that a CONNECT may have."""
 

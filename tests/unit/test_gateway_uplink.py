@@ -55,7 +55,6 @@ def test_given_no_valid_id_when_published_then_the_room_numbers_it() -> None:
         ("up/demo/pos", {"content_type": "x" * 129}, 0x83),
         ("up/demo/pos", {"user_properties": [("a", "b")] * 17}, 0x97),
         ("up/demo/pos", {"user_properties": [("a", "b" * 5000)]}, 0x97),
-        ("up/demo/pos", {"user_properties": [("a", "\0")]}, 0x83),
     ],
 )
 def test_given_an_uplink_that_is_not_allowed_when_published_then_it_is_refused_or_dropped(
