@@ -315,7 +315,7 @@ for command in (broadcast, job, audience, tail, dlq, replay, register, queue, re
 @cli.command()
 def checkconfig() -> None:
     """Read the configuration; exit status 1 and a line for each error if it does not hold together."""
-    from gateway.certificates import BadCertificate, Contexts
+    from gateway.edge.certificates import BadCertificate, Contexts
 
     settings = settings_of(None)
     try:

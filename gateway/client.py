@@ -1,7 +1,7 @@
 """What a room remembers of one connected client, and of each of its binds.
 
 Plain data with `__slots__`: no task, no timer, no dict of its own for an idle connection. The session machine
-(`gateway/session.py`) owns the rules; the fan-out (`gateway/fanout.py`) owns the masks.
+(`gateway/sessions/session.py`) owns the rules; the fan-out (`gateway/broadcast/fanout.py`) owns the masks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from infra.wire import Ack
 from schemas.partition import slot_of
 
 if TYPE_CHECKING:
-    from gateway.caps import Recent
+    from gateway.broadcast.caps import Recent
     from gateway.ports import Shell
 
 NO_GROUPS: Final[frozenset[str]] = frozenset()

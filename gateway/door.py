@@ -11,12 +11,12 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.front import Front
-from gateway.lease import LeaseKeeper
-from gateway.lifetime import Lifetime
+from gateway.backend.lease import LeaseKeeper
+from gateway.backend.saver_link import SaverLink
+from gateway.edge.front import Front
 from gateway.reasons import End, Reason
 from gateway.room import Room
-from gateway.saver_link import SaverLink
+from gateway.sessions.lifetime import Lifetime
 from gateway.wheel import RESOLUTION
 from infra.bus import Bus
 from infra.lifecycle import Loops

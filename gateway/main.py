@@ -8,19 +8,19 @@ import resource
 import time
 from contextlib import suppress
 
-from gateway.certificates import Certificates
+from gateway.admission.memory import limit, resident
+from gateway.admission.revoking import Revoking
+from gateway.backend.lease import LeaseKeeper
+from gateway.backend.neighbours import addresses
+from gateway.backend.saver_link import SaverLink
+from gateway.backend.uplink_link import UplinkLink
+from gateway.broadcast.fanout import FanOut
+from gateway.broadcast.sender import choose
 from gateway.door import Door, Endpoints
-from gateway.fanout import FanOut
-from gateway.front import Front
+from gateway.edge.certificates import Certificates
+from gateway.edge.front import Front
 from gateway.host import Host
-from gateway.lease import LeaseKeeper
-from gateway.memory import limit, resident
-from gateway.neighbours import addresses
-from gateway.revoking import Revoking
 from gateway.room import Room
-from gateway.saver_link import SaverLink
-from gateway.sender import choose
-from gateway.uplink_link import UplinkLink
 from infra import VERSION
 from infra.bus import Bus
 from infra.keeper import Keeper

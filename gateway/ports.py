@@ -42,7 +42,7 @@ class Shell(Protocol):
 
     @property
     def peer(self) -> int:
-        """The client's address, also after the end (`gateway.peers`); behind the PROXY protocol what its header says."""
+        """The client's address, also after the end (`gateway.edge.peers`); behind the PROXY protocol what its header says."""
 
     @property
     def transport(self) -> str:
@@ -133,7 +133,7 @@ class Uplinks(Protocol):
 
 
 class FanOut(Protocol):
-    """Broadcasts in this room (`gateway/fanout.py`)."""
+    """Broadcasts in this room (`gateway/broadcast/fanout.py`)."""
 
     def bound(self, bind: BindState, settled: Sequence[JobNumber], recent: Sequence[RecentJob] = ()) -> None:
         """The saver has answered the bind; `settled`: broadcasts that the client already has; `recent`: what its cap counts."""

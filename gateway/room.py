@@ -11,18 +11,18 @@ import mqtt5
 import structlog
 
 from gateway import metrics
-from gateway.admission import authorize
-from gateway.auth import Refusal
+from gateway.admission.auth import Refusal
+from gateway.admission.gate import Gate
+from gateway.admission.identity import authorize
+from gateway.admission.publish_rate import PublishRate
 from gateway.client import Client
-from gateway.delivery import DROPPED, GONE, WRITTEN
-from gateway.flash import SYNC_WITHIN, Kept
-from gateway.gate import Gate
 from gateway.host import Host
-from gateway.lifetime import Lifetime
 from gateway.ports import FanOut, Shell, Uplinks
-from gateway.publish_rate import PublishRate
 from gateway.reasons import End, Reason
-from gateway.session import Session
+from gateway.sessions.delivery import DROPPED, GONE, WRITTEN
+from gateway.sessions.flash import SYNC_WITHIN, Kept
+from gateway.sessions.lifetime import Lifetime
+from gateway.sessions.session import Session
 from gateway.wheel import IDLE, NEVER, Wheel
 from infra.keeper import Access
 from infra.settings import RoomSettings
@@ -49,7 +49,7 @@ class Room:
     """The registry and the shared parts.
 
     `later(seconds, call)` runs a call once, later: the only timer besides the wheel. `wall` is the time of day (for tokens),
-    `clock` the monotonic one (for everything else), both in seconds; `memory`: see `gateway.gate.Gate`.
+    `clock` the monotonic one (for everything else), both in seconds; `memory`: see `gateway.admission.gate.Gate`.
     """
 
     def __init__(

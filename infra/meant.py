@@ -1,6 +1,7 @@
 """Whom a content means, asked of the durable registry (`push.clients`): of clients that are in no room now, or of all.
 
-The rooms ask their binds the same (gateway/eligibility.py); both stand on `infra/segments.py` and `schemas/partition.py`.
+The rooms ask their binds the same (gateway/broadcast/eligibility.py); both stand on `infra/segments.py` and
+`schemas/partition.py`.
 """
 
 from __future__ import annotations

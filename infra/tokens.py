@@ -24,7 +24,7 @@ LEEWAY_S: Final = 60
 """How far `nbf` and `iat` may lie in the future: the issuer's clock is not ours."""
 
 MAX_TOKEN: Final = 4096
-"""Bytes; a CONNECT has no more either (gateway/framing.py)."""
+"""Bytes; a CONNECT has no more either (gateway/mqtt/framing.py)."""
 MAX_TIME: Final = 1 << 40
 MAX_JTI: Final = 256
 _HEADERS: Final = 64

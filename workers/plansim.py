@@ -97,7 +97,7 @@ class Forecast:
 
 
 class DenseRoom:
-    """One room (gateway/fanout.py) whose clients are spread evenly over the slots; all of them are eligible."""
+    """One room (gateway/broadcast/fanout.py) whose clients are spread evenly over the slots; all of them are eligible."""
 
     def __init__(self, clients: int, *, qos: int = 0, delivery_s: float = 0.0) -> None:
         """`delivery_s`: CPU-seconds of one delivery, which a slice can't beat."""

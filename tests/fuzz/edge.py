@@ -15,14 +15,14 @@ import mqtt5
 import msgspec
 
 from gateway.client import BindState
-from gateway.framing import AFTER_CONNECT, BadPacket, announced_size, decode, header_size
-from gateway.link import LARGE, Link
-from gateway.mqtt311 import CONNACK_31_VERSION, PROTOCOL
-from gateway.packets import RECEIVE_MAXIMUM
-from gateway.peers import UNKNOWN
+from gateway.edge.link import LARGE, Link
+from gateway.edge.peers import UNKNOWN
+from gateway.edge.sockets import Sockets
+from gateway.mqtt.framing import AFTER_CONNECT, BadPacket, announced_size, decode, header_size
+from gateway.mqtt.mqtt311 import CONNACK_31_VERSION, PROTOCOL
+from gateway.mqtt.packets import RECEIVE_MAXIMUM
 from gateway.reasons import Reason
-from gateway.sockets import Sockets
-from gateway.uplinking import MAX_QOS0_WAITING
+from gateway.sessions.uplinking import MAX_QOS0_WAITING
 from infra.keeper import Policy
 from infra.settings import RoomSettings
 from infra.wire import UplinkItem, UplinkResult

@@ -18,9 +18,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway import jobs
+from gateway.broadcast import jobs
+from gateway.broadcast.jobs import Job
 from gateway.client import BindState
-from gateway.jobs import Job
 from infra.wire import Cap, JobContent, PauseJob, QuietHours
 from schemas.codes import SLOTS
 from schemas.partition import Shares

@@ -16,15 +16,15 @@ import mqtt5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.certificates import Contexts
-from gateway.link import Link
-from gateway.proxy import BadHeader, following, source
-from gateway.sockets import Sockets
-from gateway.staged import StagedLink
-from gateway.stages import Stage
-from gateway.tls import Tls
-from gateway.upgrade import BadRequest, Door, request_end
-from gateway.websocket import Frames, WebSocket
+from gateway.edge.certificates import Contexts
+from gateway.edge.link import Link
+from gateway.edge.proxy import BadHeader, following, source
+from gateway.edge.sockets import Sockets
+from gateway.edge.staged import StagedLink
+from gateway.edge.stages import Stage
+from gateway.edge.tls import Tls
+from gateway.edge.upgrade import BadRequest, Door, request_end
+from gateway.edge.websocket import Frames, WebSocket
 from infra.settings import RoomSettings, TlsSettings
 from tests.unit.certs import Authority
 from tests.unit.gateway_world import World, claims, sign

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.broadcast.fanout import FanOut
 from gateway.client import BindState, Client
-from gateway.fanout import FanOut
 from infra import wire
 from infra.audiences import Audience, Chunk
 from infra.bus import BusTimeout, NoResponders

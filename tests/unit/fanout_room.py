@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import mqtt5
 
+from gateway.broadcast.fanout import FanOut
 from gateway.client import BindState, Client
-from gateway.fanout import FanOut
-from gateway.flash import NoSocket
+from gateway.sessions.flash import NoSocket
 from infra.attributes import Interned
 from infra.wire import Announce, EndJob, JobContent, JobNumber, RecentJob, Slice, SliceReply
 from schemas.codes import SLOTS

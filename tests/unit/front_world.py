@@ -15,9 +15,9 @@ from gateway_world import World, claims, sign
 from live_room import ticking
 from ws import frame, parsed, request
 
-from gateway.certificates import Certificates
-from gateway.front import Front
-from gateway.stages import failures
+from gateway.edge.certificates import Certificates
+from gateway.edge.front import Front
+from gateway.edge.stages import failures
 from infra.settings import RoomSettings
 
 PING = mqtt5.PingReqPacket().write()

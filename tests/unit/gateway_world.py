@@ -12,14 +12,14 @@ import msgspec
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from gateway import packets
 from gateway.client import BindState, Client
-from gateway.framing import decode
+from gateway.edge.peers import number
 from gateway.host import Host
-from gateway.peers import number
+from gateway.mqtt import packets
+from gateway.mqtt.framing import decode
 from gateway.ports import Done
 from gateway.room import Room
-from gateway.session import Session
+from gateway.sessions.session import Session
 from infra.keeper import Issuer, Policy, Product, SigningKey
 from infra.revoked import Revoked
 from infra.settings import RoomSettings

@@ -11,10 +11,10 @@ from typing import Any
 
 import mqtt5
 
-from gateway.link import Link
-from gateway.peers import UNKNOWN
+from gateway.edge.link import Link
+from gateway.edge.peers import UNKNOWN
+from gateway.edge.sockets import Sockets
 from gateway.room import Room
-from gateway.sockets import Sockets
 
 
 class Turns:

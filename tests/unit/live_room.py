@@ -11,9 +11,9 @@ import mqtt5
 from gateway_world import World, claims, sign
 from prometheus_client import REGISTRY
 
-from gateway.entrance import Entrance
-from gateway.listener import Listener
-from gateway.sockets import Sockets
+from gateway.edge.entrance import Entrance
+from gateway.edge.listener import Listener
+from gateway.edge.sockets import Sockets
 from gateway.wheel import RESOLUTION
 from infra.keeper import Access, Policy
 from infra.settings import RoomSettings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gateway.forms import FIRST
-from gateway.framing import BadPacket, Reader
+from gateway.mqtt.forms import FIRST
+from gateway.mqtt.framing import BadPacket, Reader
 from tests.unit.gateway_world import Socket, World, claims, sign
 
 PING = b"\xc0\x00"

@@ -25,7 +25,7 @@ class SimRoom:
     sent: int = 0
 
     def take(self, order: Order, began: float) -> tuple[list[float], float, SliceReply]:
-        """When each person is written to, when the reply is there, and the reply (gateway/fanout.py in small)."""
+        """When each person is written to, when the reply is there, and the reply (gateway/broadcast/fanout.py in small)."""
         spread = order.spread_ms / 1000
         times: list[float] = []
         first, last = self.cursor, max(self.cursor, order.hi)

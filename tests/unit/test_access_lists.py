@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.lists import Lists, Networks, Verdict, glob
-from gateway.peers import number
+from gateway.admission.lists import Lists, Networks, Verdict, glob
+from gateway.edge.peers import number
 from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS
 from infra.keeper import Access
 

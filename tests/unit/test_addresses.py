@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.addresses import Addresses, is_v4
-from gateway.buckets import SLOTS, Buckets
-from gateway.peers import MAPPED, UNKNOWN, number
+from gateway.admission.addresses import Addresses, is_v4
+from gateway.admission.buckets import SLOTS, Buckets
+from gateway.edge.peers import MAPPED, UNKNOWN, number
 from infra.keeper import Policy
 
 V4 = number("203.0.113.9")

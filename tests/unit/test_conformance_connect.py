@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from live_room import PING, SUBSCRIBE, live
 from wire_bytes import closes_unsaid, connect, good_connect, pair, say, string
 
-from gateway.framing import BadPacket, decode
+from gateway.mqtt.framing import BadPacket, decode
 from gateway.reasons import End, Reason
 from infra.settings import RoomSettings
 from infra.wire import BindItem, Downlink, UplinkResult

@@ -19,7 +19,7 @@ from wire_bytes import (
     unsubscribe,
 )
 
-from gateway import packets
+from gateway.mqtt import packets
 from gateway.reasons import Reason
 
 ILL_FORMED = {"not UTF-8": b"a\xff", "a surrogate": b"a\xed\xa0\x80", "an overlong form": b"a\xc0\xaf"}

@@ -6,8 +6,9 @@ import mqtt5
 import pytest
 from gateway_world import Device, World, claims, sign
 
-from gateway import packets, refresh
-from gateway.framing import decode
+from gateway.admission import refresh
+from gateway.mqtt import packets
+from gateway.mqtt.framing import decode
 from gateway.reasons import Reason
 from infra.wire import Downlink, Kick
 

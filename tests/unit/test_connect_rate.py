@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.connect_rate import LONGEST, ConnectRate
+from gateway.admission.connect_rate import LONGEST, ConnectRate
 from infra.keeper import Policy
 
 

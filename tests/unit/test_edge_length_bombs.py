@@ -10,8 +10,8 @@ import mqtt5
 import pytest
 from live_room import connect, counted, live, served
 
-from gateway.forms import FIRST, MQTT5, MQTT311
-from gateway.framing import AFTER_CONNECT, BadPacket, Form, Reader, decode
+from gateway.mqtt.forms import FIRST, MQTT5, MQTT311
+from gateway.mqtt.framing import AFTER_CONNECT, BadPacket, Form, Reader, decode
 from gateway.reasons import Reason
 
 

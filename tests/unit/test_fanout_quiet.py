@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import quiet
-from gateway.quiet import MAX_UNKNOWN, Quiet, Zones
+from gateway.broadcast import quiet
+from gateway.broadcast.quiet import MAX_UNKNOWN, Quiet, Zones
 from infra.wire import QuietHours
 from schemas.codes import SLOTS
 from tests.unit.fanout_room import Room

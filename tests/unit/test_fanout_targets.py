@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import eligibility
-from gateway.eligibility import MAX_KNOWN, Segmented, Target
+from gateway.broadcast import eligibility
+from gateway.broadcast.eligibility import MAX_KNOWN, Segmented, Target
 from infra.segments import Segment
 from infra.wire import ControlReply, Estimate, JobContent, PauseJob
 from schemas.codes import SLOTS, WHOLE

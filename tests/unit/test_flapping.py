@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flapping import MAX_BANNED, MAX_SEEN, Flapping
+from gateway.admission.flapping import MAX_BANNED, MAX_SEEN, Flapping
 from infra.keeper import Policy
 
 LIMIT = 5

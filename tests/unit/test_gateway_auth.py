@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gateway_world import SECRET, WALL, claims, issuer, sign
 
-from gateway.auth import Refusal, verified
+from gateway.admission.auth import Refusal, verified
 from gateway.reasons import Reason
 from infra.keeper import Issuer, SigningKey
 from infra.tokens import Verifier

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway import batcher as module
-from gateway.batcher import Batcher
+from gateway.backend import batcher as module
+from gateway.backend.batcher import Batcher
 from infra.bus import BusTimeout, NoResponders
 from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, DoneResult, Reply, Request, UnbindItem
 

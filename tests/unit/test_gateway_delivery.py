@@ -10,8 +10,8 @@ from gateway_world import Device, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import delivery, window
 from gateway.client import FIRST_BROADCAST_ID
+from gateway.sessions import delivery, window
 from infra.keeper import Policy
 from infra.settings import RoomSettings
 from infra.wire import BindItem, Downlink, SettledJob, SyncItem

@@ -5,8 +5,8 @@ from __future__ import annotations
 import mqtt5
 import pytest
 
-from gateway.forms import FIRST, MQTT5, OldProtocol
-from gateway.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, Form, OldConnect, Reader, announced_size
+from gateway.mqtt.forms import FIRST, MQTT5, OldProtocol
+from gateway.mqtt.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, Form, OldConnect, Reader, announced_size
 from gateway.reasons import Reason
 
 CONNECT = mqtt5.ConnectPacket("c1", password=b"t").write()

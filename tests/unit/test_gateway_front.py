@@ -18,11 +18,11 @@ from front_world import PING, Live, Peer, connect, counted, has_ipv6, live, trus
 from test_gateway_proxy import V4, V6, header
 from ws import CLOSE, CONTINUATION, frame, parsed, request
 
-from gateway.certificates import BadCertificate, Certificates, Contexts, reloads
-from gateway.front import advertised
-from gateway.peers import number
-from gateway.tls import HANDSHAKE
-from gateway.upgrade import LIMIT
+from gateway.edge.certificates import BadCertificate, Certificates, Contexts, reloads
+from gateway.edge.front import advertised
+from gateway.edge.peers import number
+from gateway.edge.tls import HANDSHAKE
+from gateway.edge.upgrade import LIMIT
 from infra.settings import Certificate, PortSettings, TlsSettings
 from infra.wire import Endpoint
 

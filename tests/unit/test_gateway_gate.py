@@ -9,7 +9,7 @@ import pytest
 from gateway_world import Device, World
 from prometheus_client import REGISTRY
 
-from gateway.peers import number
+from gateway.edge.peers import number
 from gateway.room import REVIEWED_AT_ONCE
 from infra.keeper import Access, Policy
 from infra.settings import RoomSettings

@@ -8,8 +8,8 @@ import tracemalloc
 
 import pytest
 
-from gateway.saver_link import SaverLink
-from gateway.uplink_link import UplinkLink
+from gateway.backend.saver_link import SaverLink
+from gateway.backend.uplink_link import UplinkLink
 from infra.wire import ConnectItem, DisconnectItem, SyncItem, UnbindItem, UplinkItem
 
 WAIT = 20_000

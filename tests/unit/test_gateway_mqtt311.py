@@ -5,11 +5,11 @@ from __future__ import annotations
 import mqtt5
 import pytest
 
-from gateway import packets
-from gateway.forms import MQTT5, MQTT311
-from gateway.mqtt311 import encode
+from gateway.mqtt import packets
+from gateway.mqtt.forms import MQTT5, MQTT311
+from gateway.mqtt.mqtt311 import encode
 from gateway.reasons import End
-from gateway.states import State
+from gateway.sessions.states import State
 from infra.keeper import Policy
 from infra.wire import BindItem, ConnectResult, SyncItem, UplinkResult
 from tests.unit.gateway_world import World

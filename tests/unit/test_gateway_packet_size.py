@@ -6,7 +6,7 @@ import mqtt5
 import pytest
 from gateway_world import Device, World
 
-from gateway import packets
+from gateway.mqtt import packets
 from gateway.reasons import Reason
 
 

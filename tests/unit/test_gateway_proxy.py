@@ -6,8 +6,8 @@ import ipaddress
 
 import pytest
 
-from gateway.peers import UNKNOWN, Networks, number
-from gateway.proxy import FIXED, LIMIT, BadHeader, following, source
+from gateway.edge.peers import UNKNOWN, Networks, number
+from gateway.edge.proxy import FIXED, LIMIT, BadHeader, following, source
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 V4 = bytes((198, 51, 100, 7)) + bytes((10, 0, 0, 1)) + (40_000).to_bytes(2) + (1883).to_bytes(2)

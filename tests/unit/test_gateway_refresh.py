@@ -9,7 +9,7 @@ import pytest
 from gateway_world import WALL, Device, World, claims, sign
 
 from gateway.reasons import Reason
-from gateway.session import State
+from gateway.sessions.session import State
 from infra.tokens import Verifier
 
 NEW = {"exp": int(WALL) + 7200}

@@ -11,12 +11,12 @@ import pytest
 from gateway_world import World
 from links import Turns, linked
 
-from gateway import native
+from gateway.broadcast import native
+from gateway.broadcast.eligibility import Target
+from gateway.broadcast.jobs import Jobs
+from gateway.broadcast.sender import DEPTH, Native, Plain, Sender, choose
+from gateway.broadcast.volley import Volley
 from gateway.client import BindState, Client
-from gateway.eligibility import Target
-from gateway.jobs import Jobs
-from gateway.sender import DEPTH, Native, Plain, Sender, choose
-from gateway.volley import Volley
 from infra.attributes import Interned
 from infra.settings import RoomSettings
 from infra.wire import JobContent

@@ -8,10 +8,10 @@ import mqtt5
 import pytest
 from gateway_world import WALL, Device, World, claims, sign
 
-from gateway.forms import MQTT5, OldProtocol
-from gateway.framing import AFTER_CONNECT, BadPacket
+from gateway.mqtt.forms import MQTT5, OldProtocol
+from gateway.mqtt.framing import AFTER_CONNECT, BadPacket
 from gateway.reasons import Reason
-from gateway.session import State
+from gateway.sessions.session import State
 from infra.keeper import Policy
 from infra.settings import RoomSettings
 from infra.wire import ConnectItem, ConnectResult, DisconnectItem, Kick, SyncItem

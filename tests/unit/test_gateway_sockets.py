@@ -11,7 +11,7 @@ import pytest
 from gateway_world import World, claims, sign
 from links import Turns, linked, packets
 
-from gateway.sockets import AT_ONCE, READ, WRITE, Poller, Portable, Sockets, system_poller
+from gateway.edge.sockets import AT_ONCE, READ, WRITE, Poller, Portable, Sockets, system_poller
 from infra.settings import RoomSettings
 
 CONNECT = mqtt5.ConnectPacket("c1", password=sign(claims())).write()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from ws import BINARY, CLOSE, CONTINUATION, PING, PONG, frame, parsed, request
 
-from gateway.upgrade import LIMIT, Door
-from gateway.websocket import FRAGMENTS, MESSAGE, Frames, WebSocket, close_frame
+from gateway.edge.upgrade import LIMIT, Door
+from gateway.edge.websocket import FRAGMENTS, MESSAGE, Frames, WebSocket, close_frame
 
 SAMPLE_ACCEPT = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 """Of the key in RFC 6455 §1.3."""

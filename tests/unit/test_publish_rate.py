@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.publish_rate import PublishRate
+from gateway.admission.publish_rate import PublishRate
 from infra.keeper import Policy
 
 

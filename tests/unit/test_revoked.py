@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from gateway_world import SECRET, WALL, Device, World, claims, issuer, sign
 
-from gateway.refresh import METHOD
-from gateway.revoking import AT_ONCE, Revoking
-from gateway.session import State
+from gateway.admission.refresh import METHOD
+from gateway.admission.revoking import AT_ONCE, Revoking
+from gateway.sessions.session import State
 from infra.keeper import Policy
 from infra.revoked import MAX_TAKEN, Revocation, Revoked
 from infra.tokens import BadToken, Verifier

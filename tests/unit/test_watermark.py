@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.memory import limit, resident
-from gateway.watermark import Watermark
+from gateway.admission.memory import limit, resident
+from gateway.admission.watermark import Watermark
 
 
 def test_given_a_level_that_rises_and_falls_then_the_mark_is_left_lower_than_it_was_passed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mqtt5
 from gateway_world import Device, World, claims, sign
 
-from gateway.framing import BadPacket, announced_size, decode
+from gateway.mqtt.framing import BadPacket, announced_size, decode
 
 
 def string(text: str | bytes) -> bytes:
@@ -58,7 +58,7 @@ def unsubscribe(*filters: str | bytes, first: int = 0xA2, given: tuple[bytes, ..
 
 
 def say(device: Device, data: bytes) -> None:
-    """Whole packets, as `gateway.link.Link` hands them over; what comes while the session is held is left unread."""
+    """Whole packets, as `gateway.edge.link.Link` hands them over; what comes while the session is held is left unread."""
     while data and not device.session.held:
         frame, data = data[: announced_size(data, 0)], data[announced_size(data, 0) :]
         try:

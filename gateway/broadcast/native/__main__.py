@@ -1,0 +1,7 @@
+"""`python -m gateway.broadcast.native`: build the C sender."""
+
+import sys
+
+from gateway.broadcast.native import main
+
+sys.exit(main())

@@ -1,0 +1,279 @@
+"""MQTT 3.1.1 as a form in front of the session: its packets become MQTT 5's, and what a room writes becomes its own (ADR 19).
+
+Sections are of the OASIS standard MQTT 3.1.1. What the old form can't say is left out: properties, reason codes, DISCONNECT by
+the server. What must not be left out (a PUBLISH that is refused) the session says otherwise, by closing.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import mqtt5
+
+from gateway.mqtt.framing import BadPacket, OldConnect, announced_size, header_size
+from gateway.mqtt.framing import decode as decode_5
+from gateway.ports import Shell
+from gateway.reasons import Reason
+
+PROTOCOL: Final = b"\x00\x04MQTT\x04"
+"""How the body of a CONNECT begins (§3.1.2)."""
+CONNACK_31_VERSION: Final = b"\x20\x02\x00\x01"
+"""CONNACK (§3.2.2.3): unacceptable protocol version."""
+
+_CONNECT, _CONNACK, _PUBLISH, _PUBACK = 0x10, 0x20, 0x30, 0x40
+_SUBSCRIBE, _SUBACK, _UNSUBSCRIBE, _UNSUBACK = 0x80, 0x90, 0xA0, 0xB0
+_PINGREQ, _PINGRESP, _DISCONNECT = 0xC0, 0xD0, 0xE0
+_IDS_ONLY: Final = frozenset((_PUBACK, 0x50, 0x60, 0x70))
+_BARE: Final = frozenset((_PINGREQ, _DISCONNECT))
+
+_WILL, _WILL_QOS, _WILL_RETAIN, _PASSWORD, _USERNAME = 0x04, 0x18, 0x20, 0x40, 0x80
+_CLEAN: Final = 0x02
+_NEVER: Final = 0xFFFFFFFF
+"""Session Expiry Interval of MQTT 5: a session of 3.1.1 that is not clean has no end of its own."""
+
+_RETURN_CODES: Final = {
+    Reason.SUCCESS: 0,
+    Reason.UNSUPPORTED_VERSION: 1,
+    Reason.CLIENT_ID_NOT_VALID: 2,
+    Reason.SERVER_UNAVAILABLE: 3,
+    Reason.SERVER_BUSY: 3,
+    Reason.QUOTA_EXCEEDED: 3,
+    Reason.USE_ANOTHER_SERVER: 3,
+    Reason.CONNECTION_RATE: 3,
+    Reason.BAD_TOKEN: 4,
+    Reason.NOT_AUTHORIZED: 5,
+    Reason.BANNED: 5,
+}
+"""Connect return codes (§3.2.2.3); for any other reason the connection is closed without one, as it asks for."""
+
+
+def _malformed(text: str) -> BadPacket:
+    return BadPacket(Reason.MALFORMED, f"malformed packet: {text}")
+
+
+class _Fields:
+    """The fields of a packet's body, from `at` on. Raises BadPacket where they do not fit into it."""
+
+    def __init__(self, body: bytes, at: int) -> None:
+        self._body = body
+        self._at = at
+
+    @property
+    def over(self) -> bool:
+        return self._at == len(self._body)
+
+    def byte(self) -> int:
+        return self._take(1)[0]
+
+    def number(self) -> int:
+        return int.from_bytes(self._take(2))
+
+    def data(self) -> bytes:
+        return self._take(self.number())
+
+    def text(self) -> str:
+        """§1.5.3."""
+        try:
+            text = self.data().decode()
+        except UnicodeDecodeError:
+            raise _malformed("a string that is not UTF-8") from None
+        if "\0" in text:
+            raise _malformed("a string with a NUL")
+        return text
+
+    def _take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._body):
+            raise _malformed("a field that is longer than its packet")
+        found, self._at = self._body[self._at : end], end
+        return found
+
+
+# --- in ----------------------------------------------------------------------------------------------------------------
+
+
+def connect(body: bytes) -> OldConnect:
+    """CONNECT without its fixed header (§3.1). Raises BadPacket.
+
+    Not Clean Session is a session that may outlive its socket, for as long as the policy keeps one: what is pending outlives
+    both, whatever a client asks for.
+    """
+    fields = _Fields(body, len(PROTOCOL))
+    flags, keep_alive, client_id = fields.byte(), fields.number(), fields.text()
+    if flags & 0x01:
+        raise _malformed("the reserved flag of CONNECT")  # §3.1.2.3
+    if not flags & _WILL and flags & (_WILL_QOS | _WILL_RETAIN):
+        raise _malformed("a Will's QoS or Retain without a Will")  # §3.1.2.6, §3.1.2.7
+    if flags & _WILL_QOS == _WILL_QOS:
+        raise _malformed("a Will of QoS 3")
+    if flags & _PASSWORD and not flags & _USERNAME:
+        raise _malformed("a password without a user name")  # §3.1.2.9
+    will = mqtt5.Will(fields.text(), payload=fields.data()) if flags & _WILL else None
+    packet = mqtt5.ConnectPacket(
+        client_id,
+        username=fields.text() if flags & _USERNAME else None,
+        password=fields.data() if flags & _PASSWORD else None,
+        clean_start=bool(flags & _CLEAN),
+        will=will,
+        keep_alive=keep_alive,
+        session_expiry_interval=0 if flags & _CLEAN else _NEVER,
+    )
+    if not fields.over:
+        raise _malformed("bytes after the last field")
+    return OldConnect(packet)
+
+
+def decode(frame: memoryview) -> mqtt5.Packet:
+    """Exactly one packet after CONNECT: MQTT 5 has one field more in some, the properties, and none are there."""
+    kind, start = frame[0] & 0xF0, header_size(frame)
+    body = bytes(frame[start:])
+    if kind == _PUBLISH:
+        return _with_properties(frame[0], body, _publish_head(frame[0], body))
+    if kind in (_SUBSCRIBE, _UNSUBSCRIBE):
+        _check_filters(body, with_qos=kind == _SUBSCRIBE)
+        return _with_properties(frame[0], body, 2)
+    if len(body) != (2 if kind in _IDS_ONLY else 0) or kind not in _IDS_ONLY | _BARE:
+        raise _malformed(f"packet type {kind >> 4} of {len(body)} bytes")
+    return decode_5(frame)
+
+
+def _publish_head(first: int, body: bytes) -> int:
+    """Bytes of a PUBLISH before its payload (§3.3.2)."""
+    if len(body) < 2:
+        raise _malformed("a PUBLISH without a topic")
+    return 2 + int.from_bytes(body[:2]) + (2 if first & 0x06 else 0)
+
+
+def _check_filters(body: bytes, *, with_qos: bool) -> None:
+    fields = _Fields(body, 0)
+    fields.number()
+    if fields.over:
+        raise _malformed("no topic filter")  # §3.8.3, §3.10.3
+    while not fields.over:
+        fields.text()
+        if with_qos and fields.byte() > 2:
+            raise _malformed("a requested QoS above 2, or a reserved bit")
+
+
+def _with_properties(first: int, body: bytes, at: int) -> mqtt5.Packet:
+    if at > len(body):
+        raise _malformed("a field that is longer than its packet")
+    whole = body[:at] + b"\x00" + body[at:]
+    return decode_5(memoryview(bytes((first,)) + _length(len(whole)) + whole))
+
+
+# --- out ---------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def encode(data: bytes) -> bytes:
+    """Packets of MQTT 5 that a room writes, as MQTT 3.1.1 has them. A broadcast is the same for many, one after the other."""
+    at, out = 0, []
+    while at < len(data):
+        end = at + announced_size(data, at)
+        out.append(_encode_one(data, at, end))
+        at = end
+    return b"".join(out)
+
+
+def _encode_one(data: bytes, at: int, end: int) -> bytes:
+    kind = data[at] & 0xF0
+    if kind == _PUBLISH:
+        return _encode_publish(data, at, end)
+    if kind in (_PUBACK, _PINGRESP):  # of a PUBACK the short form only: a session closes, where it would say no
+        return data[at:end]
+    if kind == _DISCONNECT:
+        return b""  # §3.14 is the client's
+    packet, _ = mqtt5.read(memoryview(data)[at:end])
+    if isinstance(packet, mqtt5.ConnAckPacket):
+        code = _RETURN_CODES.get(Reason(packet.reason_code))
+        return b"" if code is None else bytes((_CONNACK, 2, packet.session_present, code))
+    if isinstance(packet, mqtt5.SubAckPacket):
+        codes = bytes(min(int(code), 0x80) for code in packet.reason_codes)  # §3.9.3
+        return bytes((_SUBACK,)) + _length(2 + len(codes)) + packet.packet_id.to_bytes(2) + codes
+    assert isinstance(packet, mqtt5.UnsubAckPacket)
+    return bytes((_UNSUBACK, 2)) + packet.packet_id.to_bytes(2)
+
+
+def _encode_publish(data: bytes, at: int, end: int) -> bytes:
+    start = at + header_size(data, at)
+    head_end = start + 2 + int.from_bytes(data[start : start + 2]) + (2 if data[at] & 0x06 else 0)
+    size = shift = 0
+    payload = head_end
+    while True:  # the length of the properties (MQTT 5 §2.2.2.1)
+        byte = data[payload]
+        size |= (byte & 0x7F) << shift
+        shift += 7
+        payload += 1
+        if byte < 0x80:
+            break
+    payload += size
+    return data[at : at + 1] + _length(head_end - start + end - payload) + data[start:head_end] + data[payload:end]
+
+
+def _length(value: int) -> bytes:
+    """A remaining length (§2.2.3)."""
+    out = bytearray()
+    while True:
+        value, low = value >> 7, value & 0x7F
+        out.append(low | 0x80 if value else low)
+        if not value:
+            return bytes(out)
+
+
+class OldShell:
+    """`gateway.ports.Shell` of a client of MQTT 3.1.1: what goes out is encoded on the way, so nobody writes past it."""
+
+    __slots__ = ("_shell",)
+
+    direct = -1
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    @property
+    def peer(self) -> int:
+        """See `gateway.ports.Shell`."""
+        return self._shell.peer
+
+    @property
+    def transport(self) -> str:
+        """See `gateway.ports.Shell`."""
+        return self._shell.transport
+
+    @property
+    def names(self) -> frozenset[str] | None:
+        """See `gateway.ports.Shell`."""
+        return self._shell.names
+
+    def write(self, data: bytes, /) -> bool:
+        """See `gateway.ports.Shell`."""
+        return self._shell.write(encode(data))
+
+    def wrote(self, data: bytes, sent: int) -> None:
+        """See `gateway.ports.Shell`: there is no `direct`."""
+
+    def buffered(self) -> int:
+        """See `gateway.ports.Shell`."""
+        return self._shell.buffered()
+
+    def close(self, last: bytes = b"") -> None:
+        """See `gateway.ports.Shell`."""
+        self._shell.close(encode(last))
+
+    def abort(self) -> None:
+        """See `gateway.ports.Shell`."""
+        self._shell.abort()
+
+    def left(self) -> bool:
+        """See `gateway.ports.Shell`."""
+        return self._shell.left()
+
+    def pause_reading(self) -> None:
+        """See `gateway.ports.Shell`."""
+        self._shell.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `gateway.ports.Shell`."""
+        self._shell.resume_reading()

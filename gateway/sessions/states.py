@@ -1,0 +1,33 @@
+"""The words of a connection's machine: where it is, why it does not read, and what ends it at once."""
+
+from __future__ import annotations
+
+import enum
+
+
+class State(enum.Enum):
+    """Where a connection is. A session that outlives its socket is AWAY (gateway/sessions/flash.py)."""
+
+    NEW = "before CONNECT"
+    OPENING = "waiting for the saver"
+    OPEN = "open"
+    AWAY = "away"
+    CLOSED = "closed"
+
+
+class Hold(enum.IntFlag):
+    """Why nothing is read."""
+
+    OPENING = 1
+    CHANGES = 2
+    UPLINKS = 4
+    PACE = 8
+
+
+class Violation(Exception):
+    """A packet that ends the connection."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
