@@ -51,7 +51,7 @@ class Costs:
     delivery_us: tuple[float, float]
 
 
-COSTS: Final = Costs(slice_us=220.0, save_us=3_750.0, look_us=1.3, cursor_us=12.5, delivery_us=(21.0, 40.0))
+COSTS: Final = Costs(slice_us=260.0, save_us=4_300.0, look_us=1.3, cursor_us=12.2, delivery_us=(14.0, 30.0))
 """Measured on 2026-11-28 by `make bench-broadcast` (means of two runs), which prints its own beside these; the method is in
 docs/benchmarks.md."""
 

@@ -30,7 +30,8 @@ class PushClient:
     """Connects, binds, receives, acknowledges, sends; and comes back after whatever the server does not call final.
 
     Give either `dispatch`, the base URL of the dispatcher, or `servers`, a list of (host, port). `token` is the JWT, or a
-    callable (plain or async) that returns a fresh one for each connection. Times are in seconds, sizes in bytes:
+    callable (plain or async) that returns a fresh one: for each connection, and on a live one before the old one expires. Times
+    are in seconds, sizes in bytes:
 
     - `session_expiry`: how long the server shall keep the session while we are away; 0 ends it with the connection. The
       server may grant less.

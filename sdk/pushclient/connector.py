@@ -18,6 +18,7 @@ from .errors import ProtocolViolation, PushError
 from .link import Link, Timeouts
 from .protocol import Connection, Event, Hello
 from .reasons import TOKEN_EXPIRED, Verdict
+from .renewal import METHOD, Renewal
 from .route import Route
 from .session import Session
 from .state import ConnectionState, Stats
@@ -77,6 +78,8 @@ class Connector:
         self._task: asyncio.Task[None] | None = None
         self._over = False
         self._kept = False  # the server keeps our session when the connection is lost
+        self._renewal = Renewal(self._fresh_token)
+        self._token = ""
         self._ghost_until = 0.0  # until then an attempt of ours that we gave up may still take our session
 
     # --- what the client calls --------------------------------------------------------------------------------------
@@ -125,6 +128,7 @@ class Connector:
         if link is not self._link:
             return
         self._link = None
+        self._renewal.lost()
         if link.opened_at is None and ending.code is None:  # it may yet read our CONNECT
             self._ghost_until = asyncio.get_running_loop().time() + GHOST_S
         self._session.lost()
@@ -142,6 +146,9 @@ class Connector:
             self._answered(link, event)
         elif isinstance(event, mqtt5.DisconnectPacket):
             link.finish(self._judged(endings.told(event)))
+        elif isinstance(event, mqtt5.AuthPacket):
+            self._stats.renewals += 1
+            self._renewal.answered()
         elif not isinstance(event, mqtt5.PingRespPacket):
             self._session.received(event)
 
@@ -154,6 +161,8 @@ class Connector:
         self._kept = bool(self._wishes.session_expiry if granted is None else granted)
         link.opened(self._keep_alive() if packet.server_keep_alive is None else packet.server_keep_alive)
         self._session.opened(link, packet)
+        if packet.authentication_method == METHOD:
+            self._renewal.opened(link, self._token)
         present = packet.session_present
         return self._session.tell(
             ConnectionState(connected=True, address=link.address, text="connected", code=0, session_present=present)
@@ -219,18 +228,21 @@ class Connector:
 
     async def _hello(self) -> Hello:
         wishes = self._wishes
+        self._token = await self._fresh_token()
         return Hello(
             client_id=wishes.client_id,
-            token=await self._fresh_token(wishes.token),
+            token=self._token,
             network=wishes.network,
             clean_start=wishes.clean_start,
             session_expiry=wishes.session_expiry,
             keep_alive=self._keep_alive(),
             receive_max=wishes.receive_max,
             max_packet_size=wishes.max_packet_size,
+            method=METHOD if callable(wishes.token) else None,
         )
 
-    async def _fresh_token(self, token: Token) -> str:
+    async def _fresh_token(self) -> str:
+        token = self._wishes.token
         if isinstance(token, str):
             return token
         try:

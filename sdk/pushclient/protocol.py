@@ -23,6 +23,7 @@ ServerPacket = (
     | mqtt5.UnsubAckPacket
     | mqtt5.PingRespPacket
     | mqtt5.DisconnectPacket
+    | mqtt5.AuthPacket
 )
 Event = ServerPacket | ProtocolViolation
 
@@ -45,9 +46,10 @@ class Hello:
     keep_alive: int
     receive_max: int
     max_packet_size: int
+    method: str | None = None
 
     def write(self) -> bytes:
-        """The token goes in the password, no user name."""
+        """The token goes in the password, no user name. `method`: the Authentication Method by which it may be renewed."""
         return mqtt5.ConnectPacket(
             self.client_id,
             password=self.token.encode(),
@@ -56,6 +58,7 @@ class Hello:
             session_expiry_interval=self.session_expiry,
             receive_max=self.receive_max,
             max_packet_size=self.max_packet_size,
+            authentication_method=self.method,
             user_properties=[("network", self.network)],
         ).write()
 
@@ -63,9 +66,10 @@ class Hello:
 class Connection:
     """The rules of one connection: who may speak when, how large, how many unacknowledged."""
 
-    __slots__ = ("_max_packet_size", "_receive_max", "_rest", "_unacked", "state")
+    __slots__ = ("_max_packet_size", "_receive_max", "_rest", "_unacked", "renewing", "state")
 
     def __init__(self, *, receive_max: int, max_packet_size: int) -> None:
+        self.renewing = False  # an AUTH of ours has no answer yet
         self.state = State.CONNECTING
         self._receive_max = receive_max
         self._max_packet_size = max_packet_size
@@ -115,6 +119,10 @@ class Connection:
             self.state = State.OPEN if int(packet.reason_code) == 0 else State.CLOSED
         elif isinstance(packet, mqtt5.DisconnectPacket):
             self.state = State.CLOSED
+        elif isinstance(packet, mqtt5.AuthPacket):
+            if not self.renewing or packet.reason_code != mqtt5.AuthReasonCode.SUCCESS:
+                raise ProtocolViolation(PROTOCOL_ERROR, "AUTH that answers nothing of ours")
+            self.renewing = False
         elif not isinstance(packet, ServerPacket):
             raise ProtocolViolation(PROTOCOL_ERROR, f"{type(packet).__name__} is not a server's to send")
         return packet

@@ -29,6 +29,8 @@ class Stats:
 
     connects: int = 0
     """connections that the server accepted; all but the first are returns"""
+    renewals: int = 0
+    """new tokens that the server took on a live connection"""
     failures: int = 0
     """attempts and connections that ended, whatever the reason"""
     dispatch_failures: int = 0

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from system import PRODUCT, Device, Stand, Wire, claims, eventually, signed, unique
 
 import cli
+from pushclient import PushClient
 
 pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(120)]
 
@@ -94,3 +95,20 @@ async def test_given_the_systems_issuer_when_shown_then_its_keys_and_no_secret(s
     assert "key 1  HS256" in shown
     assert "longwire" in await pushctl(system, "issuer", "list")
     assert (system.data / "issuer-secret").read_text().strip() not in shown
+
+
+async def test_given_a_device_with_short_tokens_then_it_stays_connected_by_new_ones(system: Stand) -> None:
+    client, room, got = unique("renewed"), system.room, []
+
+    def fresh() -> str:
+        return signed(system, claims(client, exp=int(time.time()) + 4)).decode()
+
+    push = PushClient(client_id=client, token=fresh, servers=[(room.host, room.port)], on_message=got.append)
+    async with push:
+        await push.bind(PRODUCT)
+        await asyncio.sleep(9)
+        message = await system.send(client, "still here")
+        await system.settled(client, message)
+        assert [each.id for each in got] == [message]
+        assert push.stats.connects == 1
+        assert push.stats.renewals >= 2
