@@ -13,6 +13,7 @@ import mqtt5
 
 from gateway.mqtt.framing import BadPacket, OldConnect, announced_size, header_size
 from gateway.mqtt.framing import decode as decode_5
+from gateway.mqtt.strict import MAX_FILTERS
 from gateway.ports import Shell
 from gateway.reasons import Reason
 
@@ -32,7 +33,7 @@ _CLEAN: Final = 0x02
 _NEVER: Final = 0xFFFFFFFF
 """Session Expiry Interval of MQTT 5: a session of 3.1.1 that is not clean has no end of its own."""
 
-_RETURN_CODES: Final = {
+_RETURN_CODES: Final[dict[int, int]] = {
     Reason.SUCCESS: 0,
     Reason.UNSUPPORTED_VERSION: 1,
     Reason.CLIENT_ID_NOT_VALID: 2,
@@ -150,7 +151,11 @@ def _check_filters(body: bytes, *, with_qos: bool) -> None:
     fields.number()
     if fields.over:
         raise _malformed("no topic filter")  # §3.8.3, §3.10.3
+    count = 0
     while not fields.over:
+        count += 1
+        if count > MAX_FILTERS:
+            raise BadPacket(Reason.QUOTA_EXCEEDED, f"more than {MAX_FILTERS} topic filters in a packet")
         fields.text()
         if with_qos and fields.byte() > 2:
             raise _malformed("a requested QoS above 2, or a reserved bit")
@@ -172,44 +177,39 @@ def encode(data: bytes) -> bytes:
     at, out = 0, []
     while at < len(data):
         end = at + announced_size(data, at)
+        assert at < end <= len(data), "a packet of ours that is not whole"
         out.append(_encode_one(data, at, end))
         at = end
     return b"".join(out)
 
 
 def _encode_one(data: bytes, at: int, end: int) -> bytes:
-    kind = data[at] & 0xF0
+    kind, start = data[at] & 0xF0, at + header_size(data, at)
     if kind == _PUBLISH:
-        return _encode_publish(data, at, end)
-    if kind in (_PUBACK, _PINGRESP):  # of a PUBACK the short form only: a session closes, where it would say no
-        return data[at:end]
-    if kind == _DISCONNECT:
-        return b""  # §3.14 is the client's
-    packet, _ = mqtt5.read(memoryview(data)[at:end])
-    if isinstance(packet, mqtt5.ConnAckPacket):
-        code = _RETURN_CODES.get(Reason(packet.reason_code))
-        return b"" if code is None else bytes((_CONNACK, 2, packet.session_present, code))
-    if isinstance(packet, mqtt5.SubAckPacket):
-        codes = bytes(min(int(code), 0x80) for code in packet.reason_codes)  # §3.9.3
-        return bytes((_SUBACK,)) + _length(2 + len(codes)) + packet.packet_id.to_bytes(2) + codes
-    assert isinstance(packet, mqtt5.UnsubAckPacket)
-    return bytes((_UNSUBACK, 2)) + packet.packet_id.to_bytes(2)
+        head_end = start + 2 + int.from_bytes(data[start : start + 2]) + (2 if data[at] & 0x06 else 0)
+        payload = _behind_properties(data, head_end)
+        return data[at : at + 1] + _length(head_end - start + end - payload) + data[start:head_end] + data[payload:end]
+    if kind in (_PUBACK, _UNSUBACK):  # of a PUBACK that refuses nothing: where it would, the session closes
+        return bytes((kind, 2)) + data[start : start + 2]
+    if kind == _SUBACK:
+        codes = bytes(min(code, 0x80) for code in data[_behind_properties(data, start + 2) : end])  # §3.9.3
+        return bytes((kind,)) + _length(2 + len(codes)) + data[start : start + 2] + codes
+    if kind == _CONNACK:
+        code = _RETURN_CODES.get(data[start + 1])
+        return b"" if code is None else bytes((kind, 2, data[start], code))
+    return data[at:end] if kind == _PINGRESP else b""  # §3.14: DISCONNECT is the client's
 
 
-def _encode_publish(data: bytes, at: int, end: int) -> bytes:
-    start = at + header_size(data, at)
-    head_end = start + 2 + int.from_bytes(data[start : start + 2]) + (2 if data[at] & 0x06 else 0)
+def _behind_properties(data: bytes, at: int) -> int:
+    """Where the properties end whose length stands at `at` (MQTT 5 §2.2.2.1)."""
     size = shift = 0
-    payload = head_end
-    while True:  # the length of the properties (MQTT 5 §2.2.2.1)
-        byte = data[payload]
+    while True:
+        byte = data[at]
         size |= (byte & 0x7F) << shift
         shift += 7
-        payload += 1
+        at += 1
         if byte < 0x80:
-            break
-    payload += size
-    return data[at : at + 1] + _length(head_end - start + end - payload) + data[start:head_end] + data[payload:end]
+            return at + size
 
 
 def _length(value: int) -> bytes:

@@ -118,7 +118,7 @@ def disconnect(code: int, text: str = "", *, max_packet: int | None = None, serv
     """DISCONNECT from the server's side. A code that MQTT does not know for DISCONNECT (§3.14.2.1) is said as 0x80."""
     try:
         reason = mqtt5.DisconnectReasonCode(code)
-    except ValueError:
+    except (ValueError, OverflowError):
         reason = mqtt5.DisconnectReasonCode.UNSPECIFIED_ERROR
     whole = mqtt5.DisconnectPacket(reason_code=reason, reason_str=text or None, server_reference=server_reference or None).write()
     if len(whole) <= (max_packet or _UNLIMITED):

@@ -9,6 +9,9 @@ import mqtt5
 
 from gateway.reasons import Reason
 
+MAX_FILTERS: Final = 256
+"""Topic filters of a SUBSCRIBE or UNSUBSCRIBE, at most: thousands would hold up everybody for a tenth of a second."""
+
 _FLAGS_AT: Final = 7
 """Of a CONNECT's Connect Flags, from the end of its fixed header: behind the protocol's name and version."""
 _WILL, _WILL_QOS_AND_RETAIN, _RESERVED = 0x04, 0x38, 0x01
@@ -50,6 +53,8 @@ def _connect(packet: mqtt5.ConnectPacket, frame: memoryview) -> str:
 
 
 def _subscribe(packet: mqtt5.SubscribePacket, frame: memoryview) -> str:
+    if len(packet.topic_filters) > MAX_FILTERS:
+        return ""  # the session refuses so many before it looks at one
     return _nul(packet, *(item.pattern for item in packet.topic_filters)) or _subscription_options(packet, frame)
 
 
@@ -86,7 +91,7 @@ _JUDGES: Final[dict[type[Any], Callable[[Any, memoryview], str]]] = {
     mqtt5.PublishPacket: _publish,
     mqtt5.PubAckPacket: lambda packet, frame: _nul(packet, packet.reason_str),
     mqtt5.SubscribePacket: _subscribe,
-    mqtt5.UnsubscribePacket: lambda packet, frame: _nul(packet, *packet.patterns),
+    mqtt5.UnsubscribePacket: lambda packet, frame: _nul(packet, *packet.patterns[:MAX_FILTERS]),
     mqtt5.DisconnectPacket: lambda packet, frame: _nul(packet, packet.reason_str, packet.server_reference),
     mqtt5.AuthPacket: lambda packet, frame: _nul(packet, packet.authentication_method, packet.reason_str),
 }

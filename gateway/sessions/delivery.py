@@ -312,28 +312,35 @@ class Delivery(Exchange):
             if first:
                 self.client.shell.write(first)
             return
-        now = self.host.clock()
-        out = [first] if first else []
-        size = 0
-        stuck: set[str] = set()
-        for row in zip_longest(*(page.items for _, page in pages)):
-            for (bind, _), message in zip(pages, row, strict=True):
-                if message is None or bind.product in stuck:
-                    continue
-                if not window.may_write(self.client, bind, size):
-                    stuck.add(bind.product)
-                    continue
-                out.append(window.compose(self.client, bind, message, now))
-                size += len(out[-1])
+        out, stuck, useless = self._compose(pages, [first] if first else [])
         if out:
             self.client.shell.write(b"".join(out))
         for bind, page in pages:
-            left = page.more or bind.product in stuck
+            left = (page.more or bind.product in stuck) and bind.product not in useless  # else: with the next sync in its time
             bind.behind = left or bind.hinted_n > page.n
             if not left:
                 bind.n = page.n
         if out or self.client.acks or any(bind.behind for bind, _ in pages):
             self.owner.touch()
+
+    def _compose(self, pages: list[tuple[BindState, Page]], out: list[bytes]) -> tuple[list[bytes], set[str], set[str]]:
+        """What fits of the pages, behind `out`; the products of which something did not; and those with notices for a client that
+        can't pull: a saver of an older version knows nothing of `whole`."""
+        now, size = self.host.clock(), 0
+        stuck: set[str] = set()
+        useless: set[str] = set()
+        for row in zip_longest(*(page.items for _, page in pages)):
+            for (bind, _), message in zip(pages, row, strict=True):
+                if message is None or bind.product in stuck:
+                    continue
+                if message.size >= 0 and self.client.whole:
+                    useless.add(bind.product)
+                elif not window.may_write(self.client, bind, size):
+                    stuck.add(bind.product)
+                else:
+                    out.append(window.compose(self.client, bind, message, now))
+                    size += len(out[-1])
+        return out, stuck, useless
 
     # --- binds ---------------------------------------------------------------------------------------------------------
 

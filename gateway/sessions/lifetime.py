@@ -27,6 +27,8 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a peer has to take the last bytes; then the socket is cut."""
 KEEP_ALIVE_FACTOR: Final = 1.5
 """MQTT 5 §3.1.2.10."""
+CATCH_UP: Final = 5.0
+"""Seconds after a hold in which no PUBACK is missed: what came meanwhile has to be read first."""
 AGAIN: Final = "the client connected again"
 
 
@@ -34,8 +36,9 @@ class Lifetime:
     """One connection, from its accept to its end; `Session` is the only kind."""
 
     __slots__ = (
-        "_acked", "_ask", "_deadline", "_expiry", "_held", "_keep_alive", "_room", "_shell", "_sync_due", "_token_due",
-        "_uplinking", "client", "connection", "delivery", "dirty", "due_tick", "form", "last_seen", "packet_due", "state",
+        "_acked", "_ask", "_deadline", "_expiry", "_held", "_keep_alive", "_resumed", "_room", "_shell", "_sync_due",
+        "_token_due", "_uplinking", "client", "connection", "delivery", "dirty", "due_tick", "form", "last_seen", "packet_due",
+        "state",
     )  # fmt: skip
 
     def __init__(self, room: Room, shell: Shell, connection: int, now: float) -> None:
@@ -54,6 +57,7 @@ class Lifetime:
         self._deadline = now + room.settings.connect_timeout
         self._ask: Ask | None = None
         self._keep_alive = 0.0
+        self._resumed = 0.0
         self._sync_due = NEVER
         self._token_due = NEVER
         self._uplinking: Uplinking | None = None
@@ -87,7 +91,9 @@ class Lifetime:
         if self._held & why:
             self._held &= ~why
             if not self._held and self.state is not State.CLOSED:
-                self.last_seen = self._room.clock()
+                self.last_seen = self._resumed = self._room.clock()
+                if self.state is State.OPEN:
+                    self._room.wheel.at(self, self._next_due())  # silence and missing acks count again
                 self._shell.resume_reading()
 
     @property
@@ -111,6 +117,9 @@ class Lifetime:
 
     def _relieved(self) -> None:
         self._release(Hold.UPLINKS)
+
+    def _freed(self) -> None:
+        self._release(Hold.WINDOW)
 
     # --- time ----------------------------------------------------------------------------------------------------------
 
@@ -203,7 +212,7 @@ class Lifetime:
             oldest = window.oldest(client)
         else:
             return NEVER
-        return oldest + self._room.host.policy.ack_timeout
+        return max(oldest + self._room.host.policy.ack_timeout, self._resumed + CATCH_UP)
 
     def resync(self, due: float) -> None:
         """We were cut off: the client gets nothing before a sync was answered, and that is asked at `due`."""

@@ -1,8 +1,8 @@
 """The protocol of one connection, without a socket, a loop or a clock: packets in, calls out, `now` passed in.
 
-The table `Session.HANDLERS` is the machine: what is not in it is a protocol error (MQTT 5 §4.13). PUBACK and PINGREQ are
-handled by direct calls: an event object for each would cost more than its handling. The shell (`gateway/edge/link.py`) feeds
-packets, calls `check()` when the wheel says so, and `lost()` at the end.
+The table `Session.HANDLERS` is the machine: what is not in it is a protocol error (MQTT 5 §4.13). Most PUBACKs are
+handled by a direct call (`acked`): a packet object for each would cost more than its handling. The shell
+(`gateway/edge/link.py`) feeds packets, calls `check()` when the wheel says so, and `lost()` at the end.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gateway.mqtt import packets
 from gateway.mqtt.forms import MQTT5, MQTT311, OldProtocol
 from gateway.mqtt.framing import BadPacket, Incoming, OldConnect
 from gateway.mqtt.mqtt311 import CONNACK_31_VERSION, OldShell
+from gateway.mqtt.strict import MAX_FILTERS
 from gateway.ports import Shell
 from gateway.reasons import End, Reason
 from gateway.sessions.delivery import Delivery
@@ -32,7 +33,7 @@ from gateway.sessions.flash import may_return
 from gateway.sessions.lifetime import Lifetime
 from gateway.sessions.pulling import Pull
 from gateway.sessions.states import Hold, State, Violation
-from gateway.sessions.subscribing import MAX_FILTERS, not_offered
+from gateway.sessions.subscribing import not_offered
 from gateway.sessions.uplinking import Refused, Uplinking, accept, asked_for
 from gateway.wheel import NEVER
 from infra.tokens import Grant
@@ -99,7 +100,7 @@ class Session(Lifetime):
         self.acked(packet.packet_id, int(packet.reason_code))
 
     def acked(self, packet_id: int, reason: int = 0) -> None:
-        """A PUBACK. Call it only while not `held`; before it is open a session takes none by this way."""
+        """A PUBACK. Call it only while the session is open and not `held`."""
         assert self.client is not None
         assert self.delivery is not None
         self._acked = True
@@ -150,11 +151,18 @@ class Session(Lifetime):
             raise Violation(Reason.TOPIC_ALIAS, "topic aliases are not offered")
         if packet.subscription_ids:
             raise Violation(Reason.PROTOCOL_ERROR, "a client's PUBLISH has no subscription identifier")
+        if self._old and self._repeated(packet):
+            return
         if packet.topic.startswith("pull/") and not self._old:  # who speaks the old version has every body already
             self._pull(packet)
         else:
             self._uplink(packet)
         self._pace(now)
+
+    def _repeated(self, packet: mqtt5.PublishPacket) -> bool:
+        """An uplink of MQTT 3.1.1 that is sent again though its PUBACK is still to come, as old libraries do after a while (its
+        §4.4): nothing is to be done."""
+        return packet.duplicate and self._uplinking is not None and packet.packet_id in self._uplinking.unacked
 
     def _checked_id(self, packet: mqtt5.PublishPacket) -> int:
         """The packet id of what the client publishes, 0 at QoS 0. Raises Violation where it is in use, or beyond our window."""
@@ -194,10 +202,12 @@ class Session(Lifetime):
             self._published(packet_id, refused.code, refused.text)
             return
         if self._uplinking is None:
-            self._uplinking = Uplinking(self._room.uplinks, self._published, self._relieved)
+            self._uplinking = Uplinking(self._room.uplinks, self._published, freed=self._freed, relieved=self._relieved)
         self._uplinking.add(item, packet_id)
         if self._uplinking.blocked:
             self._hold(Hold.UPLINKS)
+        if self._old and len(self._uplinking.unacked) >= packets.RECEIVE_MAXIMUM:
+            self._hold(Hold.WINDOW)  # it was never told of a Receive Maximum: what comes beyond is read later
 
     def _published(self, packet_id: int, code: int, text: str) -> None:
         """Answer a PUBLISH; at QoS 0 (`packet_id` 0) nothing is. MQTT 3.1.1 can't say no: it asks to close then (its §3.3.5)."""

@@ -22,6 +22,7 @@ class Hold(enum.IntFlag):
     CHANGES = 2
     UPLINKS = 4
     PACE = 8
+    WINDOW = 16
 
 
 class Violation(Exception):

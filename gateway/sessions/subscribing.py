@@ -17,8 +17,6 @@ from infra.grants import Products
 from infra.keeper import Policy
 from schemas import names
 
-MAX_FILTERS: Final = 256
-"""Topic filters of a SUBSCRIBE or UNSUBSCRIBE, at most: thousands would hold up everybody for a tenth of a second."""
 MAX_GROUPS: Final = 1024
 """Groups of all binds of a connection together, at most: a sync names them all and has to fit into a batch."""
 

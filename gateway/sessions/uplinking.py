@@ -134,13 +134,22 @@ def _reply_group(topic: str | None, client: Client, product: str) -> str:
 class Uplinking:
     """The uplinks of one connection: those under way, and those that wait for them."""
 
-    __slots__ = ("_answer", "_link", "_qos0", "_relieved", "_running", "_waiting", "unacked")
+    __slots__ = ("_answer", "_freed", "_link", "_qos0", "_relieved", "_running", "_waiting", "unacked")
 
-    def __init__(self, link: Uplinks, answer: Callable[[int, int, str], None], relieved: Callable[[], None]) -> None:
-        """`answer(packet_id, code, text)` tells the client what became of one; `relieved()`: `blocked` may have ended."""
+    def __init__(
+        self,
+        link: Uplinks,
+        answer: Callable[[int, int, str], None],
+        *,
+        freed: Callable[[], None],
+        relieved: Callable[[], None],
+    ) -> None:
+        """`answer(packet_id, code, text)` tells the client what became of one; `freed()`: one less is unacknowledged;
+        `relieved()`: `blocked` may have ended."""
         self.unacked: set[int] = set()
         self._link = link
         self._answer = answer
+        self._freed = freed
         self._relieved = relieved
         self._waiting: deque[tuple[UplinkItem, int]] = deque()
         self._running = 0
@@ -186,6 +195,7 @@ class Uplinking:
             self.unacked.discard(packet_id)
             if result is not None:  # else: no PUBACK, the client sends it again
                 self._answer(packet_id, 0 if result.status == OK else result.code or Reason.UNSPECIFIED, result.reason)
+            self._freed()
         else:
             self._qos0 -= 1
         metrics.uplinks.labels("lost" if result is None else result.status).inc()

@@ -50,7 +50,7 @@ async def answers_ping(wire: Wire) -> None:
 
 # --- before CONNECT -----------------------------------------------------------------------------------------------------
 
-CONNECT_311: Final = b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04abcd"
+CONNECT_31: Final = b"\x10\x10\x00\x04MQTT\x03\x02\x00\x3c\x00\x04abcd"
 NO_CONNECT: Final = {
     "an HTTP request": b"GET / HTTP/1.1\r\nHost: push\r\n\r\n",
     "garbage": b"\xff\x00\xfe\x01" * 64,
@@ -71,9 +71,9 @@ async def test_given_no_connect_packet_then_the_room_closes_without_a_word(syste
         assert await wire.ended() == b""
 
 
-async def test_given_mqtt_311_then_it_is_refused_in_its_own_form(system: Stand, bystander: Device) -> None:
+async def test_given_mqtt_31_then_it_is_refused_in_its_own_form(system: Stand, bystander: Device) -> None:
     async with harmless(system, bystander, ROOM, REFUSED, reason="version"), Wire.to(system.room) as wire:
-        wire.write(CONNECT_311)
+        wire.write(CONNECT_31)
         assert await wire.ended() == b"\x20\x02\x00\x01"
 
 

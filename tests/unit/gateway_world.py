@@ -179,6 +179,7 @@ class Register:
         self.disconnects: list[DisconnectItem] = []
         self.superseded = False
         self.missing = False
+        self.older = False  # a saver that knows nothing of `whole`
         self.number = 0
 
     def store(
@@ -271,7 +272,7 @@ class Register:
     def page(self, item: BindItem | SyncItem, product: str, window: list[str], limit: int) -> Page:
         key = item.key
         pending = self.pending.get((key, product), [])
-        if item.whole:
+        if item.whole and not self.older:
             free = [self.whole(m) for m in pending if m.id not in window]
         else:
             free = [m for m in pending if m.id not in window and self.noticed.get((key, product, m.id)) != item.number]

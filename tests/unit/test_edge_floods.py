@@ -8,7 +8,7 @@ import mqtt5
 import pytest
 from live_room import PING, Client, connect, counted, live, served
 
-from gateway.sessions.subscribing import MAX_FILTERS
+from gateway.mqtt.strict import MAX_FILTERS
 from infra.keeper import Policy
 
 

@@ -8,6 +8,7 @@ import pytest
 from gateway.mqtt import packets
 from gateway.mqtt.forms import MQTT5, MQTT311
 from gateway.mqtt.mqtt311 import encode
+from gateway.mqtt.packets import RECEIVE_MAXIMUM
 from gateway.reasons import End
 from gateway.sessions.states import State
 from infra.keeper import Policy
@@ -205,6 +206,29 @@ def test_given_messages_only_for_pull_then_they_come_with_their_bodies(world: Wo
     assert all(item.whole for item in world.register.of(SyncItem) if item.products)
 
 
+def test_given_a_saver_of_an_older_version_then_a_notice_is_left_for_the_next_sync_and_what_comes_behind_is_written(
+    world: World,
+) -> None:
+    world.register.older = True
+    world.register.store("m1", payload=b"", size=5)
+    world.register.store("m2", payload=b"two")
+    device = old_device(world)
+    device.say(subscribe("push/demo"))
+    _, got = device.heard()
+    assert got.payload == b"two"
+    device.say(puback(got.packet_id))
+    for _ in range(5):
+        world.flush()
+    assert len(world.register.of(SyncItem)) == 1  # the ack: it does not ask again and again
+    assert device.heard() == []
+    world.push(world.register.store("m3", payload=b"three"))
+    assert [each.payload for each in device.heard()] == [b"three"]
+    world.register.older = False
+    device.session.delivery.sync_soon()  # type: ignore[union-attr]
+    world.flush()
+    assert [each.payload for each in device.heard()] == [b"b" * 5]
+
+
 def test_given_a_client_of_mqtt_5_then_nothing_is_asked_whole(world: World) -> None:
     world.device("c1", "push/demo")
     assert [item.whole for item in world.register.of(BindItem)] == [False]
@@ -273,6 +297,31 @@ def test_given_an_uplink_that_is_refused_then_the_connection_is_closed_and_no_pu
     assert list(world.coordinator.waiting) == []
 
 
+def test_given_more_uplinks_at_once_than_a_window_then_they_are_read_as_others_are_acknowledged(world: World) -> None:
+    device = old_device(world)
+    device.say(*(publish("up/demo/note", b"%d" % number, packet_id=number) for number in range(1, 41)))
+    seen = []
+    while world.coordinator.waiting:
+        assert len(world.coordinator.waiting) <= RECEIVE_MAXIMUM
+        seen.append(world.coordinator.answer().payload)
+        device.say()  # the link reads on
+    assert seen == [b"%d" % number for number in range(1, 41)]
+    assert [got.payload for got in device.heard()] == [number.to_bytes(2) for number in range(1, 41)]
+    assert not device.socket.closed
+
+
+def test_given_an_uplink_that_is_sent_again_while_it_is_under_way_then_it_is_taken_once(world: World) -> None:
+    device = old_device(world)
+    device.say(publish("up/demo/note", packet_id=5), publish("up/demo/note", packet_id=5, flags=8))
+    assert len(world.coordinator.waiting) == 1
+    world.coordinator.answer()
+    assert device.said_bytes() == b"\x40\x02\x00\x05"
+    device.say(publish("up/demo/note", packet_id=5, flags=8))  # acknowledged meanwhile: it is another one
+    world.coordinator.answer()
+    device.say(publish("up/demo/note", packet_id=5), publish("up/demo/note", packet_id=5))
+    assert device.socket.closed  # without DUP it is no repetition
+
+
 def test_given_an_uplink_that_the_coordinator_refuses_then_the_connection_is_closed(world: World) -> None:
     device = old_device(world)
     device.say(publish("up/demo/note", packet_id=5))
@@ -305,6 +354,7 @@ BROKEN = {
     "SUBSCRIBE with a reserved bit": packet(0x82, b"\x00\x01" + field("push/demo") + b"\x04"),
     "SUBSCRIBE at QoS 3": packet(0x82, b"\x00\x01" + field("push/demo") + b"\x03"),
     "SUBSCRIBE with MQTT 5's properties": packet(0x82, b"\x00\x01\x00" + field("push/demo") + b"\x01"),
+    "257 filters": subscribe(*(f"push/demo/{number}" for number in range(257))),
     "UNSUBSCRIBE without a filter": packet(0xA2, b"\x00\x01"),
     "a packet id of 0": packet(0x82, b"\x00\x00" + field("push/demo") + b"\x01"),
 }
@@ -345,6 +395,13 @@ def test_given_a_connection_that_left_while_the_saver_was_asked_then_the_registe
     device.session.lost()
     world.register.answer(ConnectResult("ok", 1, 1))
     assert [item.key for item in world.register.disconnects] == ["main:c1"]
+
+
+def test_given_acknowledgements_of_every_form_then_the_old_one_has_no_reason() -> None:
+    assert encode(packets.puback(5)) == encode(packets.puback(5, 0x10, "nobody" * 40)) == b"\x40\x02\x00\x05"
+    assert encode(packets.suback(5, [0, 1, 0x87], "no" * 100)) == b"\x90\x05\x00\x05\x00\x01\x80"
+    assert encode(packets.unsuback(5, [0, 0x11])) == b"\xb0\x02\x00\x05"
+    assert encode(packets.disconnect(0x8E, "again") + packets.PINGRESP) == b"\xd0\x00"
 
 
 # --- the codec ---------------------------------------------------------------------------------------------------------
