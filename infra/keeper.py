@@ -46,7 +46,11 @@ D = TypeVar("D", bound="Document")
 
 
 class Unreadable(KeyError):
-    """What is in the bucket under a key does not parse: every process goes by the last good document."""
+    """What is in the bucket under a key, at `revision`, does not parse: every process goes by the last good document."""
+
+    def __init__(self, key: str, revision: int) -> None:
+        super().__init__(key)
+        self.revision = revision
 
 
 class Document(BaseModel):
@@ -365,8 +369,9 @@ class Keeper:
                 raise BusDown("the keeper's bucket is empty, and not filled again yet") from None
             return None, revision or 0
         document = self._parse(key, entry.value or b"")
-        if document is None or entry.revision is None:
-            raise Unreadable(key)
+        assert entry.revision is not None
+        if document is None:
+            raise Unreadable(key, entry.revision)
         return document, entry.revision
 
     async def replace(self, key: str, document: Document, revision: int) -> bool:
