@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from journal_twin import JournalTwin
 
 from infra.audiences import Audience
 from infra.bus import BusDown
@@ -22,6 +21,7 @@ from infra.tokens import Verifier
 from infra.wire import JobContent, Lease, PullItem, RoomEntry
 from schemas import names
 from schemas.broadcasts import AudienceChunk, Audit
+from tests.unit.journal_twin import JournalTwin
 from workers.center import app
 from workers.center.access_change import AccessWriter
 from workers.center.census import Known, RoomAnswer
