@@ -105,8 +105,8 @@ def router(parts: Parts) -> APIRouter:
         ),
     )
     async def change_access(request: AccessRequest) -> Access:
-        """Add to a list and remove from it. Rooms obey within a moment: they close who is connected and not admitted any more
-        (0x98). What is there already stays as it is."""
+        """Add to a list and remove from it. Rooms obey within a moment: they close who is connected and denied
+        (0x98) or not allowed any more (0x87). What is there already stays as it is."""
         change = AccessChange(
             target=request.target,
             add=request.add.rules(),
