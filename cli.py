@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infra import VERSION
+from infra.ops.access_commands import access
 from infra.ops.audience_commands import audience
 from infra.ops.job_commands import broadcast, job
 from infra.ops.log_commands import dlq, register, replay, tail
@@ -308,7 +309,7 @@ def topics_apply(data: Path | None, as_json: bool) -> None:
     show(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
 
 
-for command in (broadcast, job, audience, tail, dlq, replay, register, queue, revocation, issuer):
+for command in (broadcast, job, audience, tail, dlq, replay, register, queue, access, revocation, issuer):
     cli.add_command(command)
 
 

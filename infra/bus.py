@@ -32,6 +32,8 @@ from schemas import names
 PING_INTERVAL: Final = 3
 INBOX: Final = 256
 """Requests that wait for a handler, for each endpoint; beyond it the sender is told that we are busy."""
+MAX_VALUE: Final = 256 * 1024
+"""Bytes of a value in a KV bucket, at most."""
 
 _BUSY: Final = "503"
 _FAILED: Final = "500"
@@ -224,7 +226,7 @@ class Bus:
                         bucket=name,
                         history=1,
                         storage=StorageType.FILE,
-                        max_value_size=256 * 1024,
+                        max_value_size=MAX_VALUE,
                         ttl=names.KV_TTL_S.get(name),
                     )
                 )

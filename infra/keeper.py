@@ -20,7 +20,7 @@ from prometheus_client import Counter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer, model_validator
 
 from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS, NOT_COUNTED, network, pattern
-from infra.bus import Bus
+from infra.bus import Bus, BusDown
 from infra.mirror import Mirror
 from infra.settings import Seconds
 from infra.signatures import MAX_PEM, PUBLIC, SECRET_BYTES, BadKey, Key, public_key, secret_key
@@ -43,6 +43,14 @@ LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 MAX_PENDING: Final = 100_000
 """Messages that may be pending for a client and product, in any product."""
 D = TypeVar("D", bound="Document")
+
+
+class Unreadable(KeyError):
+    """What is in the bucket under a key, at `revision`, does not parse: every process goes by the last good document."""
+
+    def __init__(self, key: str, revision: int) -> None:
+        super().__init__(key)
+        self.revision = revision
 
 
 class Document(BaseModel):
@@ -341,18 +349,34 @@ class Keeper:
 
     async def read(self, key: str) -> tuple[Document, int]:
         """A document as it is in the bucket now, and its revision for `replace`; raises KeyError, BusDown or a NATS error."""
+        document, revision = await self.latest(key)
+        if document is None:
+            raise KeyError(key)
+        return document, revision
+
+    async def latest(self, key: str) -> tuple[Document | None, int]:
+        """As `read`, where there may be no document: None then, with the revision of its removal, or 0 if it never was there.
+
+        Raises Unreadable; BusDown, too, while the bucket's store was wiped and is not filled again: a first entry in it would be
+        all that the others find.
+        """
         bucket = await self._bus.bucket(names.KV_KEEPER)
         try:
             entry = await bucket.get(key)
-        except KeyNotFoundError:
-            raise KeyError(key) from None
+        except KeyNotFoundError as error:
+            revision = error.entry.revision if error.entry is not None else 0
+            if not revision and self._documents and not (await bucket.status()).stream_info.state.last_seq:
+                raise BusDown("the keeper's bucket is empty, and not filled again yet") from None
+            return None, revision or 0
         document = self._parse(key, entry.value or b"")
-        if document is None or entry.revision is None:
-            raise KeyError(key)
+        assert entry.revision is not None
+        if document is None:
+            raise Unreadable(key, entry.revision)
         return document, entry.revision
 
     async def replace(self, key: str, document: Document, revision: int) -> bool:
-        """Write a document over the revision that was read; False if somebody was faster. Raises BusDown or a NATS error."""
+        """Write a document over the revision that was read (0: nothing); False if somebody was faster. Raises BusDown or a NATS
+        error."""
         bucket = await self._bus.bucket(names.KV_KEEPER)
         try:
             await bucket.update(key, document.model_dump_json().encode(), last=revision)

@@ -22,7 +22,11 @@ class NotFound(Exception):
 
 
 class Answered(Exception):
-    """Center refused; the text is its problem's title and detail (RFC 9457)."""
+    """Center refused; the text is its problem's title and detail (RFC 9457), `kind` the end of its type."""
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class CenterClient:
@@ -72,4 +76,6 @@ class CenterClient:
         if answer.is_success:
             return document
         text = ": ".join(str(document[name]) for name in ("title", "detail") if document.get(name)) or str(answer.status_code)
-        raise (NotFound if answer.status_code == httpx.codes.NOT_FOUND else Answered)(text)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise NotFound(text)
+        raise Answered(text, str(document.get("type", "")).rpartition(":")[2])

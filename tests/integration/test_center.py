@@ -22,7 +22,7 @@ from infra.register import Connected, Register, RegisterNotReady
 from infra.settings import Settings
 from infra.wire import ConnectItem, Lease, RoomEntry, encoder
 from schemas import codec, names
-from schemas.broadcasts import Broadcast, Transition
+from schemas.broadcasts import Audit, Broadcast, Transition
 from schemas.records import PushMessage, Record
 
 pytestmark = pytest.mark.xdist_group("local-brokers")
@@ -118,6 +118,25 @@ async def test_given_a_product_put_later_then_center_knows_it_within_a_moment(
         return (await http.post("/v1/messages", json=body)).status_code == 200
 
     await until(known)
+
+
+async def test_given_access_lists_when_changed_then_center_shows_them_and_the_change_is_in_the_audit(
+    settings: Settings, http: httpx.AsyncClient
+) -> None:
+    assert (await http.post("/v1/access", json={"list": "allow", "add": {"clients": ["only-me"]}})).status_code == 409
+    body = {"list": "deny", "add": {"networks": ["203.0.113.9"], "clients": ["phone-9"]}, "by": "ann-of-access"}
+    changed = await http.post("/v1/access", json=body)
+    assert (changed.status_code, changed.json()["deny"]["networks"]) == (200, ["203.0.113.9/32"])
+
+    async def is_shown() -> bool:
+        return (await http.get("/v1/access")).json() == changed.json()
+
+    await until(is_shown)
+    _, record = await read(settings, names.AUDIT, "ann-of-access", by="by")
+    assert isinstance(record, Audit)
+    assert record.after.endswith(": +203.0.113.9/32 +phone-9")
+    lifted = await http.post("/v1/access", json={"list": "deny", "remove": body["add"]})
+    assert (lifted.status_code, lifted.json()["deny"]["clients"]) == (200, [])
 
 
 @pytest.mark.parametrize("own", [None, "job:1", ".dots..and:colons."])

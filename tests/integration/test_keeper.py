@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from core import eventually, unique
 from nats.js.errors import KeyNotFoundError
 
-from infra.bus import Bus
-from infra.keeper import ACCESS, Access, Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
+from infra.bus import Bus, BusDown
+from infra.keeper import ACCESS, Access, Issuer, Keeper, Policy, Product, SigningKey, Unreadable, issuer_key, product_key
 from infra.mirror import Mirror
 from infra.settings import Settings
 from schemas import names
@@ -47,6 +48,45 @@ async def test_given_access_lists_when_put_then_every_process_has_them_and_a_bad
     assert keeper.access.deny.networks == ("203.0.113.0/24",)
     await bucket.delete(ACCESS)
     await eventually(lambda: keeper.access == Access(), what="no lists")
+    await keeper.stop()
+    await bus.stop()
+
+
+async def test_given_a_document_that_comes_and_goes_when_written_over_what_was_read_then_only_the_first_is_taken(
+    settings: Settings, tmp_path: Path
+) -> None:
+    bus, keeper = await a_keeper(settings, tmp_path)
+    name = unique("p")
+    key = product_key(name)
+    for rate in (1, 2):  # where it never was, and where it was removed
+        found, revision = await keeper.latest(key)
+        assert found is None
+        assert await keeper.replace(key, Product(name=name, rate=rate), revision)
+        assert not await keeper.replace(key, Product(name=name, rate=9), revision)
+        assert (await keeper.latest(key))[0] == Product(name=name, rate=rate)
+        await keeper.remove(key)
+    bucket = await bus.bucket(names.KV_KEEPER)
+    await bucket.put(key, b'{"name": "x", "rate": -1}')
+    with pytest.raises(Unreadable):
+        await keeper.latest(key)
+    await bucket.delete(key)
+    await keeper.stop()
+    await bus.stop()
+
+
+async def test_given_a_wiped_store_that_is_not_filled_again_when_read_to_write_then_not_now(
+    settings: Settings, tmp_path: Path
+) -> None:
+    bus, keeper = await a_keeper(settings, tmp_path)
+    name = unique("p")
+    await keeper.put(product_key(name), Product(name=name))
+    await eventually(lambda: name in keeper.products)
+    stream = bus._client.jetstream()
+    await stream.delete_key_value(names.KV_KEEPER)
+    with pytest.raises(BusDown, match="not filled again"):
+        await keeper.latest(ACCESS)
+    await keeper.put(product_key(name), Product(name=name))
+    assert await keeper.latest(ACCESS) == (None, 0)
     await keeper.stop()
     await bus.stop()
 

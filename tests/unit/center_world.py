@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from journal_twin import JournalTwin
 
 from infra.audiences import Audience
+from infra.bus import BusDown
 from infra.journal import JournalDown
-from infra.keeper import Issuer, KeySet, Policy, Product
+from infra.keeper import Access, Document, Issuer, KeySet, Policy, Product, Unreadable
 from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown, SessionView
 from infra.revoked import Revocation
 from infra.rooms import RoomView
@@ -21,7 +21,9 @@ from infra.tokens import Verifier
 from infra.wire import JobContent, Lease, PullItem, RoomEntry
 from schemas import names
 from schemas.broadcasts import AudienceChunk, Audit
+from tests.unit.journal_twin import JournalTwin
 from workers.center import app
+from workers.center.access_change import AccessWriter
 from workers.center.census import Known, RoomAnswer
 from workers.center.jobs import JobIndex
 from workers.center.ports import Parts, QueueChange
@@ -46,6 +48,7 @@ class DocumentsTwin:
     policy: Policy = field(default_factory=Policy)
     issuers: dict[str, Issuer] = field(default_factory=dict)
     key_sets: dict[str, KeySet] = field(default_factory=dict)
+    access: Access = field(default_factory=Access)
 
 
 @dataclass
@@ -228,6 +231,43 @@ class RevocationsTwin:
 
 
 @dataclass
+class AccessTwin:
+    """The keeper with its document `access`. `overtaken`: what others write, just before we do; `down`: NATS is."""
+
+    documents: DocumentsTwin
+    stored: Access | None = None
+    revision: int = 0
+    readable: bool = True
+    overtaken: list[Access] = field(default_factory=list)
+    down: bool = False
+
+    @property
+    def access(self) -> Access:
+        return self.documents.access
+
+    def put(self, document: Access) -> None:
+        self.stored = self.documents.access = document
+        self.revision += 1
+        self.readable = True
+
+    async def latest(self, key: str) -> tuple[Document | None, int]:
+        if self.down:
+            raise BusDown("the twin is down")
+        if not self.readable:
+            raise Unreadable(key, self.revision)
+        return self.stored, self.revision
+
+    async def replace(self, key: str, document: Document, revision: int) -> bool:
+        if self.overtaken:
+            self.put(self.overtaken.pop(0))
+        assert isinstance(document, Access)
+        if revision != self.revision:
+            return False
+        self.put(document)
+        return True
+
+
+@dataclass
 class HealthTwin:
     found: dict[str, str] = field(default_factory=dict)
 
@@ -251,6 +291,7 @@ class World:
         self.audiences = AudiencesTwin(self.journal)
         self.queues = QueuesTwin(self.documents)
         self.revocations = RevocationsTwin()
+        self.access = AccessTwin(self.documents)
         self.health = HealthTwin()
         self.census = CensusTwin()
         self.trail = TrailTwin()
@@ -273,6 +314,7 @@ class World:
             topics=self.queues,
             switch=self.queues,
             revocations=self.revocations,
+            access=AccessWriter(self.access, self.journal),
             health=self.health,
             census=self.census,
             trail=self.trail,

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import mqtt5
-from gateway_world import World, claims, sign
 from prometheus_client import REGISTRY
 
 from gateway.edge.entrance import Entrance
@@ -17,6 +16,7 @@ from gateway.edge.sockets import Sockets
 from gateway.wheel import RESOLUTION
 from infra.keeper import Access, Policy
 from infra.settings import RoomSettings
+from tests.unit.gateway_world import World, claims, sign
 
 PING = mqtt5.PingReqPacket().write()
 SUBSCRIBE = mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("push/demo", max_qos=mqtt5.QoS(1))]).write()

@@ -84,6 +84,8 @@ def test_given_any_command_then_it_has_help_that_says_what_it_does(path: tuple[s
         ("run", "analytics-of-nothing"),
         ("run", "gateway", "--rooms", "0"),
         ("up", "--rooms", "0"),
+        ("access", "deny"),
+        ("access", "deny", "c", "--as", "user"),
     ],
     ids=" ".join,
 )
@@ -178,6 +180,8 @@ NEEDS_A_SYSTEM = [
     ("client", "show", "c"),
     ("room", "list"),
     ("topics", "apply"),
+    ("access", "show"),
+    ("access", "deny", "c"),
     ("token", "--client", "c", "--product", "demo"),
 ]
 

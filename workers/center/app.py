@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
 from workers.center import (
+    access,
     audiences,
     broadcasts,
     clients,
@@ -63,6 +64,7 @@ def api(parts: Parts, *, version: str) -> FastAPI:
         rooms,
         dispatch,
         revocations,
+        access,
     ):
         app.include_router(noun.router(parts))
     app.include_router(_operations(parts))

@@ -23,6 +23,7 @@ from infra.telemetry import InternalListener, configure_logging
 from infra.tokens import Verifier
 from schemas import names
 from workers.center import app
+from workers.center.access_change import AccessWriter
 from workers.center.auth import NoKey
 from workers.center.census import Census
 from workers.center.confirm import Confirmations
@@ -71,6 +72,7 @@ async def main(settings: Settings) -> int:
         topics=OwnQueues(journal),
         switch=Switch(settings.kafka, keeper, journal),
         revocations=Revoker(bus, journal, revocations.revoked),
+        access=AccessWriter(keeper, journal),
         health=readiness,
         census=Census(bus, settings.kafka, journal.partitions),
         trail=Trail(settings.kafka, journal.partitions),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from infra.audiences import SEARCH, Audience
 from infra.journal import Entry, Position
-from infra.keeper import Issuer, KeySet, Policy, Product
+from infra.keeper import Access, Document, Issuer, KeySet, Policy, Product, Rules
 from infra.register import ClientView, PendingPage, Pulled, SessionView
 from infra.revoked import Revocation
 from infra.rooms import RoomView
@@ -45,6 +45,10 @@ class Documents(Protocol):
     @property
     def policy(self) -> Policy:
         """How the cluster treats connections."""
+
+    @property
+    def access(self) -> Access:
+        """Who may connect."""
 
 
 class RoomDirectory(Protocol):
@@ -173,6 +177,43 @@ class RevocationTable(Protocol):
         """Take one away, audited; returns it. Raises problems.Problem, JournalDown."""
 
 
+NOTHING: Final = Rules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessChange:
+    """What is asked of a list of the document `access`: entries that come and that leave; by whom and why. `confirm`: even if it
+    shuts out more than it names."""
+
+    target: Literal["allow", "deny", "uncounted"]
+    add: Rules = NOTHING
+    remove: Rules = NOTHING
+    by: str
+    reason: str | None = None
+    confirm: bool = False
+
+
+class AccessDocument(Protocol):
+    """The keeper, as who changes `access` needs it (infra.keeper.Keeper)."""
+
+    @property
+    def access(self) -> Access:
+        """The lists that this process knows."""
+
+    async def latest(self, key: str) -> tuple[Document | None, int]:
+        """A document as it is in the bucket now, and its revision; raises Unreadable, BusDown or a NATS error."""
+
+    async def replace(self, key: str, document: Document, revision: int) -> bool:
+        """Write over that revision; False if somebody was faster. Raises BusDown or a NATS error."""
+
+
+class AccessLists(Protocol):
+    """Who changes who may connect (workers.center.access_change.AccessWriter)."""
+
+    async def change(self, change: AccessChange) -> Access:
+        """Change a list, audited; returns all of them as they are then. Raises problems.Problem, JournalDown."""
+
+
 class AudienceTable(Protocol):
     """Explicit lists as they lie in Kafka (infra.audiences.Audiences)."""
 
@@ -205,6 +246,7 @@ class Parts:
     topics: QueueTopics
     switch: QueueSwitch
     revocations: RevocationTable
+    access: AccessLists
     health: Health
     census: Counter
     trail: AuditTrail

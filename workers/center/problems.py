@@ -36,6 +36,8 @@ _TITLES: Final = {
     "too-many-queues": (409, "As many products as may have a queue of their own"),
     "unknown-revocation": (404, "There is no such revocation"),
     "too-many-revocations": (409, "As many revocations as may hold at one time"),
+    "unknown-entry": (404, "The list does not have it"),
+    "confirm-needed": (409, "It must be confirmed"),
     "unknown-client": (404, "Nothing is known of this client"),
     "not-connected": (404, "The client has no session now"),
     "unknown-broadcast": (404, "There is no such broadcast"),
