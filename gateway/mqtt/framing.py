@@ -2,7 +2,7 @@
 
 What packets look like at the moment is a `Form` (`forms.py` has all three). A `BadPacket` ends the connection; what came before
 was handed out whole. The codec's own errors: `ValueError` for what is malformed, and a Rust panic (no `Exception`) for a string
-that is not UTF-8.
+that is not UTF-8, which is therefore looked for before.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import mqtt5
 
 from gateway.mqtt import strict
+from gateway.mqtt.strings import well_formed
 from gateway.reasons import Reason
 
 BEFORE_CONNECT: Final = 4 * 1024
@@ -79,6 +80,8 @@ def header_size(packet: bytes | memoryview, offset: int = 0) -> int:
 
 def decode(frame: memoryview) -> mqtt5.Packet:
     """Exactly one packet of MQTT 5. Raises BadPacket where the bytes are not one."""
+    if not well_formed(frame):
+        raise BadPacket(Reason.MALFORMED, "malformed packet: a string that is not UTF-8 (MQTT 5 §1.5.4)")
     try:
         packet, size = mqtt5.read(frame)
     except (IndexError, ValueError) as error:
@@ -86,7 +89,7 @@ def decode(frame: memoryview) -> mqtt5.Packet:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise BadPacket(Reason.MALFORMED, "malformed packet: a string that is not UTF-8") from None
+        raise BadPacket(Reason.MALFORMED, "malformed packet: the codec gave it up") from None
     if size != len(frame):
         raise BadPacket(Reason.MALFORMED, f"a packet of {size} bytes in {len(frame)}")
     if fault := strict.fault(packet, frame):

@@ -15,8 +15,6 @@ from tests.fuzz.grammar import BUILDERS, Event, program
 from tests.unit.mqtt311_device import connect as old_connect
 from tests.unit.mqtt311_device import read
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the codec panics, noisily
-
 genes = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.integers(0, 255)).map(bytes)
 first = st.sampled_from([b"\0\0\0\0", b"\0\0\2\0", b"\0\0\4\0", b"\0\0\x40\0", b"\0\0\x46\0", b"\x0e\0\0\0"])
 behind_a_connect = st.tuples(genes, first, st.lists(genes, max_size=24)).map(

@@ -49,7 +49,6 @@ LATER = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the codec panics, noisily
 @pytest.mark.parametrize("text", ILL_FORMED.values(), ids=ILL_FORMED.keys())
 @pytest.mark.parametrize("where", [*IN_CONNECT, *LATER])
 def test_given_an_ill_formed_string_anywhere_then_0x81(where: str, text: bytes) -> None:

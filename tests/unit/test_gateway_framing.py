@@ -95,7 +95,6 @@ def test_given_malformed_bytes_when_read_then_bad_packet(data: bytes) -> None:
     assert refused.value.code == Reason.MALFORMED
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the codec panics, noisily
 def test_given_a_string_that_is_not_utf8_when_read_then_bad_packet() -> None:
     reader = opened()
     reader.receive_data(b"\x30\x05\x00\x01\xff\x00a")

@@ -285,7 +285,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the codec panics, noisily
 @pytest.mark.parametrize("said", REFUSED.values(), ids=REFUSED.keys())
 def test_given_an_uplink_that_is_refused_then_the_connection_is_closed_and_no_puback_says_it_was_taken(
     world: World, said: bytes
