@@ -252,9 +252,12 @@ class KafkaDown(NobodyLeaves):
 
     async def _answered(self, world: World) -> tuple[float, float]:
         """How many messages center has answered so far, and how many of them after more than `ANSWERS_WITHIN`."""
-        labels = {"route": "/v1/messages"}
-        count = await world.metric("center", f"{ANSWERS}_count", **labels)
-        return count, count - await world.metric("center", f"{ANSWERS}_bucket", le=str(ANSWERS_WITHIN), **labels)
+        bounds = {
+            sample.labels["le"]: sample.value
+            for sample in await world.samples("center")
+            if sample.name == f"{ANSWERS}_bucket" and sample.labels["route"] == "/v1/messages"
+        }
+        return bounds["+Inf"], bounds["+Inf"] - bounds[str(ANSWERS_WITHIN)]
 
     async def _stop(self, world: World, name: str, *, within: float = STOPS_WITHIN) -> None:
         began = time.monotonic()

@@ -15,6 +15,7 @@ from typing import Final
 import httpx
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from infra import VERSION
 from infra.bus import Bus
@@ -229,14 +230,18 @@ class World:
 
     async def metric(self, process: str, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels, now; 0 if the process does not answer."""
+        samples = await self.samples(process)
+        return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
+
+    async def samples(self, process: str) -> list[Sample]:
+        """All that a process shows, at one moment; nothing if it does not answer."""
         report = self.running.agent.processes[process].report
         try:
             async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
                 text = (await http.get(f"{report['internal']}/metrics")).text
         except httpx.HTTPError:
-            return 0.0
-        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-        return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
+            return []
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
     def shift_clocks(self, seconds: float) -> None:
         """Move the wall clock of every process of ours, at once (clock/sitecustomize.py); 0 is the true time."""
