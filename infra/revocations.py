@@ -46,6 +46,7 @@ class Revocations:
         self._file = disk / "revocations.json"
         self._wall = wall
         self._changed = False
+        self._saving: asyncio.Future[None] | None = None
         self._loops = Loops(fail)
         self._mirror = Mirror(
             bus,
@@ -64,9 +65,11 @@ class Revocations:
         self._loops.start("revocations", self._keep())
 
     async def stop(self) -> None:
-        """Stop following."""
+        """Stop following. What was heard of is on disk when it returns."""
         await self._loops.stop()
         await self._mirror.stop()
+        if self._saving is not None:
+            await self._saving  # its thread is not stopped with the loop that waited for it
         if self._changed:
             self._save(self._values())
 
@@ -85,7 +88,8 @@ class Revocations:
                 self._changed = True
             if self._changed:
                 self._changed = False
-                await asyncio.to_thread(self._save, self._values())
+                self._saving = asyncio.ensure_future(asyncio.to_thread(self._save, self._values()))
+                await asyncio.shield(self._saving)
 
     def _values(self) -> dict[str, str]:
         return {key: value.decode() for key, value in self._mirror.entries.items() if key in self.revoked.entries}
