@@ -207,12 +207,20 @@ class Link:
         except BlockingIOError:
             return
         except OSError:
-            self.abort()
+            self._broken()
             return
-        if not data:  # the peer closed its side: so do we
-            self.close()
-            return
-        self._receive(data)
+        if data:
+            self._receive(data)
+        else:
+            self._hung_up()
+
+    def _broken(self) -> None:
+        """The peer has reset it."""
+        self.abort()
+
+    def _hung_up(self) -> None:
+        """The peer closed its side: so do we."""
+        self.close()
 
     def _receive(self, data: bytes) -> None:
         """Bytes of MQTT came."""

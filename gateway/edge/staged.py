@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from gateway.edge.link import CHUNK, CLOSED, LARGE, Link
+from gateway.edge.link import CLOSED, Link
 from gateway.edge.sockets import Sockets
 from gateway.edge.stages import Stage, failures
 from gateway.edge.tls import Tls
@@ -92,22 +91,16 @@ class StagedLink(Link):
 
     # --- in ------------------------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        if self._paused:
-            self._watch()
-            return
-        try:
-            data = os.read(self._fd, CHUNK if self._reader is None else LARGE)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._count_left()
-            self.abort()
-            return
-        if not data:  # the peer closed its side: so do we
-            self._count_left()
-            self._part()
-            return
+    def _broken(self) -> None:
+        self._count_left()
+        self.abort()
+
+    def _hung_up(self) -> None:
+        self._count_left()
+        self._part()
+
+    def _receive(self, data: bytes) -> None:
+        """Bytes of the lowest stage came."""
         self._climb(data)
         for depth, stage in enumerate(self._stages):
             self._say(stage.take(), depth)
@@ -128,7 +121,7 @@ class StagedLink(Link):
                     self._session.expect(self._room.settings.connect_timeout)
             if not data or self._closing:
                 return
-        self._receive(data)
+        super()._receive(data)
 
     def _count_left(self) -> None:
         unopened = self._unopened
