@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.mqtt import mqtt311
-from gateway.mqtt.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, Form, Incoming, decode, header_size
+from gateway.mqtt.fields import header_size
+from gateway.mqtt.framing import AFTER_CONNECT, BEFORE_CONNECT, BadPacket, Form, Incoming, decode
 from gateway.reasons import Reason
 
 _CONNECT: Final = 0x10

@@ -22,6 +22,9 @@ BEFORE_CONNECT: Final = 4 * 1024
 AFTER_CONNECT: Final = 64 * 1024 + 2 * 1024 + 4 * 1024
 """Bytes of any later packet, at most: the largest payload, its headers, and the user properties of an uplink."""
 
+SHORT_ACK: Final = 4
+"""Bytes of a PUBACK without a reason code."""
+
 _PUBACK: Final = 0x40
 
 
@@ -70,12 +73,12 @@ def announced_size(data: bytes | bytearray, offset: int) -> int:
     raise BadPacket(Reason.MALFORMED, "a packet length of more than four bytes")
 
 
-def header_size(packet: bytes | memoryview, offset: int = 0) -> int:
-    """Bytes of the fixed header of a whole packet that begins at `offset`."""
-    size = 2
-    while packet[offset + size - 1] & 0x80:
-        size += 1
-    return size
+def short_ack(data: bytes | bytearray, offset: int = 0) -> int:
+    """The packet id of a PUBACK that begins at `offset` and says success in its short form (MQTT 5 §3.4.2.1, the only one of MQTT
+    3.1.1); 0 if none is here."""
+    if len(data) - offset < SHORT_ACK or data[offset] != _PUBACK or data[offset + 1] != 2:
+        return 0
+    return data[offset + 2] << 8 | data[offset + 3]
 
 
 def decode(frame: memoryview) -> mqtt5.Packet:
@@ -127,17 +130,10 @@ class Reader:
         self._data += data
 
     def next_ack(self) -> int:
-        """The packet id of the next packet, if it is a PUBACK that says success in its short form (MQTT 5 §3.4.2.1, the
-        only one of MQTT 3.1.1), else 0.
-
-        Half of what comes is that, and it needs no packet object.
-        """
-        data, offset = self._data, self._offset
-        if self.form.first or len(data) - offset < 4 or data[offset] != _PUBACK or data[offset + 1] != 2:
-            return 0
-        packet_id = data[offset + 2] << 8 | data[offset + 3]
+        """`short_ack` of the next packet: half of what comes is that, and it needs no packet object."""
+        packet_id = 0 if self.form.first else short_ack(self._data, self._offset)
         if packet_id:
-            self._passed(4)
+            self._passed(SHORT_ACK)
         return packet_id
 
     def _passed(self, size: int) -> None:

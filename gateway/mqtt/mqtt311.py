@@ -6,12 +6,15 @@ the server. What must not be left out (a PUBLISH that is refused) the session sa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final
 
 import mqtt5
 
-from gateway.mqtt.framing import BadPacket, OldConnect, announced_size, header_size
+from gateway.mqtt.fields import Fields, header_size, variable
+from gateway.mqtt.framing import BadPacket, OldConnect, announced_size
 from gateway.mqtt.framing import decode as decode_5
 from gateway.mqtt.strict import MAX_FILTERS
 from gateway.ports import Shell
@@ -53,42 +56,23 @@ def _malformed(text: str) -> BadPacket:
     return BadPacket(Reason.MALFORMED, f"malformed packet: {text}")
 
 
-class _Fields:
-    """The fields of a packet's body, from `at` on. Raises BadPacket where they do not fit into it."""
+@contextmanager
+def _fields(body: bytes, at: int = 0) -> Iterator[Fields]:
+    """The fields of a body. What breaks their rules is a BadPacket."""
+    try:
+        yield Fields(body, at)
+    except IndexError:
+        raise _malformed("a field that is longer than its packet") from None
+    except UnicodeDecodeError:
+        raise _malformed("a string that is not UTF-8") from None
 
-    def __init__(self, body: bytes, at: int) -> None:
-        self._body = body
-        self._at = at
 
-    @property
-    def over(self) -> bool:
-        return self._at == len(self._body)
-
-    def byte(self) -> int:
-        return self._take(1)[0]
-
-    def number(self) -> int:
-        return int.from_bytes(self._take(2))
-
-    def data(self) -> bytes:
-        return self._take(self.number())
-
-    def text(self) -> str:
-        """§1.5.3."""
-        try:
-            text = self.data().decode()
-        except UnicodeDecodeError:
-            raise _malformed("a string that is not UTF-8") from None
-        if "\0" in text:
-            raise _malformed("a string with a NUL")
-        return text
-
-    def _take(self, size: int) -> bytes:
-        end = self._at + size
-        if end > len(self._body):
-            raise _malformed("a field that is longer than its packet")
-        found, self._at = self._body[self._at : end], end
-        return found
+def _text(fields: Fields) -> str:
+    """§1.5.3."""
+    text = fields.text()
+    if "\0" in text:
+        raise _malformed("a string with a NUL")
+    return text
 
 
 # --- in ----------------------------------------------------------------------------------------------------------------
@@ -100,8 +84,25 @@ def connect(body: bytes) -> OldConnect:
     Not Clean Session is a session that may outlive its socket, for as long as the policy keeps one: what is pending outlives
     both, whatever a client asks for.
     """
-    fields = _Fields(body, len(PROTOCOL))
-    flags, keep_alive, client_id = fields.byte(), fields.number(), fields.text()
+    with _fields(body, len(PROTOCOL)) as fields:
+        flags, keep_alive, client_id = fields.byte(), fields.number(), _text(fields)
+        _check_flags(flags)
+        will = mqtt5.Will(_text(fields), payload=fields.data()) if flags & _WILL else None
+        packet = mqtt5.ConnectPacket(
+            client_id,
+            username=_text(fields) if flags & _USERNAME else None,
+            password=fields.data() if flags & _PASSWORD else None,
+            clean_start=bool(flags & _CLEAN),
+            will=will,
+            keep_alive=keep_alive,
+            session_expiry_interval=0 if flags & _CLEAN else _NEVER,
+        )
+    if not fields.over:
+        raise _malformed("bytes after the last field")
+    return OldConnect(packet)
+
+
+def _check_flags(flags: int) -> None:
     if flags & 0x01:
         raise _malformed("the reserved flag of CONNECT")  # §3.1.2.3
     if not flags & _WILL and flags & (_WILL_QOS | _WILL_RETAIN):
@@ -110,19 +111,6 @@ def connect(body: bytes) -> OldConnect:
         raise _malformed("a Will of QoS 3")
     if flags & _PASSWORD and not flags & _USERNAME:
         raise _malformed("a password without a user name")  # §3.1.2.9
-    will = mqtt5.Will(fields.text(), payload=fields.data()) if flags & _WILL else None
-    packet = mqtt5.ConnectPacket(
-        client_id,
-        username=fields.text() if flags & _USERNAME else None,
-        password=fields.data() if flags & _PASSWORD else None,
-        clean_start=bool(flags & _CLEAN),
-        will=will,
-        keep_alive=keep_alive,
-        session_expiry_interval=0 if flags & _CLEAN else _NEVER,
-    )
-    if not fields.over:
-        raise _malformed("bytes after the last field")
-    return OldConnect(packet)
 
 
 def decode(frame: memoryview) -> mqtt5.Packet:
@@ -147,25 +135,25 @@ def _publish_head(first: int, body: bytes) -> int:
 
 
 def _check_filters(body: bytes, *, with_qos: bool) -> None:
-    fields = _Fields(body, 0)
-    fields.number()
-    if fields.over:
-        raise _malformed("no topic filter")  # §3.8.3, §3.10.3
-    count = 0
-    while not fields.over:
-        count += 1
-        if count > MAX_FILTERS:
-            raise BadPacket(Reason.QUOTA_EXCEEDED, f"more than {MAX_FILTERS} topic filters in a packet")
-        fields.text()
-        if with_qos and fields.byte() > 2:
-            raise _malformed("a requested QoS above 2, or a reserved bit")
+    with _fields(body) as fields:
+        fields.number()
+        if fields.over:
+            raise _malformed("no topic filter")  # §3.8.3, §3.10.3
+        count = 0
+        while not fields.over:
+            count += 1
+            if count > MAX_FILTERS:
+                raise BadPacket(Reason.QUOTA_EXCEEDED, f"more than {MAX_FILTERS} topic filters in a packet")
+            _text(fields)
+            if with_qos and fields.byte() > 2:
+                raise _malformed("a requested QoS above 2, or a reserved bit")
 
 
 def _with_properties(first: int, body: bytes, at: int) -> mqtt5.Packet:
     if at > len(body):
         raise _malformed("a field that is longer than its packet")
     whole = body[:at] + b"\x00" + body[at:]
-    return decode_5(memoryview(bytes((first,)) + _length(len(whole)) + whole))
+    return decode_5(memoryview(bytes((first,)) + variable(len(whole)) + whole))
 
 
 # --- out ---------------------------------------------------------------------------------------------------------------
@@ -188,12 +176,12 @@ def _encode_one(data: bytes, at: int, end: int) -> bytes:
     if kind == _PUBLISH:
         head_end = start + 2 + int.from_bytes(data[start : start + 2]) + (2 if data[at] & 0x06 else 0)
         payload = _behind_properties(data, head_end)
-        return data[at : at + 1] + _length(head_end - start + end - payload) + data[start:head_end] + data[payload:end]
+        return data[at : at + 1] + variable(head_end - start + end - payload) + data[start:head_end] + data[payload:end]
     if kind in (_PUBACK, _UNSUBACK):  # of a PUBACK that refuses nothing: where it would, the session closes
         return bytes((kind, 2)) + data[start : start + 2]
     if kind == _SUBACK:
         codes = bytes(min(code, 0x80) for code in data[_behind_properties(data, start + 2) : end])  # §3.9.3
-        return bytes((kind,)) + _length(2 + len(codes)) + data[start : start + 2] + codes
+        return bytes((kind,)) + variable(2 + len(codes)) + data[start : start + 2] + codes
     if kind == _CONNACK:
         code = _RETURN_CODES.get(data[start + 1])
         return b"" if code is None else bytes((kind, 2, data[start], code))
@@ -202,24 +190,9 @@ def _encode_one(data: bytes, at: int, end: int) -> bytes:
 
 def _behind_properties(data: bytes, at: int) -> int:
     """Where the properties end whose length stands at `at` (MQTT 5 §2.2.2.1)."""
-    size = shift = 0
-    while True:
-        byte = data[at]
-        size |= (byte & 0x7F) << shift
-        shift += 7
-        at += 1
-        if byte < 0x80:
-            return at + size
-
-
-def _length(value: int) -> bytes:
-    """A remaining length (§2.2.3)."""
-    out = bytearray()
-    while True:
-        value, low = value >> 7, value & 0x7F
-        out.append(low | 0x80 if value else low)
-        if not value:
-            return bytes(out)
+    fields = Fields(data, at)
+    size = fields.variable()
+    return fields.at + size
 
 
 class OldShell:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import mqtt5
 
+from gateway.mqtt.fields import header_size
 from gateway.reasons import Reason
 
 MAX_FILTERS: Final = 256
@@ -65,10 +66,7 @@ def _nul(packet: Any, *strings: str | None) -> str:
 
 
 def _connect_flags(frame: memoryview) -> str:
-    header = 2
-    while frame[header - 1] & 0x80:
-        header += 1
-    flags = frame[header + _FLAGS_AT]
+    flags = frame[header_size(frame) + _FLAGS_AT]
     if flags & _RESERVED:
         return "the reserved flag of CONNECT (MQTT 5 §3.1.2.3)"
     if flags & _WILL_QOS_AND_RETAIN and not flags & _WILL:

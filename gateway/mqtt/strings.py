@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from gateway.mqtt.fields import Fields, header_size
+
 _TEXTS: Final = frozenset((0x03, 0x08, 0x12, 0x15, 0x1A, 0x1C, 0x1F))
 _BINARY: Final = frozenset((0x09, 0x16))
 _PAIR, _VARIABLE = 0x26, 0x0B
@@ -21,16 +23,19 @@ _FIXED: Final = {
 
 _WILL, _PASSWORD, _USERNAME = 0x04, 0x40, 0x80
 _PUBLISH: Final = 0x30
+_QOS: Final = 0xF6
+"""A PUBLISH's first byte without DUP and RETAIN."""
 
 
 def well_formed(frame: memoryview) -> bool:
     """Are its strings UTF-8? True for what is no packet, too. `frame`: one packet, its header included."""
-    walk = _WALKS.get(frame[0] & 0xF0)
+    kind = frame[0] & 0xF0
+    walk = _WALKS.get(frame[0] & _QOS if kind == _PUBLISH else kind)
     if walk is None:
         return True
     try:
         if not _is_ascii(frame):
-            walk(_Fields(frame))
+            walk(Fields(bytes(frame), header_size(frame)))
     except UnicodeDecodeError:
         return False
     except IndexError:
@@ -42,9 +47,7 @@ def _is_ascii(frame: memoryview) -> bool:
     """All of it, of a PUBLISH its topic and its properties (if they are short): those may have any payload."""
     if frame[0] & 0xF0 != _PUBLISH:
         return bytes(frame[2:]).isascii()
-    topic = 2
-    while frame[topic - 1] & 0x80:
-        topic += 1
+    topic = header_size(frame)
     end = topic + 2 + (frame[topic] << 8 | frame[topic + 1])
     properties = end + 2 if frame[0] & 0x06 else end
     size = frame[properties]
@@ -53,76 +56,34 @@ def _is_ascii(frame: memoryview) -> bool:
     return not size or bytes(frame[properties + 1 : properties + 1 + size]).isascii()
 
 
-class _Fields:
-    """The fields of a packet, one after the other. Raises IndexError beyond its end, UnicodeDecodeError."""
-
-    def __init__(self, frame: memoryview) -> None:
-        self._data = bytes(frame)
-        self._at = 1
-        self.number()  # the remaining length
-        self.first = self._data[0]
-
-    @property
-    def over(self) -> bool:
-        return self._at >= len(self._data)
-
-    def byte(self) -> int:
-        self._at += 1
-        return self._data[self._at - 1]
-
-    def number(self) -> int:
-        """A variable byte integer (§1.5.5)."""
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-            if shift > 21:
-                raise IndexError("a variable byte integer of more than four bytes")
-
-    def skip(self, size: int) -> None:
-        self._at += size
-
-    def data(self) -> bytes:
-        size = self.byte() << 8 | self.byte()
-        self._at += size
-        if self._at > len(self._data):
-            raise IndexError("a field that is longer than its packet")
-        return self._data[self._at - size : self._at]
-
-    def text(self) -> None:
-        self.data().decode()
-
-    def properties(self) -> None:
-        end = self.number() + self._at
-        while self._at < end:
-            name = self.byte()
-            if name == _PAIR:
-                self.text()
-                self.text()
-            elif name in _TEXTS:
-                self.text()
-            elif name in _BINARY:
-                self.data()
-            elif name == _VARIABLE:
-                self.number()
-            elif name in _FIXED:
-                self.skip(_FIXED[name])
-            else:
-                raise IndexError("no such property")
+def _properties(fields: Fields) -> None:
+    end = fields.variable() + fields.at
+    while fields.at < end:
+        name = fields.byte()
+        if name == _PAIR:
+            fields.text()
+            fields.text()
+        elif name in _TEXTS:
+            fields.text()
+        elif name in _BINARY:
+            fields.data()
+        elif name == _VARIABLE:
+            fields.variable()
+        elif name in _FIXED:
+            fields.skip(_FIXED[name])
+        else:
+            raise IndexError("no such property")
 
 
-def _connect(fields: _Fields) -> None:
+def _connect(fields: Fields) -> None:
     fields.text()
     fields.skip(1)
     flags = fields.byte()
     fields.skip(2)
-    fields.properties()
+    _properties(fields)
     fields.text()
     if flags & _WILL:
-        fields.properties()
+        _properties(fields)
         fields.text()
         fields.data()
     if flags & _USERNAME:
@@ -131,43 +92,50 @@ def _connect(fields: _Fields) -> None:
         fields.data()
 
 
-def _publish(fields: _Fields) -> None:
+def _publish(fields: Fields) -> None:
     fields.text()
-    if fields.first & 0x06:
-        fields.skip(2)
-    fields.properties()
+    _properties(fields)
 
 
-def _subscribe(fields: _Fields) -> None:
+def _publish_with_id(fields: Fields) -> None:
+    fields.text()
     fields.skip(2)
-    fields.properties()
+    _properties(fields)
+
+
+def _subscribe(fields: Fields) -> None:
+    fields.skip(2)
+    _properties(fields)
     while not fields.over:
         fields.text()
         fields.skip(1)
 
 
-def _unsubscribe(fields: _Fields) -> None:
+def _unsubscribe(fields: Fields) -> None:
     fields.skip(2)
-    fields.properties()
+    _properties(fields)
     while not fields.over:
         fields.text()
 
 
-def _acknowledged(fields: _Fields) -> None:
+def _acknowledged(fields: Fields) -> None:
     fields.skip(2)
     _reason(fields)
 
 
-def _reason(fields: _Fields) -> None:
+def _reason(fields: Fields) -> None:
     if not fields.over:
         fields.skip(1)
     if not fields.over:
-        fields.properties()
+        _properties(fields)
 
 
-_WALKS: Final[dict[int, Callable[[_Fields], None]]] = {
+_WALKS: Final[dict[int, Callable[[Fields], None]]] = {
     0x10: _connect,
     _PUBLISH: _publish,
+    _PUBLISH | 2: _publish_with_id,
+    _PUBLISH | 4: _publish_with_id,
+    _PUBLISH | 6: _publish_with_id,
     0x40: _acknowledged,
     0x50: _acknowledged,
     0x60: _acknowledged,

@@ -23,7 +23,7 @@ from gateway.admission.refresh import Refresh
 from gateway.client import FIRST_BROADCAST_ID, Client
 from gateway.mqtt import packets
 from gateway.mqtt.forms import MQTT5, MQTT311, OldProtocol
-from gateway.mqtt.framing import BadPacket, Incoming, OldConnect
+from gateway.mqtt.framing import SHORT_ACK, BadPacket, Incoming, OldConnect, short_ack
 from gateway.mqtt.mqtt311 import CONNACK_31_VERSION, OldShell
 from gateway.mqtt.strict import MAX_FILTERS
 from gateway.ports import Shell
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from gateway.room import Room
 
 SAVER_TIMEOUT: Final = 5.0
-
-SHORT_ACK: Final = 4
-"""Bytes of a PUBACK without a reason code (MQTT 5 §3.4.2.1)."""
 
 RETRY_AFTER: Final = 5
 UNLIMITED: Final = 1 << 28
@@ -113,9 +110,9 @@ class Session(Lifetime):
     def took_ack(self, data: bytes) -> bool:
         """If these bytes, which begin a packet, are one PUBACK that says success and nothing else: handle it. Half of what comes
         is that (`Reader.next_ack` has those that come with others)."""
-        if len(data) != SHORT_ACK or data[0] != 0x40 or data[1] != 2 or self.state is not State.OPEN or self._held:
+        if len(data) != SHORT_ACK or self.state is not State.OPEN or self._held:
             return False
-        packet_id = data[2] << 8 | data[3]
+        packet_id = short_ack(data)
         if packet_id:
             self.acked(packet_id)
         return packet_id > 0

@@ -18,7 +18,8 @@ from gateway.client import BindState
 from gateway.edge.link import LARGE, Link
 from gateway.edge.peers import UNKNOWN
 from gateway.edge.sockets import Sockets
-from gateway.mqtt.framing import AFTER_CONNECT, BadPacket, announced_size, decode, header_size
+from gateway.mqtt.fields import header_size
+from gateway.mqtt.framing import AFTER_CONNECT, BadPacket, announced_size, decode
 from gateway.mqtt.mqtt311 import CONNACK_31_VERSION, PROTOCOL
 from gateway.mqtt.packets import RECEIVE_MAXIMUM
 from gateway.reasons import Reason
