@@ -6,7 +6,7 @@ everyone. Times in ms are since the epoch.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -247,6 +247,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     applied: int = -1
     canary_passed: bool = False
     handed: int | None = None
+
+
+NO_PRODUCT: Final = "-"
+"""The product of an audit record for what is of none."""
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):

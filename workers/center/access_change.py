@@ -14,14 +14,12 @@ from infra.bus import MAX_VALUE, KvErrors
 from infra.journal import Entry
 from infra.keeper import ACCESS, Access, Rules, Unreadable
 from schemas import names
-from schemas.broadcasts import Audit
+from schemas.broadcasts import NO_PRODUCT, Audit
 from workers.center.ports import AccessChange, AccessDocument, Producer
-from workers.center.problems import RETRY_AFTER_S, Problem, bad_input, shown
+from workers.center.problems import Problem, bad_input, bus_down, shown
 
 ATTEMPTS: Final = 5
 SUBJECT: Final = "access"
-NO_PRODUCT: Final = "-"
-"""The audit's product for what is of none."""
 MOST: Final = {"networks": MAX_NETWORKS, "clients": MAX_CLIENTS, "patterns": MAX_PATTERNS}
 LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 WIDE: Final = {4: 8, 6: 16}
@@ -128,7 +126,7 @@ class AccessWriter:
                         return found
         except KvErrors as error:
             log.warning("access not changed", error=type(error).__name__)
-            raise Problem("bus-down", "NATS did not answer; ask again", retry_after_s=RETRY_AFTER_S) from None
+            raise bus_down() from None
         raise Problem("changed-meanwhile", f"the access lists were changed meanwhile, {ATTEMPTS} times; look, and ask again")
 
     async def _attempt(self, change: AccessChange) -> Access | None:

@@ -19,7 +19,7 @@ from infra.wire import Counts
 from schemas import names
 from schemas.broadcasts import Broadcast
 from schemas.jobs import OVER, JobState
-from workers.center.problems import RETRY_AFTER_S, Problem
+from workers.center.problems import Problem, bus_down
 
 HINT_TIMEOUT: Final = 1.0
 
@@ -180,7 +180,7 @@ class JobMirror:
             return None
         except KvErrors as error:
             log.warning("job not looked up", error=type(error).__name__)
-            raise Problem("bus-down", "NATS did not answer; ask again", retry_after_s=RETRY_AFTER_S) from None
+            raise bus_down() from None
 
     async def _bucket(self) -> KeyValue:
         if not self._bus.connected:

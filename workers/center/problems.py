@@ -118,6 +118,11 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
+def bus_down() -> Problem:
+    """A 503: NATS was asked, and did not answer."""
+    return Problem("bus-down", "NATS did not answer; ask again", retry_after_s=RETRY_AFTER_S)
+
+
 def bad_input(field: str, value: object, bound: str) -> Problem:
     """A 400 for one field."""
     return Problem(

@@ -14,12 +14,10 @@ from infra.bus import Bus, KvErrors
 from infra.journal import Entry, Journal
 from infra.revoked import MAX_REVOCATIONS, Revocation, Revoked
 from schemas import names
-from schemas.broadcasts import Audit
-from workers.center.problems import RETRY_AFTER_S, Problem
+from schemas.broadcasts import NO_PRODUCT, Audit
+from workers.center.problems import Problem, bus_down
 
 SUBJECT: Final = "revocation"
-NO_PRODUCT: Final = "-"
-"""The audit's product for what is of none."""
 CLEARED: Final = 100
 """Expired ones that a new one clears away, at most."""
 
@@ -110,4 +108,4 @@ def _text(entry: Revocation | None) -> str:
 
 def _away(error: Exception) -> Problem:
     log.warning("revocation not written", error=type(error).__name__)
-    return Problem("bus-down", "NATS did not answer; ask again", retry_after_s=RETRY_AFTER_S)
+    return bus_down()

@@ -14,7 +14,7 @@ from infra.settings import KafkaSettings
 from schemas import names
 from schemas.broadcasts import Audit
 from workers.center.ports import QueueChange
-from workers.center.problems import RETRY_AFTER_S, Problem
+from workers.center.problems import Problem, bus_down
 
 ATTEMPTS: Final = 3
 SUBJECT: Final = "queue"
@@ -61,7 +61,7 @@ class Switch:
             raise Problem("unknown-product", f"product {product} is not in the keeper") from None
         except KvErrors as error:
             log.warning("queue not changed", product=product, error=type(error).__name__)
-            raise Problem("bus-down", "NATS did not answer; ask again", retry_after_s=RETRY_AFTER_S) from None
+            raise bus_down() from None
         raise Problem("changed-meanwhile", f"product {product} was changed meanwhile, {ATTEMPTS} times; look, and ask again")
 
     async def _attempt(self, product: str, change: QueueChange) -> Product | None:
