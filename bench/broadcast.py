@@ -30,7 +30,7 @@ from bench.load import Crowd, Failed, Followed
 from bench.process import cores, cpu_seconds, pin, raise_descriptor_limit, until_quiet
 from bench.servers import JOB_TTL_S, PRODUCT, PRODUCTS, Gateway, subscribe
 from bench.walk import BareWalk
-from infra.keeper import POLICY, Policy, Product, product_key
+from infra.documents import POLICY, Policy, Product, product_key
 from infra.settings import KafkaSettings
 from workers.plansim import COSTS, Campaign
 

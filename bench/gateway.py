@@ -35,7 +35,7 @@ from bench.servers import PRODUCT, PRODUCTS, Gateway, client_id
 from bench.tls import Certificate, Handshakes, TlsClient, bytes_each
 from bench.walk import BareWalk
 from infra.bus import BusError
-from infra.keeper import POLICY, Policy
+from infra.documents import POLICY, Policy
 
 FILE: Final = Path("build/bench-gateway.json")
 PAYLOADS: Final = (64, 256)

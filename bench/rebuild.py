@@ -25,8 +25,9 @@ from rich.console import Console
 from bench.process import cpu_seconds
 from infra import VERSION
 from infra.bus import Bus
+from infra.documents import Product, product_key
 from infra.journal import Entry, Journal, apply_topics
-from infra.keeper import Keeper, Product, product_key
+from infra.keeper import Keeper
 from infra.local.brokers import LocalBrokers
 from infra.register import Marker, Register
 from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings

@@ -18,7 +18,8 @@ import mqtt5
 from bench.load import Address, Crowd, Failed
 from bench.process import pin
 from infra.bus import Bus
-from infra.keeper import POLICY, Document, Keeper, Policy, Product, product_key
+from infra.documents import POLICY, Document, Policy, Product, product_key
+from infra.keeper import Keeper
 from infra.ops.tokens import make_token
 from infra.settings import NatsSettings
 from infra.system import System, read

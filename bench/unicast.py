@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.process import cpu_seconds, raise_descriptor_limit
+from infra.documents import Policy
 from infra.journal import Entry, Journal
-from infra.keeper import Policy
 from infra.local.brokers import LocalBrokers
 from infra.ops.tokens import make_token
 from infra.ops.up import RunningSystem

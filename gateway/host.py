@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.ports import FanOut, Saver
-from infra.keeper import Policy, Product
+from infra.documents import Policy, Product
 
 
 class Host:

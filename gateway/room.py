@@ -24,7 +24,7 @@ from gateway.sessions.flash import SYNC_WITHIN, Kept
 from gateway.sessions.lifetime import Lifetime
 from gateway.sessions.session import Session
 from gateway.wheel import IDLE, NEVER, Wheel
-from infra.keeper import Access
+from infra.documents import Access
 from infra.settings import RoomSettings
 from infra.tokens import Grant, Verifier
 from infra.wire import ConnectResult, ControlReply, DisconnectItem, Hint, HintResult, Kick

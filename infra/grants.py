@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from infra.attributes import Attributes, Interned
-from infra.keeper import Issuer
+from infra.documents import Issuer
 from schemas import names
 
 MAX_PRODUCTS: Final = 256

@@ -1,48 +1,29 @@
-"""Configuration that changes at run time: typed documents in the KV bucket `keeper`, in sync in every process.
+"""Configuration that changes at run time: typed documents (infra/documents) in the KV bucket `keeper`, in sync in every process.
 
 A document that does not parse is refused with its reason and the last good one stays. All good documents are kept on disk, so a
-process that starts while NATS's store is away or wiped goes on with what it knew. Keys: `products.<product>`, `issuers.<issuer>`,
-`keysets.<hash>`, `policy`, `access`.
+process that starts while NATS's store is away or wiped goes on with what it knew.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from hashlib import blake2b
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 import structlog
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from prometheus_client import Counter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer, model_validator
+from pydantic import ValidationError
 
-from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS, NOT_COUNTED, network, pattern
 from infra.bus import Bus, BusDown
+from infra.documents import Access, Document, Issuer, KeySet, Policy, Product, Queue, document_class
 from infra.mirror import Mirror
-from infra.settings import Seconds
-from infra.signatures import MAX_PEM, PUBLIC, SECRET_BYTES, BadKey, Key, public_key, secret_key
 from infra.telemetry import write_json
 from schemas import names
-from schemas.checks import MAX_TTL_S
-from schemas.codes import MAX_PAYLOAD
 
 log = structlog.get_logger("keeper")
 refused = Counter("longwire_keeper_refused_total", "Documents that did not parse", ["kind"])
-
-POLICY: Final = "policy"
-ACCESS: Final = "access"
-MAX_QUEUE_RATE: Final = 10_000_000
-"""Messages per second of a product's own queue, at most."""
-MAX_KID: Final = 256
-MAX_SET: Final = 16
-"""Keys of a JWKS that are used, at most."""
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-MAX_PENDING: Final = 100_000
-"""Messages that may be pending for a client and product, in any product."""
-D = TypeVar("D", bound="Document")
 
 
 class Unreadable(KeyError):
@@ -51,250 +32,6 @@ class Unreadable(KeyError):
     def __init__(self, key: str, revision: int) -> None:
         super().__init__(key)
         self.revision = revision
-
-
-class Document(BaseModel):
-    """A document of the keeper: immutable, and a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Health(Document):
-    """A URL of the product's that is asked every `interval` while its broadcasts run: where it does not answer 2xx or 3xx
-    within `slow_after`, the rate is halved each time, down to 1/16; where it does, it comes back as it went."""
-
-    url: str = Field(pattern=r"^https?://", max_length=2048)
-    interval: Seconds = 1.0
-    slow_after: Seconds = 1.0
-
-
-class FrequencyCap(Document):
-    """At most `count` broadcasts for a client within `per`; transactional ones (priority `high`) are not counted."""
-
-    count: int = Field(ge=1, le=32)
-    per: Seconds = 86_400.0
-
-
-class Queue(Document):
-    """A large product's own queue, `push.messages.<product>`: `rate` messages per second over all delivery workers; none
-    while it is `paused`."""
-
-    rate: int = Field(ge=1, le=MAX_QUEUE_RATE)
-    paused: bool = False
-
-
-def _webhook(value: str) -> str:
-    return _outward(value, "a webhook")
-
-
-def _outward(value: str, what: str) -> str:
-    """An https URL, or http to this very machine; no user, password or fragment."""
-    url = urlsplit(value)
-    if not value.isascii() or not value.isprintable() or " " in value or not url.hostname or url.port == 0:
-        raise ValueError("is not a URL")
-    if url.username is not None or url.fragment:
-        raise ValueError(f"the URL of {what} has no user, password or fragment")
-    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOOPBACK):
-        raise ValueError(f"{what} is https, or http on a loopback address")
-    return value
-
-
-Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_webhook)]
-
-
-class Product(Document):
-    """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
-    service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own; `fallback_webhook`: where
-    what is in `push.fallback` is posted."""
-
-    name: Annotated[str, AfterValidator(names.product)]
-    ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
-    max_payload: int = Field(default=16 * 1024, ge=1, le=MAX_PAYLOAD)
-    max_pending: int = Field(default=1000, ge=1, le=MAX_PENDING)
-    rate: int = Field(default=10_000, ge=1)
-    services: tuple[Annotated[str, AfterValidator(names.uplink_type)], ...] = ()
-    service_timeout: Seconds = 3.0
-    health: Health | None = None
-    frequency_cap: FrequencyCap | None = None
-    queue: Queue | None = None
-    fallback_webhook: Webhook | None = None
-
-
-def _jwks_url(value: str) -> str:
-    return _outward(value, "a JWKS")
-
-
-class SigningKey(Document):
-    """A key of an issuer: a `secret` (HS256, HS384) or a `public_key` in PEM (RS256, ES256, EdDSA). The algorithm is pinned to
-    the key: a token that names another one is refused."""
-
-    kid: str = Field(default="", max_length=MAX_KID)
-    alg: Literal["HS256", "HS384", "RS256", "ES256", "EdDSA"] = "HS256"
-    secret: SecretStr | None = None
-    public_key: str | None = Field(default=None, max_length=MAX_PEM)
-
-    @field_serializer("secret", when_used="json")
-    def _reveal(self, secret: SecretStr | None) -> str | None:
-        """The bucket is where the secret lives; logs and dumps show stars."""
-        return None if secret is None else secret.get_secret_value()
-
-    @model_validator(mode="after")
-    def _check(self) -> SigningKey:
-        self.verifier()
-        return self
-
-    def verifier(self) -> Key:
-        """What verifies by it; raises BadKey for material that does not fit the algorithm."""
-        if self.alg in SECRET_BYTES and self.secret is not None and self.public_key is None:
-            return secret_key(self.alg, self.secret.get_secret_value())
-        if self.alg in PUBLIC and self.public_key is not None and self.secret is None:
-            return public_key(self.alg, self.public_key)
-        raise BadKey(f"a key for {self.alg} has a {'secret' if self.alg in SECRET_BYTES else 'public_key'}, and nothing else")
-
-
-class Issuer(Document):
-    """Who signs tokens (`iss`): its keys sign only its own products, its client ids live in its realm. `products` empty: all.
-
-    `jwks`: a URL of further, public keys, asked every `jwks_interval` (RFC 7517); `max_lifetime`: how long after its `iat` a
-    token may expire, at most. None: any time, and `iat` may be absent.
-    """
-
-    iss: str = Field(min_length=1, max_length=256)
-    realm: Annotated[str, AfterValidator(names.realm)] = names.DEFAULT_REALM
-    audience: str = "longwire"
-    keys: tuple[SigningKey, ...] = Field(default=(), max_length=4)
-    products: tuple[Annotated[str, AfterValidator(names.product)], ...] = ()
-    jwks: Annotated[str, Field(max_length=2048), AfterValidator(_jwks_url)] | None = None
-    jwks_interval: Annotated[Seconds, Field(ge=60, le=86_400)] = 300.0
-    max_lifetime: Seconds | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Issuer:
-        if not self.keys and self.jwks is None:
-            raise ValueError("an issuer has keys, or the URL of a JWKS")
-        check_kids(self.keys)
-        return self
-
-
-class KeySet(Document):
-    """What an issuer's JWKS held when it was fetched last: written by a coordinator, never by hand (workers/jwks.py).
-
-    `url`: where from; keys of another URL than the issuer's document has now are not used. Times in seconds since the epoch.
-    `error`: why the last attempt, at `tried_at`, brought nothing; the keys are those of `fetched_at` then.
-    """
-
-    iss: str = Field(min_length=1, max_length=256)
-    url: str
-    fetched_at: float
-    tried_at: float
-    error: str = Field(default="", max_length=200)
-    keys: tuple[SigningKey, ...] = Field(default=(), max_length=MAX_SET)
-
-    @model_validator(mode="after")
-    def _check(self) -> KeySet:
-        if any(key.secret is not None for key in self.keys):
-            raise ValueError("a key set is public, and has no secrets")
-        check_kids(self.keys)
-        return self
-
-
-def check_kids(keys: Sequence[SigningKey]) -> None:
-    """Raises ValueError if two keys have one `kid`. Keys without one may be several: each of an algorithm is tried."""
-    kids = [key.kid for key in keys if key.kid]
-    for kid in kids:
-        if kids.count(kid) > 1:
-            raise ValueError(f"kid {kid[:64]!a} is there twice")
-
-
-class Policy(Document):
-    """How the cluster treats connections. Keep Alive is by the network that a client names in CONNECT (`wifi`, `4g`, …).
-
-    `sweep_grace`: how long a room is dead before its sessions are removed; `flash_window_s`: the longest Session Expiry Interval
-    that is granted (0: none); `connect_rate`, `resync_rate`: CONNECTs admitted and clients synced again, per second and room;
-    `connect_ramp`: a room that starts admits `connect_ramp_from` of that rate, and all of it so long after;
-    `connections_per_*`, `accepts_per_address`: open sockets, and new ones per second (`accept_burst` seconds' worth at once), of
-    an IPv4 address or an IPv6 /64 in a room, and of an IPv6 /48 (site); `accept_rate`: new sockets of all, per second and room;
-    `flapping_*`: a client that was let in more than so often in a window is banned for that long; `publish_*`: uplinks and pulls
-    of a client per second, how many at once, and for how long it may want more before it is closed;
-    `park_after_*`: a message that was written in so many connections over at least that time, none of which acknowledged
-    anything, is a dead letter.
-    """
-
-    keep_alive: dict[str, int] = Field(default_factory=lambda: {"2g": 300, "3g": 300, "4g": 480, "wifi": 480})
-    keep_alive_default: int = Field(default=480, ge=5, le=3600)
-    sync_interval: Seconds = 300.0
-    ack_timeout: Seconds = 30.0
-    window: int = Field(default=32, ge=1, le=1024)
-    binds_per_connection: int = Field(default=32, ge=1, le=1024)
-    groups_per_bind: int = Field(default=64, ge=0, le=1024)
-    lease_interval: Seconds = 3.0
-    lease_dead_after: Seconds = 10.0
-    sweep_grace: Seconds = 30.0
-    sweep_interval: Seconds = 3600.0
-    flash_window_s: int = Field(default=60, ge=0, le=3600)
-    connect_rate: int = Field(default=2_000, ge=1)
-    connect_ramp: Seconds = 20.0
-    connect_ramp_from: float = Field(default=0.25, gt=0, le=1)
-    connections_per_address: int = Field(default=1_000, ge=1)
-    connections_per_site: int = Field(default=4_000, ge=1)
-    accepts_per_address: int = Field(default=100, ge=1)
-    accept_burst: Seconds = 5.0
-    accept_rate: int = Field(default=20_000, ge=1)
-    flapping_connects: int = Field(default=30, ge=1)
-    flapping_window: Seconds = 60.0
-    flapping_ban: Seconds = 300.0
-    publish_rate: int = Field(default=50, ge=1)
-    publish_burst: int = Field(default=100, ge=1)
-    publish_patience: Seconds = 120.0
-    resync_rate: int = Field(default=2_000, ge=1)
-    park_after_connections: int = Field(default=10, ge=2, le=1000)
-    park_after: Seconds = 1800.0
-    dispatch_ttl_s: int = Field(default=300, ge=1)
-    backoff_base: Seconds = 0.5
-    backoff_cap: Seconds = 30.0
-
-
-Network = Annotated[str, Field(max_length=64), AfterValidator(network)]
-
-
-class Rules(Document):
-    """Whom a list means: by address, by client id (in whatever realm), or by a pattern of ids (`*` any characters, `?` one)."""
-
-    networks: tuple[Network, ...] = Field(default=(), max_length=MAX_NETWORKS)
-    clients: tuple[Annotated[str, AfterValidator(names.client)], ...] = Field(default=(), max_length=MAX_CLIENTS)
-    patterns: tuple[Annotated[str, AfterValidator(pattern)], ...] = Field(default=(), max_length=MAX_PATTERNS)
-
-
-class Access(Document):
-    """Who may connect. `deny` wins. Where `allow` has networks, an address must be in one of them; where it has clients or
-    patterns, an id must be meant by one. Addresses of `uncounted` have no limits of their own."""
-
-    allow: Rules = Rules()
-    deny: Rules = Rules()
-    uncounted: tuple[Network, ...] = Field(default=NOT_COUNTED, max_length=MAX_NETWORKS)
-
-
-def _document_class(key: str) -> type[Document] | None:
-    kind = key.partition(".")[0]
-    kinds: dict[str, type[Document]] = {
-        "products": Product, "issuers": Issuer, "keysets": KeySet, POLICY: Policy, ACCESS: Access,
-    }  # fmt: skip
-    return kinds.get(kind)
-
-
-def product_key(product: str) -> str:
-    """The key of a product's document."""
-    return f"products.{names.product(product)}"
-
-
-def issuer_key(name: str) -> str:
-    """The key of an issuer's document; `name` is a label, the `iss` claim is inside."""
-    return f"issuers.{names.product(name)}"
-
-
-def key_set_key(iss: str) -> str:
-    """The key of what an issuer's JWKS held; an `iss` may be any text."""
-    return f"keysets.{blake2b(iss.encode(), digest_size=16).hexdigest()}"
 
 
 class Keeper:
@@ -401,7 +138,7 @@ class Keeper:
         self._save_disk()
 
     def _parse(self, key: str, value: bytes | str) -> Document | None:
-        model = _document_class(key)
+        model = document_class(key)
         try:
             if model is None:
                 raise ValueError("no such kind of document")

@@ -12,8 +12,8 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
+from infra.documents import Product
 from infra.journal import Journal, JournalDown
-from infra.keeper import Product
 from schemas import names
 
 AGAIN: Final = 1.0

@@ -12,8 +12,8 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from infra.documents import Issuer, KeySet, SigningKey
 from infra.grants import BadToken, Grant, Granter, ProductGrant, mark_of
-from infra.keeper import Issuer, KeySet, SigningKey
 from infra.revoked import Revoked
 from infra.signatures import ED25519, Key, unbase64url
 from schemas import names

@@ -19,8 +19,8 @@ import structlog
 from msgspec.structs import replace
 from prometheus_client import Counter
 
+from infra.documents import Product
 from infra.journal import Entry, Journal, Position
-from infra.keeper import Product
 from infra.lifecycle import end
 from infra.settings import KafkaSettings
 from schemas import codec, names

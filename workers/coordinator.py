@@ -32,8 +32,8 @@ import structlog
 from prometheus_client import Counter
 
 from infra.bus import Bus, BusDown, BusError
+from infra.documents import Product
 from infra.journal import Entry, JournalDown
-from infra.keeper import Product
 from infra.lifecycle import Awake, Loops
 from infra.wire import OK, UplinkItem, UplinkResult
 from schemas import codec, names

@@ -20,8 +20,9 @@ import structlog
 from msgspec.structs import replace
 from prometheus_client import Counter
 
+from infra.documents import Product
 from infra.journal import Entry, Journal
-from infra.keeper import Keeper, Product
+from infra.keeper import Keeper
 from infra.register import Register, RegisterDown, SessionView, StoreItem, StoreOutcome
 from infra.wire import Downlink, Hint
 from schemas import names

@@ -25,7 +25,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
-from infra.keeper import Product
+from infra.documents import Product
 from schemas import codec
 from schemas.records import Fallback
 from workers.runner import Dead, Incoming, Retryable

@@ -15,7 +15,8 @@ import httpx
 import structlog
 from prometheus_client import Counter
 
-from infra.keeper import Health, Keeper
+from infra.documents import Health
+from infra.keeper import Keeper
 from workers.pace import Pressure
 
 IDLE: Final = 1.0

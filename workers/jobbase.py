@@ -22,8 +22,9 @@ from prometheus_client import Counter
 
 from infra.audiences import Audiences
 from infra.bus import Bus, KvErrors
+from infra.documents import Product
 from infra.journal import Entry, Journal, JournalDown
-from infra.keeper import Keeper, Product
+from infra.keeper import Keeper
 from infra.rooms import Rooms
 from infra.wire import Counts, JobView
 from schemas import names

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from infra.keeper import Product
+from infra.documents import Product
 from infra.wire import Counts
 from schemas.broadcasts import Audit, Broadcast, Canary, JobRecord, Transition
 from schemas.checks import MAX_TTL_S

@@ -21,7 +21,8 @@ from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from infra.bus import KvErrors
-from infra.keeper import MAX_SET, Issuer, Keeper, KeySet, SigningKey, check_kids, key_set_key
+from infra.documents import MAX_SET, Issuer, KeySet, SigningKey, check_kids, key_set_key
+from infra.keeper import Keeper
 from infra.lifecycle import Loops
 from infra.signatures import ED25519, unbase64url
 from workers.outside import NotFetched

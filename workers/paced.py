@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiokafka import TopicPartition
 from prometheus_client import Gauge
 
-from infra.keeper import Queue
+from infra.documents import Queue
 from workers.runner import Batches, Runner
 from workers.throttle import Throttle, share_of
 

@@ -20,8 +20,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 
+from infra.documents import MAX_PENDING, Product
 from infra.journal import Journal, JournalDown
-from infra.keeper import MAX_PENDING, Keeper, Product
+from infra.keeper import Keeper
 from infra.register import LastSession, Register, StoreItem, StoreMessage
 from infra.register.fold import Fold
 from infra.register.marker import part

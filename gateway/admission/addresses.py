@@ -11,7 +11,7 @@ from typing import Final
 
 from gateway.admission.buckets import ROUNDING, Buckets
 from gateway.edge.peers import UNKNOWN
-from infra.keeper import Policy
+from infra.documents import Policy
 
 _V6: Final = 1 << 64
 _SITE: Final = 16

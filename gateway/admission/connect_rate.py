@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from infra.keeper import Policy
+from infra.documents import Policy
 
 LONGEST: Final = 60
 """Seconds that a client is asked to wait, at most, but for the jitter."""

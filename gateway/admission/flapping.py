@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from infra.keeper import Policy
+from infra.documents import Policy
 
 MAX_SEEN: Final = 32_768
 """Clients that are counted in a window; further ones are not: a room has fewer."""

@@ -21,7 +21,7 @@ from gateway.admission.lists import Lists, Verdict
 from gateway.admission.watermark import Watermark
 from gateway.edge.peers import UNKNOWN
 from gateway.reasons import Reason
-from infra.keeper import Access, Policy
+from infra.documents import Access, Policy
 from infra.settings import RoomSettings
 
 MEMORY_FULL: Final = (0.85, 0.80)

@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.admission.addresses import is_v4
 from gateway.edge.peers import MAPPED
-from infra.keeper import Access, Rules
+from infra.documents import Access, Rules
 
 LONGEST_ID: Final = 128
 """Characters of a client id: a longer one is none (schemas/names.py), and no pattern is tried on it."""

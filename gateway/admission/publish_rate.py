@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from gateway.admission.buckets import ROUNDING
-from infra.keeper import Policy
+from infra.documents import Policy
 
 SWEEP: Final = 1.0
 """Seconds between two looks for buckets that are full again."""

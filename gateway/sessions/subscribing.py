@@ -13,8 +13,8 @@ import mqtt5
 
 from gateway.client import Binds, BindState
 from gateway.reasons import Reason
+from infra.documents import Policy
 from infra.grants import Products
-from infra.keeper import Policy
 from schemas import names
 
 MAX_GROUPS: Final = 1024

@@ -16,7 +16,7 @@ from gateway import metrics
 from gateway.client import Client
 from gateway.ports import Uplinks
 from gateway.reasons import Reason
-from infra.keeper import Product
+from infra.documents import Product
 from infra.tokens import Grant
 from infra.wire import OK, Properties, UplinkItem, UplinkResult
 from schemas import names

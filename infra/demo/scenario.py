@@ -17,7 +17,7 @@ from infra.demo.fleet import PRODUCT, Fleet
 from infra.demo.ledger import Ledger
 from infra.demo.records import Reader
 from infra.demo.stage import Failed, Stage, settled
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.ops.http import CenterClient, NotFound
 from infra.ops.tokens import make_token
 from infra.ops.up import RunningSystem

@@ -10,8 +10,8 @@ from aiokafka.errors import KafkaError
 
 from infra import VERSION
 from infra.bus import Bus, BusError
+from infra.documents import Product
 from infra.journal import JournalDown
-from infra.keeper import Product
 from infra.mirror import Mirror
 from infra.ops import logs
 from infra.settings import NatsSettings

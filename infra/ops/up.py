@@ -14,8 +14,9 @@ from typing import Final
 from infra import VERSION
 from infra.agent import Agent, ProcessSpec, Supervised
 from infra.bus import Bus
+from infra.documents import POLICY, Issuer, Policy, Product, SigningKey, issuer_key, product_key
 from infra.journal import apply_topics
-from infra.keeper import POLICY, Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
+from infra.keeper import Keeper
 from infra.local.broker import Broker
 from infra.local.brokers import LocalBrokers
 from infra.local.errors import LocalBrokerError

@@ -7,7 +7,7 @@ import signal
 from bisect import bisect_left
 from typing import Any, Final
 
-from infra.keeper import Policy
+from infra.documents import Policy
 from tests.chaos.fault import Fault, NobodyLeaves
 from tests.chaos.traffic import HOUR, Traffic
 from tests.chaos.world import Victim, World

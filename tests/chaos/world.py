@@ -19,7 +19,8 @@ from prometheus_client.samples import Sample
 
 from infra import VERSION
 from infra.bus import Bus
-from infra.keeper import Keeper, Policy, Product, product_key
+from infra.documents import Policy, Product, product_key
+from infra.keeper import Keeper
 from infra.local.brokers import LocalBrokers
 from infra.local.ports import HOST
 from infra.ops.tokens import make_token

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from system import Stand
 
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.ops.up import RunningSystem
 from infra.settings import load
 from tests.unit.certs import Authority

@@ -19,7 +19,8 @@ import pytest
 import pytest_asyncio
 from system import PRODUCT, WITHIN, Stand, eventually, unique
 
-from infra.keeper import ACCESS, Access, Keeper, Policy, Rules
+from infra.documents import ACCESS, Access, Policy, Rules
+from infra.keeper import Keeper
 from infra.local.ports import HOST, PortLease
 from infra.local.process import Child
 from infra.ops.up import RunningSystem

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from system import PRODUCT, eventually
 
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.ops.http import CenterClient
 from infra.ops.tokens import make_token
 from infra.ops.up import RunningSystem

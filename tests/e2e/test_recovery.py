@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from system import PRODUCT, eventually, unique
 
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.ops.http import Answered, CenterClient
 from infra.ops.tokens import make_token
 from infra.ops.up import RunningSystem

@@ -24,7 +24,7 @@ from gateway.mqtt.mqtt311 import CONNACK_31_VERSION, PROTOCOL
 from gateway.mqtt.packets import RECEIVE_MAXIMUM
 from gateway.reasons import Reason
 from gateway.sessions.uplinking import MAX_QOS0_WAITING
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.settings import RoomSettings
 from infra.wire import UplinkItem, UplinkResult
 from tests.fuzz.grammar import Step, program, sizes

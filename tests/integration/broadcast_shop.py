@@ -17,8 +17,9 @@ from nats.js.errors import KeyNotFoundError
 from worker_process import running
 
 from infra.bus import Bus
+from infra.documents import Issuer, Policy, Product, SigningKey, issuer_key, product_key
 from infra.journal import Entry, Journal
-from infra.keeper import Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
+from infra.keeper import Keeper
 from infra.settings import Settings
 from pushclient import PushClient, PushMessage
 from schemas import names

@@ -14,8 +14,9 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from infra.bus import Bus
+from infra.documents import Product, Queue, product_key
 from infra.journal import Entry, Journal
-from infra.keeper import Keeper, Product, Queue, product_key
+from infra.keeper import Keeper
 from infra.queues import OwnQueues
 from infra.register import Register
 from infra.settings import Settings

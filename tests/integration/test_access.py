@@ -15,8 +15,9 @@ import pytest_asyncio
 from core import TopicReader, eventually, unique
 
 from infra.bus import Bus
+from infra.documents import ACCESS, Access, Rules
 from infra.journal import Journal
-from infra.keeper import ACCESS, Access, Keeper, Rules
+from infra.keeper import Keeper
 from infra.settings import Settings
 from schemas import names
 from schemas.broadcasts import Audit

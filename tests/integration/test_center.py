@@ -17,7 +17,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from worker_process import environment, running, start, until
 
 from infra.bus import Bus
-from infra.keeper import Keeper, Policy, Product, product_key
+from infra.documents import Policy, Product, product_key
+from infra.keeper import Keeper
 from infra.register import Connected, Register, RegisterNotReady
 from infra.settings import Settings
 from infra.wire import ConnectItem, Lease, RoomEntry, encoder

@@ -15,7 +15,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from worker_process import running, until
 
 from infra.bus import Bus, BusError
-from infra.keeper import Keeper, Product, product_key
+from infra.documents import Product, product_key
+from infra.keeper import Keeper
 from infra.settings import Settings
 from infra.wire import VERSION, Reply, Request, UplinkItem, UplinkResult, encoder
 from schemas import codec, names

@@ -9,7 +9,8 @@ from core import eventually, unique
 from nats.js.errors import KeyNotFoundError
 
 from infra.bus import Bus, BusDown
-from infra.keeper import ACCESS, Access, Issuer, Keeper, Policy, Product, SigningKey, Unreadable, issuer_key, product_key
+from infra.documents import ACCESS, Access, Issuer, Policy, Product, SigningKey, issuer_key, product_key
+from infra.keeper import Keeper, Unreadable
 from infra.mirror import Mirror
 from infra.settings import Settings
 from schemas import names

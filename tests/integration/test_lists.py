@@ -24,8 +24,9 @@ from worker_process import ROOT, environment, running, start, until
 
 from infra.audiences import Audiences
 from infra.bus import Bus
+from infra.documents import Issuer, Policy, Product, SigningKey, issuer_key, product_key
 from infra.journal import Entry, Journal
-from infra.keeper import Issuer, Keeper, Policy, Product, SigningKey, issuer_key, product_key
+from infra.keeper import Keeper
 from infra.register import Register
 from infra.settings import Settings
 from infra.system import System

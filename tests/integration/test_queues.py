@@ -13,8 +13,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from core import Core, TopicReader, eventually, unique
 from msgspec.structs import replace
 
+from infra.documents import Queue, product_key
 from infra.journal import apply_topics
-from infra.keeper import Queue, product_key
 from infra.ops import again, queues
 from infra.settings import Settings
 from schemas import names

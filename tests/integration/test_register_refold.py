@@ -11,7 +11,8 @@ import pytest_asyncio
 from core import Core, eventually, unique
 from recovery_world import Loss, generation_of, opened, running_core
 
-from infra.keeper import Keeper, product_key
+from infra.documents import product_key
+from infra.keeper import Keeper
 from infra.local.brokers import LocalBrokers
 from infra.wire import Ack, DisconnectItem
 from schemas import names

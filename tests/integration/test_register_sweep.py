@@ -10,7 +10,7 @@ import msgspec
 import pytest_asyncio
 from core import Core, TopicReader, eventually, unique
 
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.rooms import Rooms
 from infra.settings import Settings
 from infra.wire import Ack, DisconnectItem, Lease

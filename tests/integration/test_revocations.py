@@ -13,8 +13,9 @@ import pytest
 from core import TopicReader, eventually, unique
 
 from infra.bus import Bus
+from infra.documents import Issuer, issuer_key, key_set_key
 from infra.journal import Journal
-from infra.keeper import Issuer, Keeper, issuer_key, key_set_key
+from infra.keeper import Keeper
 from infra.revocations import Revocations
 from infra.revoked import Revocation
 from infra.settings import Settings

@@ -14,7 +14,7 @@ import worker_process
 from core import eventually
 
 from infra.bus import Bus
-from infra.keeper import Policy, Product
+from infra.documents import Policy, Product
 from infra.local.nats_server import NatsServer
 from infra.local.ports import HOST
 from infra.rooms import Rooms

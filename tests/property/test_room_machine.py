@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.client import FIRST_BROADCAST_ID
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.wire import Downlink, SyncItem
 from tests.unit.gateway_world import Device, World
 

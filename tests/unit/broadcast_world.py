@@ -17,8 +17,8 @@ from gateway.client import BindState, Client
 from infra import wire
 from infra.audiences import Audience, Chunk
 from infra.bus import BusTimeout, NoResponders
+from infra.documents import Policy, Product
 from infra.journal import Entry, JournalDown, Position
-from infra.keeper import Policy, Product
 from infra.rooms import RoomView
 from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, JobRecord

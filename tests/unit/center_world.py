@@ -12,8 +12,9 @@ import httpx
 
 from infra.audiences import Audience
 from infra.bus import BusDown
+from infra.documents import Access, Document, Issuer, KeySet, Policy, Product
 from infra.journal import JournalDown
-from infra.keeper import Access, Document, Issuer, KeySet, Policy, Product, Unreadable
+from infra.keeper import Unreadable
 from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown, SessionView
 from infra.revoked import Revocation
 from infra.rooms import RoomView

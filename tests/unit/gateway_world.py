@@ -20,7 +20,7 @@ from gateway.mqtt.framing import decode
 from gateway.ports import Done
 from gateway.room import Room
 from gateway.sessions.session import Session
-from infra.keeper import Issuer, Policy, Product, SigningKey
+from infra.documents import Issuer, Policy, Product, SigningKey
 from infra.revoked import Revoked
 from infra.settings import RoomSettings
 from infra.tokens import Verifier

@@ -14,7 +14,7 @@ from gateway.edge.entrance import Entrance
 from gateway.edge.listener import Listener
 from gateway.edge.sockets import Sockets
 from gateway.wheel import RESOLUTION
-from infra.keeper import Access, Policy
+from infra.documents import Access, Policy
 from infra.settings import RoomSettings
 from tests.unit.gateway_world import World, claims, sign
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from gateway.admission.lists import Lists, Networks, Verdict, glob
 from gateway.edge.peers import number
 from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS
-from infra.keeper import Access
+from infra.documents import Access
 
 HERE = number("198.51.100.7")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.admission.addresses import Addresses, is_v4
 from gateway.admission.buckets import SLOTS, Buckets
 from gateway.edge.peers import MAPPED, UNKNOWN, number
-from infra.keeper import Policy
+from infra.documents import Policy
 
 V4 = number("203.0.113.9")
 NETWORK = 0x20010DB8_00010002 << 64  # 2001:db8:1:2::/64

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from infra.keeper import Health, Product
+from infra.documents import Health, Product
 from workers.health import HealthProbes
 from workers.pace import SLOWEST, Pressure
 

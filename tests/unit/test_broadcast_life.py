@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from infra.documents import Product
 from infra.journal import JournalDown
-from infra.keeper import Product
 from schemas import codec, names
 from schemas.broadcasts import Audit, Broadcast, Canary, JobRecord, Transition
 from schemas.checks import MAX_TTL_S

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from center_world import World
 
-from infra.keeper import Product
+from infra.documents import Product
 from schemas.broadcasts import Broadcast, Canary, Quiet
 from schemas.codes import Priority
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from center_world import World
 
-from infra.keeper import Product, Queue
+from infra.documents import Product, Queue
 from schemas import names
 from workers.center.ports import QueueChange
 from workers.center.problems import Problem

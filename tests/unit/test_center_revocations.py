@@ -10,7 +10,7 @@ import pytest
 from center_world import World
 from token_world import pair
 
-from infra.keeper import Issuer, KeySet
+from infra.documents import Issuer, KeySet
 from infra.ops.token_text import issuer_text, issuers_text, revocation_text, revocations_text
 from infra.revoked import MAX_S, Revocation, Revoked
 from infra.tokens import Verifier

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission.connect_rate import LONGEST, ConnectRate
-from infra.keeper import Policy
+from infra.documents import Policy
 
 
 def made(*, jitter: float = 0.0, **policy: float) -> ConnectRate:

@@ -14,8 +14,8 @@ import pytest
 from journal_twin import JournalTwin
 
 from infra.bus import Bus, BusDown, BusTimeout, NoResponders, Refused
+from infra.documents import Product
 from infra.journal import JournalDown
-from infra.keeper import Product
 from infra.settings import NatsSettings
 from infra.wire import UplinkItem, UplinkResult
 from schemas import codec

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from center_world import World, room
 
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.wire import Endpoint, RoomEntry
 from pushclient.dispatch import parse_answer
 from workers.center.dispatch import address_of, choose

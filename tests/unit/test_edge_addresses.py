@@ -7,7 +7,7 @@ import asyncio
 import mqtt5
 from live_room import Client, Live, connect, counted, live, served
 
-from infra.keeper import Access, Policy
+from infra.documents import Access, Policy
 
 COUNTED = Access(uncounted=())
 ATTACKER = "127.0.0.66"

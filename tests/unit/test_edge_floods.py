@@ -9,7 +9,7 @@ import pytest
 from live_room import PING, Client, connect, counted, live, served
 
 from gateway.mqtt.strict import MAX_FILTERS
-from infra.keeper import Policy
+from infra.documents import Policy
 
 
 async def opened(client: Client) -> Client:

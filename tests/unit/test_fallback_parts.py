@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from redis.crc import key_slot
 
-from infra.keeper import Product
+from infra.documents import Product
 from infra.register.slots import SLOTS, due_key, slot_of_client, tags
 from schemas import names
 from schemas.records import Fallback, PushMessage

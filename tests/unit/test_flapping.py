@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission.flapping import MAX_BANNED, MAX_SEEN, Flapping
-from infra.keeper import Policy
+from infra.documents import Policy
 
 LIMIT = 5
 BAN = 300.0

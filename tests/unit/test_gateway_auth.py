@@ -11,7 +11,7 @@ from gateway_world import SECRET, WALL, claims, issuer, sign
 
 from gateway.admission.auth import Refusal, verified
 from gateway.reasons import Reason
-from infra.keeper import Issuer, SigningKey
+from infra.documents import Issuer, SigningKey
 from infra.tokens import Verifier
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.client import FIRST_BROADCAST_ID
 from gateway.sessions import delivery, window
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.settings import RoomSettings
 from infra.wire import BindItem, Downlink, SettledJob, SyncItem
 

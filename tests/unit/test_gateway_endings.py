@@ -12,7 +12,7 @@ from links import linked
 
 from gateway.door import Door
 from gateway.wheel import RESOLUTION
-from infra.keeper import Policy
+from infra.documents import Policy
 
 
 def test_given_a_socket_that_was_reset_then_its_buffer_does_not_count_as_drained() -> None:

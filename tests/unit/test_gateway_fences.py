@@ -10,7 +10,7 @@ from fanout_room import Room
 from gateway_world import Device, World
 from links import Turns, linked, packets
 
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.wire import BindItem, ConnectItem, Downlink, SettledJob, SyncItem
 from schemas.codes import SLOTS
 

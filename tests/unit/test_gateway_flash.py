@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_gateway_delivery import Chaos
 
 from gateway.admission.connect_rate import LONGEST, ConnectRate
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.settings import RoomSettings
 from infra.wire import ConnectItem, Kick, SettledJob, SyncItem
 

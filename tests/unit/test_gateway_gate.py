@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from gateway.edge.peers import number
 from gateway.room import REVIEWED_AT_ONCE
-from infra.keeper import Access, Policy
+from infra.documents import Access, Policy
 from infra.settings import RoomSettings
 from infra.wire import ConnectItem, UplinkResult
 

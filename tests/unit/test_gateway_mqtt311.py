@@ -11,7 +11,7 @@ from gateway.mqtt.mqtt311 import encode
 from gateway.mqtt.packets import RECEIVE_MAXIMUM
 from gateway.reasons import End
 from gateway.sessions.states import State
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.wire import BindItem, ConnectResult, SyncItem, UplinkResult
 from tests.unit.gateway_world import World
 from tests.unit.mqtt311_device import (

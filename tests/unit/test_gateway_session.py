@@ -12,7 +12,7 @@ from gateway.mqtt.forms import MQTT5, OldProtocol
 from gateway.mqtt.framing import AFTER_CONNECT, BadPacket
 from gateway.reasons import Reason
 from gateway.sessions.session import State
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.settings import RoomSettings
 from infra.wire import ConnectItem, ConnectResult, DisconnectItem, Kick, SyncItem
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from infra.keeper import Product
+from infra.documents import Product
 from infra.wire import Counts
 from schemas.broadcasts import Broadcast, Canary, JobRecord, Transition
 from schemas.checks import MAX_TTL_S

@@ -12,7 +12,7 @@ from joserfc.jwk import import_key
 from token_world import pair, part, private_pem
 
 from infra.bus import BusDown
-from infra.keeper import Document, Issuer, KeySet, key_set_key
+from infra.documents import Document, Issuer, KeySet, key_set_key
 from infra.tokens import BadToken, Verifier
 from workers.jwks import MAX_LOOKED_AT, RETRY, BadSet, KeySets, keys_of
 from workers.outside import NotFetched

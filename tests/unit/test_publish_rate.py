@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission.publish_rate import PublishRate
-from infra.keeper import Policy
+from infra.documents import Policy
 
 
 def made(rate: int = 10, burst: int = 20, patience: float = 60.0) -> PublishRate[str]:

@@ -12,7 +12,7 @@ from gateway_world import SECRET, WALL, Device, World, claims, issuer, sign
 from gateway.admission.refresh import METHOD
 from gateway.admission.revoking import AT_ONCE, Revoking
 from gateway.sessions.session import State
-from infra.keeper import Policy
+from infra.documents import Policy
 from infra.revoked import MAX_TAKEN, Revocation, Revoked
 from infra.tokens import BadToken, Verifier
 

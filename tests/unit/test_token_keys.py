@@ -14,7 +14,7 @@ from joserfc import jwt
 from pydantic import ValidationError
 from token_world import ALGORITHMS, Pair, pair, part, pem_of, private_pem
 
-from infra.keeper import Issuer, KeySet, SigningKey
+from infra.documents import Issuer, KeySet, SigningKey
 from infra.tokens import BadToken, Verifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # of the other implementation; RFC 9864 renames it

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from joserfc import jwt
 from joserfc.jwk import import_key
 
-from infra.keeper import SigningKey
+from infra.documents import SigningKey
 from tests.unit.gateway_world import claims
 
 ALGORITHMS = ("HS256", "HS384", "RS256", "ES256", "EdDSA")

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS, pattern
-from infra.keeper import Access, Network, Rules
+from infra.documents import Access, Network, Rules
 from schemas import names
 from workers.center.auth import DOCUMENTED
 from workers.center.ports import AccessChange, Parts

@@ -11,8 +11,9 @@ import structlog
 
 from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS
 from infra.bus import MAX_VALUE, KvErrors
+from infra.documents import ACCESS, Access, Rules
 from infra.journal import Entry
-from infra.keeper import ACCESS, Access, Rules, Unreadable
+from infra.keeper import Unreadable
 from schemas import names
 from schemas.broadcasts import NO_PRODUCT, Audit
 from workers.center.ports import AccessChange, AccessDocument, Producer

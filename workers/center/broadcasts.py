@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Response
 
+from infra.documents import Product
 from infra.journal import Entry
-from infra.keeper import Product
 from schemas import names
 from schemas.broadcasts import Broadcast
 from schemas.codes import PLACES

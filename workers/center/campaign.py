@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from infra import segments
-from infra.keeper import Product
+from infra.documents import Product
 from infra.settings import Seconds
 from schemas.broadcasts import MAX_BY, MAX_GROUPS, MAX_RAMP_S, MAX_RATE, MAX_SEGMENT, Broadcast, Canary, Quiet
 from schemas.checks import MAX_TTL_S

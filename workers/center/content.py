@@ -12,8 +12,8 @@ from fastapi import Header
 from prometheus_client import Counter
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from infra.documents import Product
 from infra.journal import Entry, JournalDown, Position
-from infra.keeper import Product
 from infra.register import RegisterDown
 from infra.settings import Seconds
 from schemas import names

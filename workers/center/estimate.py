@@ -7,8 +7,8 @@ import asyncio
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from infra.documents import Product
 from infra.journal import JournalDown
-from infra.keeper import Product
 from infra.wire import JobContent
 from schemas.broadcasts import Broadcast
 from workers.center.auth import DOCUMENTED

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from infra.audiences import SEARCH, Audience
+from infra.documents import Access, Document, Issuer, KeySet, Policy, Product, Rules
 from infra.journal import Entry, Position
-from infra.keeper import Access, Document, Issuer, KeySet, Policy, Product, Rules
 from infra.register import ClientView, PendingPage, Pulled, SessionView
 from infra.revoked import Revocation
 from infra.rooms import RoomView

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from infra.keeper import MAX_QUEUE_RATE, Product
+from infra.documents import MAX_QUEUE_RATE, Product
 from schemas.broadcasts import MAX_BY
 from workers.center.auth import DOCUMENTED
 from workers.center.content import ProductName, product_of

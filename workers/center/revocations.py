@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from infra.keeper import Issuer, KeySet
+from infra.documents import Issuer, KeySet
 from infra.revoked import MAX_S, Revocation
 from infra.tokens import MAX_JTI
 from schemas import names

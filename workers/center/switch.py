@@ -8,8 +8,9 @@ from typing import Final
 import structlog
 
 from infra.bus import KvErrors
+from infra.documents import Product, Queue, product_key
 from infra.journal import Entry, Journal, create_queues
-from infra.keeper import Keeper, Product, Queue, product_key
+from infra.keeper import Keeper
 from infra.settings import KafkaSettings
 from schemas import names
 from schemas.broadcasts import Audit

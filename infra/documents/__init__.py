@@ -1,0 +1,32 @@
+"""The typed documents that configure Longwire at run time; infra.keeper keeps them in sync in every process."""
+
+from infra.documents.base import Document
+from infra.documents.issuers import MAX_SET, Issuer, KeySet, SigningKey, check_kids
+from infra.documents.keys import ACCESS, POLICY, document_class, issuer_key, key_set_key, product_key
+from infra.documents.policies import Access, Network, Policy, Rules
+from infra.documents.products import MAX_PENDING, MAX_QUEUE_RATE, FrequencyCap, Health, Product, Queue
+
+__all__ = [
+    "ACCESS",
+    "MAX_PENDING",
+    "MAX_QUEUE_RATE",
+    "MAX_SET",
+    "POLICY",
+    "Access",
+    "Document",
+    "FrequencyCap",
+    "Health",
+    "Issuer",
+    "KeySet",
+    "Network",
+    "Policy",
+    "Product",
+    "Queue",
+    "Rules",
+    "SigningKey",
+    "check_kids",
+    "document_class",
+    "issuer_key",
+    "key_set_key",
+    "product_key",
+]

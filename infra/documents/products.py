@@ -1,0 +1,67 @@
+"""Tenants: a product's limits, pace and routes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+from infra.documents.base import Document, outward
+from infra.settings import Seconds
+from schemas import names
+from schemas.checks import MAX_TTL_S
+from schemas.codes import MAX_PAYLOAD
+
+MAX_QUEUE_RATE: Final = 10_000_000
+"""Messages per second of a product's own queue, at most."""
+MAX_PENDING: Final = 100_000
+"""Messages that may be pending for a client and product, in any product."""
+
+
+class Health(Document):
+    """A URL of the product's that is asked every `interval` while its broadcasts run: where it does not answer 2xx or 3xx
+    within `slow_after`, the rate is halved each time, down to 1/16; where it does, it comes back as it went."""
+
+    url: str = Field(pattern=r"^https?://", max_length=2048)
+    interval: Seconds = 1.0
+    slow_after: Seconds = 1.0
+
+
+class FrequencyCap(Document):
+    """At most `count` broadcasts for a client within `per`; transactional ones (priority `high`) are not counted."""
+
+    count: int = Field(ge=1, le=32)
+    per: Seconds = 86_400.0
+
+
+class Queue(Document):
+    """A large product's own queue, `push.messages.<product>`: `rate` messages per second over all delivery workers; none
+    while it is `paused`."""
+
+    rate: int = Field(ge=1, le=MAX_QUEUE_RATE)
+    paused: bool = False
+
+
+def _webhook(value: str) -> str:
+    return outward(value, "a webhook")
+
+
+Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_webhook)]
+
+
+class Product(Document):
+    """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
+    service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own; `fallback_webhook`: where
+    what is in `push.fallback` is posted."""
+
+    name: Annotated[str, AfterValidator(names.product)]
+    ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
+    max_payload: int = Field(default=16 * 1024, ge=1, le=MAX_PAYLOAD)
+    max_pending: int = Field(default=1000, ge=1, le=MAX_PENDING)
+    rate: int = Field(default=10_000, ge=1)
+    services: tuple[Annotated[str, AfterValidator(names.uplink_type)], ...] = ()
+    service_timeout: Seconds = 3.0
+    health: Health | None = None
+    frequency_cap: FrequencyCap | None = None
+    queue: Queue | None = None
+    fallback_webhook: Webhook | None = None
