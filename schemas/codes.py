@@ -71,3 +71,27 @@ class Status(StrEnum):
     OFFLINE = "offline"
     BIND = "bind"
     UNBIND = "unbind"
+
+
+class EventType(StrEnum):
+    """What a product's webhook can be told (docs/webhooks.md). An endpoint names those that it wants."""
+
+    UPLINK_RECEIVED = "uplink.received"
+    CLIENT_CONNECTED = "client.connected"
+    CLIENT_DISCONNECTED = "client.disconnected"
+    CLIENT_BOUND = "client.bound"
+    CLIENT_UNBOUND = "client.unbound"
+    USER_ONLINE = "user.online"
+    USER_OFFLINE = "user.offline"
+    MESSAGE_STORED = "message.stored"
+    MESSAGE_ACKED = "message.acked"
+    MESSAGE_REJECTED = "message.rejected"
+    MESSAGE_EXPIRED = "message.expired"
+    MESSAGE_REPLACED = "message.replaced"
+    MESSAGE_EVICTED = "message.evicted"
+    MESSAGE_DEAD = "message.dead"
+
+
+ANY_EVENT: Final = "*"
+WEBHOOK_TEST: Final = "webhook.test"
+"""The type of what `pushctl webhook test` sends: an endpoint does not ask for it."""

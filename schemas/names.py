@@ -17,6 +17,7 @@ _GROUP: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _REALM: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _ROOM: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _TYPE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_ENDPOINT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _CLIENT: Final = re.compile(r"[A-Za-z0-9._:@=+~-]{1,128}")
 _USER: Final = re.compile(r"[A-Za-z0-9._:@=+~-]{1,128}")
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -57,6 +58,11 @@ def room(value: str) -> str:
 def uplink_type(value: str) -> str:
     """Return `value` if it is an uplink's type, else raise BadName."""
     return _check("uplink type", _TYPE, value)
+
+
+def endpoint(value: str) -> str:
+    """Return `value` if it is the name of a product's webhook, else raise BadName."""
+    return _check("endpoint", _ENDPOINT, value)
 
 
 def client(value: str) -> str:

@@ -5,6 +5,7 @@ from infra.documents.issuers import MAX_SET, Issuer, KeySet, SigningKey, check_k
 from infra.documents.keys import ACCESS, POLICY, document_class, issuer_key, key_set_key, product_key
 from infra.documents.policies import Access, Network, Policy, Rules
 from infra.documents.products import MAX_PENDING, MAX_QUEUE_RATE, FrequencyCap, Health, Product, Queue
+from infra.documents.webhooks import Endpoint
 
 __all__ = [
     "ACCESS",
@@ -14,6 +15,7 @@ __all__ = [
     "POLICY",
     "Access",
     "Document",
+    "Endpoint",
     "FrequencyCap",
     "Health",
     "Issuer",

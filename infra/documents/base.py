@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Document(BaseModel):
-    """A document of the keeper: immutable, and a key it does not know is an error."""
+    """A document of the keeper: immutable, and a key it does not know is an error. What an error prints has no values: some
+    are secrets."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def outward(value: str, what: str) -> str:
@@ -26,3 +27,10 @@ def outward(value: str, what: str) -> str:
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOOPBACK):
         raise ValueError(f"{what} is https, or http on a loopback address")
     return value
+
+
+def _webhook(value: str) -> str:
+    return outward(value, "a webhook")
+
+
+Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_webhook)]

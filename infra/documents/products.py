@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from infra.documents.base import Document, outward
+from infra.documents.base import Document, Webhook
+from infra.documents.webhooks import MAX_ENDPOINTS, Endpoint
 from infra.settings import Seconds
 from schemas import names
 from schemas.checks import MAX_TTL_S
@@ -42,17 +43,10 @@ class Queue(Document):
     paused: bool = False
 
 
-def _webhook(value: str) -> str:
-    return outward(value, "a webhook")
-
-
-Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_webhook)]
-
-
 class Product(Document):
     """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
     service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own; `fallback_webhook`: where
-    what is in `push.fallback` is posted."""
+    what is in `push.fallback` is posted; `webhooks`: who is told of its events."""
 
     name: Annotated[str, AfterValidator(names.product)]
     ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
@@ -65,3 +59,16 @@ class Product(Document):
     frequency_cap: FrequencyCap | None = None
     queue: Queue | None = None
     fallback_webhook: Webhook | None = None
+    webhooks: tuple[Endpoint, ...] = Field(default=(), max_length=MAX_ENDPOINTS)
+
+    @model_validator(mode="after")
+    def _check(self) -> Product:
+        endpoints = [endpoint.name for endpoint in self.webhooks]
+        for name in endpoints:
+            if endpoints.count(name) > 1:
+                raise ValueError(f"webhook {name} is there twice")
+        return self
+
+    def listening(self, event: str) -> tuple[Endpoint, ...]:
+        """The webhooks that want this type of event, in the document's order."""
+        return tuple(endpoint for endpoint in self.webhooks if endpoint.wants(event))
