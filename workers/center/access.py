@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS, pattern
 from infra.documents import Access, Network, Rules
 from schemas import names
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Role, needs
 from workers.center.ports import AccessChange, Parts
 from workers.center.problems import responses
 from workers.center.queues import Words
@@ -90,15 +90,16 @@ class AccessRequest(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["access"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["access"])
 
-    @routes.get("/v1/access", response_model=Access, responses=responses("unauthorized"))
+    @routes.get("/v1/access", dependencies=needs(Role.READ), response_model=Access, responses=responses("unauthorized"))
     async def show_access() -> Access:
         """The lists that are in force, as this center knows them."""
         return parts.documents.access
 
     @routes.post(
         "/v1/access",
+        dependencies=needs(Role.ADMIN),
         response_model=Access,
         responses=responses(
             *("bad-input", "unauthorized", "unknown-entry", "changed-meanwhile", "confirm-needed", "journal-down", "bus-down")

@@ -109,6 +109,7 @@ def _describe(app: FastAPI) -> None:
             document = generated()
             for item in document["paths"].values():
                 for operation in item.values():
+                    _tell_key(operation)
                     _tell_problems(operation)
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
@@ -117,6 +118,14 @@ def _describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _tell_key(operation: dict[str, Any]) -> None:
+    """Whatever needs a key may be refused for want of a role."""
+    if any("bearer" in scheme for scheme in operation.get("security", ())):
+        schema = {"$ref": "#/components/schemas/ProblemDocument"}
+        forbidden = {"description": "The key does not have the role", "content": {"application/json": {"schema": schema}}}
+        operation["responses"] = dict(sorted({"403": forbidden, **operation["responses"]}.items()))
 
 
 def _tell_problems(operation: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from infra.audiences import unusable
 from infra.journal import JournalDown
 from schemas import names
 from schemas.broadcasts import MAX_AUDIENCE, Broadcast
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Role, Who, needs
 from workers.center.content import ProductName, RecordId, product_of
 from workers.center.gate import Streamed
 from workers.center.lines import FORMATS, MAX_LINE, Lines
@@ -80,7 +80,7 @@ class AudienceView(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["audiences"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["audiences"])
     slots = Slots()
     refusals = responses(
         "bad-input",
@@ -94,16 +94,25 @@ def router(parts: Parts) -> APIRouter:
         "busy",
     )
 
-    @routes.put(PREFIX + "{id}", status_code=201, response_model=Uploaded, responses=refusals, openapi_extra=_BODY)
+    @routes.put(
+        PREFIX + "{id}",
+        dependencies=needs(Role.BROADCAST),
+        status_code=201,
+        response_model=Uploaded,
+        responses=refusals,
+        openapi_extra=_BODY,
+    )
     async def upload_audience(
+        *,
         request: Request,
+        who: Who,
         audience: AudienceId,
         product: Annotated[ProductName, Query()],
         realm: Annotated[Realm, Query(description="Of the clients.")] = names.DEFAULT_REALM,
         keep_good: Annotated[bool, Query(description="Leave bad lines out, instead of refusing the whole.")] = False,
     ) -> dict[str, Any]:
         """Upload an explicit list of clients, which can be used when this has answered. Its id can't be used again."""
-        product_of(parts, product)
+        product_of(parts, who, product)
         if reason := parts.health.reasons().get("kafka"):
             raise Problem("journal-down", f"Kafka can't be used: {reason}")
         lines = Lines(_media_type(request))
@@ -128,12 +137,13 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.get(
         PREFIX + "{id}",
+        dependencies=needs(Role.READ),
         response_model=AudienceView,
         responses=responses("bad-input", "unauthorized", "unknown-product", "unknown-audience", "journal-down"),
     )
-    async def show_audience(audience: AudienceId, product: Annotated[ProductName, Query()]) -> AudienceView:
+    async def show_audience(who: Who, audience: AudienceId, product: Annotated[ProductName, Query()]) -> AudienceView:
         """Is an audience there, and sealed? It is looked for in Kafka."""
-        product_of(parts, product)
+        product_of(parts, who, product)
         found = await parts.audiences.find(product, audience)
         if found is None:
             raise Problem("unknown-audience", f"product {product} has no audience {audience}")

@@ -17,7 +17,7 @@ from schemas.broadcasts import Broadcast
 from schemas.codes import PLACES
 from schemas.jobs import JobState
 from workers.center.audiences import check_audience
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Caller, Role, Who, needs
 from workers.center.campaign import BroadcastRequest, expires_ms, record_of
 from workers.center.content import IdempotencyKey, accept, claim_key, product_of
 from workers.center.jobs import Document, accepted_document
@@ -32,15 +32,17 @@ JobId = Annotated[str, Path(alias="id")]
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["broadcasts"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["broadcasts"])
     refusals = responses(
         "bad-input", "unauthorized", "unknown-product", "too-large", "key-reused", "too-many-broadcasts", "journal-down", "busy"
     )
 
-    @routes.post("/v1/broadcasts", status_code=202, response_model=Job, responses=refusals)
-    async def start_broadcast(request: BroadcastRequest, response: Response, idempotency_key: IdempotencyKey = None) -> Job:
+    @routes.post("/v1/broadcasts", dependencies=needs(Role.BROADCAST), status_code=202, response_model=Job, responses=refusals)
+    async def start_broadcast(
+        who: Who, request: BroadcastRequest, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> Job:
         """Accept a broadcast: answered when Kafka has it. It is sent at `rate` to who is bound when it starts."""
-        product = product_of(parts, request.product)
+        product = product_of(parts, who, request.product)
         record = record_of(product, request, idempotency_key, now_ms())
         if request.first_state() is JobState.RUNNING:
             check_place(parts, product.name, record.id)
@@ -55,34 +57,40 @@ def router(parts: Parts) -> APIRouter:
         response.headers["Location"] = f"/v1/broadcasts/{record.id}"
         return job
 
-    @routes.get("/v1/broadcasts", response_model=JobList, responses=responses("bad-input", "unauthorized"))
+    @routes.get(
+        "/v1/broadcasts", dependencies=needs(Role.READ), response_model=JobList, responses=responses("bad-input", "unauthorized")
+    )
     async def list_broadcasts(
+        who: Who,
         product: str = "",
         state: JobState | None = None,
         limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 20,
         cursor: Annotated[str, Query(max_length=256, description="`next` of the page before.")] = "",
     ) -> dict[str, Any]:
         """Broadcasts, newest first, as this process mirrors them. One that begins meanwhile may come twice."""
-        keys, more = parts.jobs.index.page(product, state or "", _place(cursor), limit)
+        keys, more = parts.jobs.index.page(who.sees, product, state or "", _place(cursor), limit)
         found = [document for key in keys if (document := parts.jobs.known(key)) is not None]
         return {"broadcasts": [summary(each) for each in found], "next": _cursor(found[-1]) if more and found else None}
 
     @routes.get(
         "/v1/broadcasts/{id}",
+        dependencies=needs(Role.READ),
         response_model=JobView,
         responses=responses("bad-input", "unauthorized", "unknown-broadcast", "bus-down"),
     )
-    async def show_broadcast(job: JobId) -> dict[str, Any]:
+    async def show_broadcast(who: Who, job: JobId) -> dict[str, Any]:
         """A broadcast's state, counts and progress, seconds old at most."""
-        return view(await document_of(parts, job))
+        return view(await document_of(parts, who, job))
 
     return routes
 
 
-async def document_of(parts: Parts, job: str) -> Document:
-    """A broadcast's document; raises a Problem (404, or 503 where that can't be told now)."""
+async def document_of(parts: Parts, who: Caller, job: str) -> Document:
+    """A broadcast's document; raises a Problem (404, the same for one of a product that the caller does not see; or 503 where
+    that can't be told now)."""
     document = await parts.jobs.get(names.message_id(job))
-    if document is None or document.get("job") != job:  # two ids may share a key of the bucket
+    foreign = document is not None and not who.sees(str(document.get("product")))
+    if document is None or foreign or document.get("job") != job:  # two ids may share a key of the bucket
         raise Problem("unknown-broadcast", f"broadcast {job} is not known; one accepted a moment ago may need a second")
     return document
 

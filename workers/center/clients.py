@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
+import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.register import ClientView
 from schemas import names
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Caller, Role, Who, needs
 from workers.center.content import Text
 from workers.center.ports import Parts
 from workers.center.problems import Problem, responses
@@ -59,27 +60,32 @@ class Order(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["clients"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["clients"])
     problems = responses("bad-input", "unauthorized", "unknown-client", "register-down")
 
-    @routes.get("/v1/clients/{client}", response_model=Client, responses=problems)
-    async def show_client(client: str, realm: str = names.DEFAULT_REALM) -> Client:
+    @routes.get("/v1/clients/{client}", dependencies=needs(Role.READ), response_model=Client, responses=problems)
+    async def show_client(who: Who, client: str, realm: str = names.DEFAULT_REALM) -> Client:
         """A client's session, binds and pending counts, by the register."""
         key = names.client_key(names.realm(realm), names.client(client))
-        view = await parts.clients.show(key, sorted(parts.documents.products))
+        view = _seen(who, await parts.clients.show(key, who.seen(parts.documents.products)))
         if view is None:
             raise Problem("unknown-client", f"client {client} is not known in realm {realm}")
         return _client(parts, client, realm, view)
 
-    @routes.post("/v1/clients/{client}/kick", status_code=204, responses={**problems, **responses("not-connected", "bus-down")})
-    async def kick_client(client: str, order: Order, realm: str = names.DEFAULT_REALM) -> None:
+    @routes.post(
+        "/v1/clients/{client}/kick",
+        dependencies=needs(Role.OPERATE),
+        status_code=204,
+        responses={**problems, **responses("not-connected", "bus-down")},
+    )
+    async def kick_client(who: Who, client: str, order: Order, realm: str = names.DEFAULT_REALM) -> None:
         """End a client's session: DISCONNECT 0x98, which tells it not to come back by itself. What is pending stays.
 
         It does not lock the client out: that is up to who gives it tokens.
         """
         key = names.client_key(names.realm(realm), names.client(client))
         for _ in range(KICK_TRIES):  # it may be on its way to another room
-            view = await parts.clients.show(key)
+            view = _seen(who, await parts.clients.show(key))
             if view is None or view.session is None:
                 break
             if await parts.kicks.kick(key, view.session, order.reason):
@@ -87,6 +93,15 @@ def router(parts: Parts) -> APIRouter:
         raise Problem("not-connected", f"client {client} has no session in realm {realm}")
 
     return routes
+
+
+def _seen(who: Caller, view: ClientView | None) -> ClientView | None:
+    """What the caller sees of a client; None where that is nothing: it has nothing to do with the caller's products."""
+    if view is None or who.products is None:
+        return view
+    binds = {name: bind for name, bind in view.binds.items() if who.sees(name)}
+    pending = {name: count for name, count in view.pending.items() if who.sees(name)}
+    return msgspec.structs.replace(view, binds=binds, pending=pending) if binds or any(pending.values()) else None
 
 
 def _client(parts: Parts, client: str, realm: str, view: ClientView) -> Client:

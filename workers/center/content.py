@@ -19,6 +19,7 @@ from infra.settings import Seconds
 from schemas import names
 from schemas.checks import MAX_TTL_S
 from schemas.codes import MAX_PROPERTIES, Priority
+from workers.center.auth import Caller
 from workers.center.ports import Parts
 from workers.center.problems import Problem, bad_input, journal_down, shown
 
@@ -106,12 +107,17 @@ def from_base64(field: str, text: str) -> bytes:
         raise bad_input(field, text, f"is not base64: {shown(str(error))[1:-1]}") from None
 
 
-def product_of(parts: Parts, name: str) -> Product:
-    """The product of a request; raises a Problem (404)."""
+def product_of(parts: Parts, who: Caller, name: str) -> Product:
+    """The product of a request; raises a Problem (404), the same for one that the caller does not see."""
     product = parts.documents.products.get(name)
-    if product is None:
-        raise Problem("unknown-product", f"product {name} is not configured; products are documents of the keeper")
+    if product is None or not who.sees(name):
+        raise unknown_product(name)
     return product
+
+
+def unknown_product(name: str) -> Problem:
+    """The 404 for a product that is not there."""
+    return Problem("unknown-product", f"product {name} is not configured; products are documents of the keeper")
 
 
 async def claim_key(parts: Parts, request: Content, key: str | None, record_id: str) -> None:

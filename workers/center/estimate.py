@@ -11,7 +11,7 @@ from infra.documents import Product
 from infra.journal import JournalDown
 from infra.wire import JobContent
 from schemas.broadcasts import Broadcast
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Role, Who, needs
 from workers.center.broadcasts import now_ms
 from workers.center.campaign import BroadcastRequest, record_of
 from workers.center.census import Known, RoomAnswer
@@ -58,16 +58,17 @@ class EstimateView(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["broadcasts"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["broadcasts"])
 
     @routes.post(
         "/v1/broadcasts/estimate",
+        dependencies=needs(Role.BROADCAST),
         response_model=EstimateView,
         responses=responses("bad-input", "unauthorized", "unknown-product", "too-large", "busy"),
     )
-    async def estimate_broadcast(request: EstimateRequest) -> EstimateView:
+    async def estimate_broadcast(who: Who, request: EstimateRequest) -> EstimateView:
         """A dry run: everything is checked, every live room is asked, the registry is read; nothing is sent or kept."""
-        product = product_of(parts, request.product)
+        product = product_of(parts, who, request.product)
         if request.audience is not None:
             raise bad_input("audience", request.audience, "an explicit list has as many clients as it has; leave it out")
         record = record_of(product, request, None, now_ms())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -90,12 +90,18 @@ class JobIndex:
         for event in self._waiting.get(key, ()):
             event.set()
 
-    def page(self, product: str, state: str, before: tuple[float, str] | None, limit: int) -> tuple[list[str], bool]:
-        """Keys of at most `limit` jobs, newest first, those after `before` in that order; and whether there are more."""
+    def page(
+        self, sees: Callable[[str], bool], product: str, state: str, before: tuple[float, str] | None, limit: int
+    ) -> tuple[list[str], bool]:
+        """Keys of at most `limit` jobs of products that are seen, newest first, those after `before` in that order; and whether
+        there are more."""
         fits = [
             (row.rank, key)
             for key, row in self._rows.items()
-            if product in ("", row.product) and state in ("", row.state) and (before is None or row.rank < before)
+            if product in ("", row.product)
+            and sees(row.product)
+            and state in ("", row.state)
+            and (before is None or row.rank < before)
         ]
         fits.sort(reverse=True)
         return [key for _, key in fits[:limit]], len(fits) > limit

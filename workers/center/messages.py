@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from infra.documents import Product
 from infra.journal import Entry
 from infra.settings import Seconds
 from schemas import names
 from schemas.records import MAX_PULL_AFTER_MS, PushMessage
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Role, Who, needs
 from workers.center.content import (
     PRIORITIES,
     Content,
@@ -79,18 +80,19 @@ class Accepted(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["messages"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["messages"])
     problems = responses("bad-input", "unauthorized", "unknown-product", "too-large", "key-reused", "journal-down", "busy")
 
-    @routes.post("/v1/messages", status_code=202, response_model=Accepted, responses=problems)
-    async def send_message(message: Message, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
+    @routes.post("/v1/messages", dependencies=needs(Role.SEND), status_code=202, response_model=Accepted, responses=problems)
+    async def send_message(who: Who, message: Message, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
         """Accept a message: answered when Kafka has it, with the id that its receipts and its MQTT property `id` carry."""
-        record = _record(parts, message, idempotency_key)
+        product = product_of(parts, who, message.product)
+        record = _record(product, message, idempotency_key)
         if message.validate_only:
             response.status_code = 200
         else:
             await claim_key(parts, message, idempotency_key, record.id)
-            topic = await parts.topics.topic_of(product_of(parts, record.product))
+            topic = await parts.topics.topic_of(product)
             entry = Entry(topic, record.client or record.user or "", record)
             await accept(parts, entry, kind="message", record_id=record.id)
         return Accepted(id=record.id)
@@ -98,9 +100,8 @@ def router(parts: Parts) -> APIRouter:
     return routes
 
 
-def _record(parts: Parts, message: Message, idempotency_key: str | None) -> PushMessage:
+def _record(product: Product, message: Message, idempotency_key: str | None) -> PushMessage:
     """The record of a message; raises a Problem."""
-    product = product_of(parts, message.product)
     record = PushMessage(
         id=choose_id(message.id, idempotency_key, product.name),
         product=product.name,

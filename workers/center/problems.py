@@ -48,7 +48,7 @@ _TITLES: Final = {
     "audience-sealed": (409, "The audience is there already, or is being uploaded"),
     "not-pending": (404, "Nothing is pending under this id"),
     "bad-token": (401, "The device's token is missing or wrong"),
-    "forbidden": (403, "The token does not name this product"),
+    "forbidden": (403, "It is not allowed"),
     "body-timeout": (408, "The body did not arrive in time"),
     "too-large": (413, "The request is too large"),
     "too-many-streams": (429, "So many streams are open already"),
@@ -88,6 +88,7 @@ class ProblemDocument(BaseModel):
     possible: list[str] | None = Field(default=None, description="For `wrong-state`: what may be asked of it there.")
     bad: list[dict[str, Any]] | None = Field(default=None, description="For `bad-lines`: the first 100, `line` and `reason`.")
     bad_count: int | None = Field(default=None, description="For `bad-lines`: how many there are.")
+    missing: str | None = Field(default=None, description="For `forbidden`: the role that the key does not have.")
 
 
 class Problem(Exception):

@@ -19,7 +19,7 @@ from infra.register import PendingItem, RegisterDown
 from infra.tokens import BadToken
 from infra.wire import OK, RETRY, PullItem
 from schemas import names
-from workers.center.content import product_of
+from workers.center.content import unknown_product
 from workers.center.ports import Parts
 from workers.center.problems import Problem, responses
 
@@ -68,7 +68,8 @@ def router(parts: Parts) -> APIRouter:
             raise Problem("forbidden" if error.forbidden else "bad-token", error.text) from None
         if product not in grant.products:
             raise Problem("forbidden", f"the token does not name product {names.product(product)}")
-        product_of(parts, product)
+        if product not in parts.documents.products:
+            raise unknown_product(product)
         return grant.key
 
     @routes.get("/v1/pull/{product}", response_model=PendingList, responses=problems)

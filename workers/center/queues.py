@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from infra.documents import MAX_QUEUE_RATE, Product
 from schemas.broadcasts import MAX_BY
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Role, Who, needs
 from workers.center.content import ProductName, product_of
 from workers.center.ports import Parts, QueueChange
 from workers.center.problems import Problem, bad_input, responses
@@ -54,33 +54,40 @@ class QueueList(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["queues"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["queues"])
     known = responses("bad-input", "unauthorized", "unknown-product")
 
-    @routes.get("/v1/queues", response_model=QueueList, responses=responses("unauthorized"))
-    async def list_queues() -> QueueList:
+    @routes.get("/v1/queues", dependencies=needs(Role.READ), response_model=QueueList, responses=responses("unauthorized"))
+    async def list_queues(who: Who) -> QueueList:
         """The products that have a queue of their own."""
-        found = [product for _, product in sorted(parts.documents.products.items()) if product.queue is not None]
+        products = parts.documents.products
+        found = [products[name] for name in who.seen(products) if products[name].queue is not None]
         return QueueList(queues=[_view(product) for product in found])
 
-    @routes.get("/v1/products/{product}/queue", response_model=QueueView, responses={**known, **responses("unknown-queue")})
-    async def show_queue(name: Annotated[ProductName, Path(alias="product")]) -> QueueView:
+    @routes.get(
+        "/v1/products/{product}/queue",
+        dependencies=needs(Role.READ),
+        response_model=QueueView,
+        responses={**known, **responses("unknown-queue")},
+    )
+    async def show_queue(who: Who, name: Annotated[ProductName, Path(alias="product")]) -> QueueView:
         """One product's own queue."""
-        product = product_of(parts, name)
+        product = product_of(parts, who, name)
         if product.queue is None:
             raise Problem("unknown-queue", f"product {name} has no queue of its own; action rate switches one on")
         return _view(product)
 
     @routes.post(
         "/v1/products/{product}/queue/{action}",
+        dependencies=needs(Role.OPERATE),
         response_model=QueueView,
         responses=known | responses("too-many-queues", "changed-meanwhile", "journal-down", "bus-down"),
     )
     async def change_queue(
-        name: Annotated[ProductName, Path(alias="product")], action: Action, request: ChangeRequest
+        who: Who, name: Annotated[ProductName, Path(alias="product")], action: Action, request: ChangeRequest
     ) -> QueueView:
         """Pause it, resume it, change its rate (which switches it on), or switch it off: what is in it then comes unpaced."""
-        product = product_of(parts, name)
+        product = product_of(parts, who, name)
         if (request.rate is not None) != (action == "rate"):
             raise bad_input("rate", request.rate, "belongs to the action rate, and to no other")
         change = QueueChange(action=action, rate=request.rate, by=request.by, reason=request.reason)

@@ -12,7 +12,7 @@ from infra.documents import Issuer, KeySet
 from infra.revoked import MAX_S, Revocation
 from infra.tokens import MAX_JTI
 from schemas import names
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Role, needs
 from workers.center.ports import Documents, Parts
 from workers.center.problems import responses
 from workers.center.queues import Words
@@ -120,17 +120,25 @@ class IssuerList(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["tokens"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["tokens"])
     changing = responses("unauthorized", "journal-down", "bus-down")
 
-    @routes.get("/v1/revocations", response_model=RevocationList, responses=responses("bad-input", "unauthorized"))
+    @routes.get(
+        "/v1/revocations",
+        dependencies=needs(Role.READ),
+        response_model=RevocationList,
+        responses=responses("bad-input", "unauthorized"),
+    )
     async def list_revocations(limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100) -> RevocationList:
         """What is revoked, as this center knows it."""
         found = sorted(parts.revocations.known(), key=lambda entry: entry.before, reverse=True)
         return RevocationList(revocations=[_view(entry) for entry in found[:limit]], total=len(found))
 
     @routes.post(
-        "/v1/revocations", response_model=RevocationView, responses=changing | responses("bad-input", "too-many-revocations")
+        "/v1/revocations",
+        dependencies=needs(Role.OPERATE),
+        response_model=RevocationView,
+        responses=changing | responses("bad-input", "too-many-revocations"),
     )
     async def revoke_tokens(request: RevokeRequest) -> RevocationView:
         """Refuse tokens that were issued until now, and end the connections that hold them, within a moment (0x87). A token that
@@ -139,6 +147,7 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.post(
         "/v1/revocations/{id}/lift",
+        dependencies=needs(Role.OPERATE),
         response_model=RevocationView,
         responses=changing | responses("bad-input", "unknown-revocation"),
     )
@@ -146,7 +155,7 @@ def router(parts: Parts) -> APIRouter:
         """Let the tokens hold again that it covers."""
         return _view(await parts.revocations.lift(key, by=request.by, reason=request.reason))
 
-    @routes.get("/v1/issuers", response_model=IssuerList, responses=responses("unauthorized"))
+    @routes.get("/v1/issuers", dependencies=needs(Role.READ), response_model=IssuerList, responses=responses("unauthorized"))
     async def list_issuers() -> IssuerList:
         """Who signs tokens, with which keys, and how old those are that were fetched."""
         documents, now = parts.documents, time.time()

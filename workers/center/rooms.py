@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from infra.rooms import RoomView
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Role, needs
 from workers.center.ports import Parts
 from workers.center.problems import responses
 
@@ -32,9 +32,9 @@ class RoomList(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["rooms"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["rooms"])
 
-    @routes.get("/v1/rooms", response_model=RoomList, responses=responses("unauthorized"))
+    @routes.get("/v1/rooms", dependencies=needs(Role.READ), response_model=RoomList, responses=responses("unauthorized"))
     async def list_rooms() -> RoomList:
         """The rooms with a young lease, with their connections."""
         return RoomList(rooms=[_room(view) for view in parts.rooms.live()])

@@ -15,7 +15,7 @@ from infra.journal import Entry
 from schemas import names
 from schemas.broadcasts import MAX_RATE, Transition
 from schemas.jobs import TRANSITIONS, Action, JobState, after
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Caller, Role, Who, needs
 from workers.center.broadcasts import JobId, check_place, document_of
 from workers.center.campaign import Words, check_rate
 from workers.center.content import accept, product_of
@@ -56,49 +56,75 @@ OrderBody = Annotated[Order, Body()]
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["broadcasts"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["broadcasts"])
     kinds = ("bad-input", "unauthorized", "unknown-broadcast", "wrong-state", "journal-down", "bus-down")
     refusals = responses(*kinds)
 
     @routes.post(
-        "/v1/broadcasts/{id}/start", status_code=202, response_model=Steered, responses=responses(*kinds, "too-many-broadcasts")
+        "/v1/broadcasts/{id}/start",
+        dependencies=needs(Role.BROADCAST),
+        status_code=202,
+        response_model=Steered,
+        responses=responses(*kinds, "too-many-broadcasts"),
     )
-    async def start_draft(job: JobId, order: OrderBody = NO_WORDS) -> Steered:
+    async def start_draft(who: Who, job: JobId, order: OrderBody = NO_WORDS) -> Steered:
         """Start a draft, at its `start_at` where it has one that is still to come."""
-        return await steer(parts, job, Action.START, order)
+        return await steer(parts, who, job, Action.START, order)
 
-    @routes.post("/v1/broadcasts/{id}/pause", status_code=202, response_model=Steered, responses=refusals)
-    async def pause_broadcast(job: JobId, order: OrderBody = NO_WORDS) -> Steered:
+    @routes.post(
+        "/v1/broadcasts/{id}/pause",
+        dependencies=needs(Role.BROADCAST),
+        status_code=202,
+        response_model=Steered,
+        responses=refusals,
+    )
+    async def pause_broadcast(who: Who, job: JobId, order: OrderBody = NO_WORDS) -> Steered:
         """Write to nobody until it is resumed; late joiners wait, too."""
-        return await steer(parts, job, Action.PAUSE, order)
+        return await steer(parts, who, job, Action.PAUSE, order)
 
-    @routes.post("/v1/broadcasts/{id}/resume", status_code=202, response_model=Steered, responses=refusals)
-    async def resume_broadcast(job: JobId, order: OrderBody = NO_WORDS) -> Steered:
+    @routes.post(
+        "/v1/broadcasts/{id}/resume",
+        dependencies=needs(Role.BROADCAST),
+        status_code=202,
+        response_model=Steered,
+        responses=refusals,
+    )
+    async def resume_broadcast(who: Who, job: JobId, order: OrderBody = NO_WORDS) -> Steered:
         """Go on with a paused or halted broadcast where it stopped."""
-        return await steer(parts, job, Action.RESUME, order)
+        return await steer(parts, who, job, Action.RESUME, order)
 
-    @routes.post("/v1/broadcasts/{id}/cancel", status_code=202, response_model=Steered, responses=refusals)
-    async def cancel_broadcast(job: JobId, order: OrderBody = NO_WORDS) -> Steered:
+    @routes.post(
+        "/v1/broadcasts/{id}/cancel",
+        dependencies=needs(Role.BROADCAST),
+        status_code=202,
+        response_model=Steered,
+        responses=refusals,
+    )
+    async def cancel_broadcast(who: Who, job: JobId, order: OrderBody = NO_WORDS) -> Steered:
         """End it for good. What was written stays written."""
-        return await steer(parts, job, Action.CANCEL, order)
+        return await steer(parts, who, job, Action.CANCEL, order)
 
     @routes.put(
-        "/v1/broadcasts/{id}/rate", status_code=202, response_model=Steered, responses=responses(*kinds, "unknown-product")
+        "/v1/broadcasts/{id}/rate",
+        dependencies=needs(Role.BROADCAST),
+        status_code=202,
+        response_model=Steered,
+        responses=responses(*kinds, "unknown-product"),
     )
-    async def set_rate(job: JobId, order: RateOrder) -> Steered:
+    async def set_rate(who: Who, job: JobId, order: RateOrder) -> Steered:
         """Go on at another rate."""
-        return await steer(parts, job, Action.RATE, order, rate=order.rate)
+        return await steer(parts, who, job, Action.RATE, order, rate=order.rate)
 
     return routes
 
 
-async def steer(parts: Parts, job: str, action: Action, order: Order, *, rate: int | None = None) -> Steered:
+async def steer(parts: Parts, who: Caller, job: str, action: Action, order: Order, *, rate: int | None = None) -> Steered:
     """Put an action into Kafka; raises a Problem for one that does not fit the job's state or its product."""
-    document = await document_of(parts, job)
+    document = await document_of(parts, who, job)
     row = row_of(document)
     then = _after(row.follows, action)
     if rate is not None:
-        check_rate(product_of(parts, row.product), rate)
+        check_rate(product_of(parts, who, row.product), rate)
     if action is Action.START:
         check_place(parts, row.product, row.job)
     record = Transition(job=job, product=row.product, action=action, rate=rate, by=order.by or None, reason=order.reason or None)

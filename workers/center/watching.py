@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from schemas import names
 from schemas.broadcasts import Audit
 from schemas.jobs import OVER
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Role, Who, needs
 from workers.center.broadcasts import JobId, document_of
 from workers.center.jobs import Document
 from workers.center.jobview import JobView, view
@@ -72,27 +72,29 @@ class AuditList(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["broadcasts"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["broadcasts"])
     described = responses("bad-input", "unauthorized", "unknown-broadcast", "too-many-streams", "bus-down")
 
     @routes.get(
         "/v1/broadcasts/{id}/events",
+        dependencies=needs(Role.READ),
         response_class=Response,
         responses={**described, 200: {"content": {MEDIA_TYPE: {}}, "description": "Events `job`, each with the whole document."}},
     )
-    async def watch_broadcast(job: JobId) -> Response:
+    async def watch_broadcast(who: Who, job: JobId) -> Response:
         """The broadcast now, then at each change, as server-sent events, until it is over."""
-        document = await document_of(parts, job)
+        document = await document_of(parts, who, job)
         return EventStream(parts.streams, events(parts.jobs, document, parts.streams.keep_alive))
 
     @routes.get(
         "/v1/broadcasts/{id}/audit",
+        dependencies=needs(Role.READ),
         response_model=AuditList,
         responses=responses("bad-input", "unauthorized", "unknown-broadcast", "journal-down", "bus-down", "busy"),
     )
-    async def show_audit(job: JobId) -> AuditList:
+    async def show_audit(who: Who, job: JobId) -> AuditList:
         """Who did what to the broadcast, when and why."""
-        document = await document_of(parts, job)
+        document = await document_of(parts, who, job)
         page = await parts.trail.of(document["product"], job)
         return AuditList(id=job, records=[_audit(record) for record in page.records], whole=page.whole)
 
