@@ -42,7 +42,7 @@ class Shell(Protocol):
 
     @property
     def peer(self) -> int:
-        """The client's address, also after the end (`gateway.edge.peers`); behind the PROXY protocol what its header says."""
+        """The client's address, also after the end (`infra.peers`); behind the PROXY protocol what its header says."""
 
     @property
     def transport(self) -> str:

@@ -9,18 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from gateway.admission.buckets import ROUNDING, Buckets
-from gateway.edge.peers import UNKNOWN
+from infra.buckets import ROUNDING, Buckets
 from infra.documents import Policy
+from infra.peers import UNKNOWN, customer, is_v4
 
-_V6: Final = 1 << 64
 _SITE: Final = 16
 """Bits between a /48 and a /64."""
-
-
-def is_v4(address: int) -> bool:
-    """Is it an IPv4 address?"""
-    return address >> 32 == 0xFFFF
 
 
 class Addresses:
@@ -70,10 +64,8 @@ class Addresses:
 
 def _keys(address: int) -> tuple[int, int]:
     """What counts as one address, and its site, 0 where it has none."""
-    if is_v4(address) or address == UNKNOWN:
-        return address, 0
-    network = address >> 64 | _V6
-    return network, network >> _SITE
+    key = customer(address)
+    return key, 0 if is_v4(address) or address == UNKNOWN else key >> _SITE
 
 
 def _less(counts: dict[int, int], key: int) -> None:

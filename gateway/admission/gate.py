@@ -19,9 +19,9 @@ from gateway.admission.connect_rate import ConnectRate
 from gateway.admission.flapping import Flapping
 from gateway.admission.lists import Lists, Verdict
 from gateway.admission.watermark import Watermark
-from gateway.edge.peers import UNKNOWN
 from gateway.reasons import Reason
 from infra.documents import Access, Policy
+from infra.peers import UNKNOWN
 from infra.settings import RoomSettings
 
 MEMORY_FULL: Final = (0.85, 0.80)

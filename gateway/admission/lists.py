@@ -1,20 +1,18 @@
 """Who may connect, by the keeper's document `access`: networks and client ids that are denied, or are the only ones allowed.
 
 A look-up is bounded whatever is asked: networks by the prefix lengths that occur, patterns as one expression that never goes
-back over a star (so no id makes it slow). Addresses are numbers of 128 bits, as `gateway.edge.peers.number` makes them.
+back over a star (so no id makes it slow). Addresses are numbers of 128 bits, as `infra.peers.number` makes them.
 """
 
 from __future__ import annotations
 
 import enum
-import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Final
 
-from gateway.admission.addresses import is_v4
-from gateway.edge.peers import MAPPED
 from infra.documents import Access, Rules
+from infra.networks import Networks
 
 LONGEST_ID: Final = 128
 """Characters of a client id: a longer one is none (schemas/names.py), and no pattern is tried on it."""
@@ -26,35 +24,6 @@ class Verdict(enum.StrEnum):
     ADMITTED = ""
     DENIED = "denied"
     NOT_ALLOWED = "not_allowed"
-
-
-class Networks:
-    """A set of CIDR networks. IPv4 addresses are in IPv4 networks only, whatever IPv6 networks would cover."""
-
-    __slots__ = ("_v4", "_v6")
-
-    def __init__(self, networks: Iterable[str]) -> None:
-        v4: dict[int, set[int]] = {}
-        v6: dict[int, set[int]] = {}
-        for text in networks:
-            network = ipaddress.ip_network(text)
-            shift = network.max_prefixlen - network.prefixlen
-            base = int(network.network_address)
-            if network.version == 4:
-                v4.setdefault(shift, set()).add((MAPPED | base) >> shift)
-            else:
-                v6.setdefault(shift, set()).add(base >> shift)
-        self._v4 = tuple(v4.items())
-        self._v6 = tuple(v6.items())
-
-    def __contains__(self, address: int) -> bool:
-        for shift, bases in self._v4 if is_v4(address) else self._v6:  # noqa: SIM110 - for each socket: half the time of any()
-            if address >> shift in bases:
-                return True
-        return False
-
-    def __bool__(self) -> bool:
-        return bool(self._v4 or self._v6)
 
 
 def glob(patterns: Iterable[str]) -> re.Pattern[str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from gateway.admission.buckets import ROUNDING
+from infra.buckets import ROUNDING
 from infra.documents import Policy
 
 SWEEP: Final = 1.0

@@ -8,7 +8,6 @@ from gateway.edge.arrival import STAGE, Arrival
 from gateway.edge.certificates import Certificates
 from gateway.edge.link import Link
 from gateway.edge.listener import reset
-from gateway.edge.peers import Networks
 from gateway.edge.sockets import Sockets
 from gateway.edge.staged import StagedLink
 from gateway.edge.stages import Stage, failures
@@ -16,6 +15,7 @@ from gateway.edge.tls import Tls
 from gateway.edge.upgrade import Door
 from gateway.edge.websocket import WebSocket
 from gateway.room import Room
+from infra.networks import Networks
 from infra.settings import PortSettings
 
 
@@ -32,11 +32,11 @@ class Entrance:
         self._port = port
         self._certificates = certificates if port.has_tls else None
         self._door = Door(settings.websocket.path, settings.websocket.origins) if port.has_websocket else None
-        self._balancers = Networks(settings.balancers) if port.proxy else None
+        self._balancers = Networks(map(str, settings.balancers)) if port.proxy else None
         self._arrivals = arrivals
 
     def accepted(self, fd: int, peer: int) -> None:
-        """A socket that does not block, of `peer` (`gateway.edge.peers`): on a port for balancers, only of one of them."""
+        """A socket that does not block, of `peer` (`infra.peers`): on a port for balancers, only of one of them."""
         if self._balancers is None:
             self.welcome(fd, peer)
         elif peer not in self._balancers:

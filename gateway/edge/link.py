@@ -10,9 +10,9 @@ import os
 import select
 from typing import TYPE_CHECKING, Final
 
-from gateway.edge.peers import UNKNOWN as UNKNOWN_PEER
 from gateway.edge.sockets import READ, WRITE, Sockets
 from gateway.mqtt.framing import BadPacket, Reader
+from infra.peers import UNKNOWN as UNKNOWN_PEER
 
 if TYPE_CHECKING:
     from gateway.room import Room
@@ -48,7 +48,7 @@ class Link:
     transport: str = "mqtt"
 
     def __init__(self, room: Room, sockets: Sockets, fd: int, peer: int = UNKNOWN_PEER) -> None:
-        """`fd`: a connected socket that does not block; it is the link's from now on. `peer`: see `gateway.edge.peers`."""
+        """`fd`: a connected socket that does not block; it is the link's from now on. `peer`: see `infra.peers`."""
         self.peer = peer
         self._room = room
         self._sockets = sockets

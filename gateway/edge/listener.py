@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
-from gateway.edge.peers import number
+from infra.peers import number
 
 BACKLOG: Final = 4096
 AT_ONCE: Final = 64
@@ -38,7 +38,7 @@ class Listener:
     """One port, on every address that a host name has: IPv4, IPv6, or for the host "" all of both."""
 
     def __init__(self, take: Callable[[int, int], object], *, shared: bool = False) -> None:
-        """`take(fd, peer)`: a connection's descriptor, which does not block, and its address (`gateway.edge.peers`). `shared`:
+        """`take(fd, peer)`: a connection's descriptor, which does not block, and its address (`infra.peers`). `shared`:
         other processes listen on the same port, and the system deals connections out (SO_REUSEPORT)."""
         self._shared = shared
         self._take = take

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.edge.peers import packed
+from infra.peers import packed
 
 FIXED: Final = 16
 """Bytes of the part that tells how long the rest is."""
@@ -44,7 +44,7 @@ def following(start: bytes) -> int:
 
 
 def source(header: bytes) -> int | None:
-    """The client (`gateway.edge.peers`) of a whole header; None where it is the connection's own peer. Raises BadHeader."""
+    """The client (`infra.peers`) of a whole header; None where it is the connection's own peer. Raises BadHeader."""
     if len(header) != FIXED + following(header) or len(header) < FIXED:
         raise BadHeader(f"a header of {len(header)} bytes")
     if header[12] == _LOCAL or header[13] in _OTHERS:  # a health check of the balancer, or a peer that has no address for us

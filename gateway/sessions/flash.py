@@ -15,8 +15,8 @@ import mqtt5
 
 from gateway.admission.refresh import uncovered
 from gateway.client import Client, Inflight
-from gateway.edge.peers import UNKNOWN as NOWHERE
 from gateway.mqtt import packets
+from infra.peers import UNKNOWN as NOWHERE
 from infra.tokens import Grant
 
 if TYPE_CHECKING:

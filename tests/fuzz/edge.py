@@ -16,7 +16,6 @@ import msgspec
 
 from gateway.client import BindState
 from gateway.edge.link import LARGE, Link
-from gateway.edge.peers import UNKNOWN
 from gateway.edge.sockets import Sockets
 from gateway.mqtt.fields import header_size
 from gateway.mqtt.framing import AFTER_CONNECT, BadPacket, announced_size, decode
@@ -25,6 +24,7 @@ from gateway.mqtt.packets import RECEIVE_MAXIMUM
 from gateway.reasons import Reason
 from gateway.sessions.uplinking import MAX_QOS0_WAITING
 from infra.documents import Policy
+from infra.peers import UNKNOWN
 from infra.settings import RoomSettings
 from infra.wire import UplinkItem, UplinkResult
 from tests.fuzz.grammar import Step, program, sizes

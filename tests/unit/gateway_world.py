@@ -13,7 +13,6 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from gateway.client import BindState, Client
-from gateway.edge.peers import number
 from gateway.host import Host
 from gateway.mqtt import packets
 from gateway.mqtt.framing import decode
@@ -21,6 +20,7 @@ from gateway.ports import Done
 from gateway.room import Room
 from gateway.sessions.session import Session
 from infra.documents import Issuer, Policy, Product, SigningKey
+from infra.peers import number
 from infra.revoked import Revoked
 from infra.settings import RoomSettings
 from infra.tokens import Verifier

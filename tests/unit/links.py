@@ -12,9 +12,9 @@ from typing import Any
 import mqtt5
 
 from gateway.edge.link import Link
-from gateway.edge.peers import UNKNOWN
 from gateway.edge.sockets import Sockets
 from gateway.room import Room
+from infra.peers import UNKNOWN
 
 
 class Turns:

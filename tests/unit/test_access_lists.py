@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.admission.lists import Lists, Networks, Verdict, glob
-from gateway.edge.peers import number
+from gateway.admission.lists import Lists, Verdict, glob
 from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS
 from infra.documents import Access
+from infra.networks import Networks
+from infra.peers import number
 
 HERE = number("198.51.100.7")
 

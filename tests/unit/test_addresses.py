@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission.addresses import Addresses, is_v4
-from gateway.admission.buckets import SLOTS, Buckets
-from gateway.edge.peers import MAPPED, UNKNOWN, number
+from gateway.admission.addresses import Addresses
+from infra.buckets import SLOTS, Buckets
 from infra.documents import Policy
+from infra.peers import MAPPED, UNKNOWN, is_v4, number
 
 V4 = number("203.0.113.9")
 NETWORK = 0x20010DB8_00010002 << 64  # 2001:db8:1:2::/64

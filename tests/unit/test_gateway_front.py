@@ -20,9 +20,9 @@ from ws import CLOSE, CONTINUATION, frame, parsed, request
 
 from gateway.edge.certificates import BadCertificate, Certificates, Contexts, reloads
 from gateway.edge.front import advertised
-from gateway.edge.peers import number
 from gateway.edge.tls import HANDSHAKE
 from gateway.edge.upgrade import LIMIT
+from infra.peers import number
 from infra.settings import Certificate, PortSettings, TlsSettings
 from infra.wire import Endpoint
 

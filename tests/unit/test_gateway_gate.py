@@ -9,9 +9,9 @@ import pytest
 from gateway_world import Device, World
 from prometheus_client import REGISTRY
 
-from gateway.edge.peers import number
 from gateway.room import REVIEWED_AT_ONCE
 from infra.documents import Access, Policy
+from infra.peers import number
 from infra.settings import RoomSettings
 from infra.wire import ConnectItem, UplinkResult
 

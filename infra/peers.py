@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 MAPPED: Final = 0xFFFF << 32
 """IPv4 addresses are numbered as IPv4-mapped IPv6 addresses, ::ffff:a.b.c.d (RFC 4291 §2.5.5.2)."""
 UNKNOWN: Final = 0
 """The peer of what is no IP socket."""
+_V6: Final = 1 << 64
 
 
 def packed(address: bytes) -> int:
@@ -26,11 +25,11 @@ def number(host: str) -> int:
         return UNKNOWN
 
 
-class Networks:
-    """Some networks, of both versions."""
+def is_v4(peer: int) -> bool:
+    """Is it an IPv4 address?"""
+    return peer >> 32 == 0xFFFF
 
-    def __init__(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
-        self._parts = [(packed(item.network_address.packed), item.max_prefixlen - item.prefixlen) for item in networks]
 
-    def __contains__(self, peer: int) -> bool:
-        return any((peer ^ base) >> free == 0 for base, free in self._parts)
+def customer(peer: int) -> int:
+    """What counts as one address: an IPv4 address, or an IPv6 /64, which is what one customer has at least."""
+    return peer if is_v4(peer) or peer == UNKNOWN else peer >> 64 | _V6
