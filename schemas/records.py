@@ -136,9 +136,14 @@ class Uplink(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """`push.status`, key client: online, offline, bind, unbind, in the order of (generation, session)."""
+    """`push.status`, key client: online, offline, bind, unbind, in the order of (generation, session).
 
-    SCHEMA: ClassVar[str] = "StatusEvent.v1"
+    Of a bind: `user`, whose client it is in the product; `changed`, the registry did not have it so before. `again`: this session
+    was missing in the register, and its room has registered it once more, perhaps after its end was told.
+    """
+
+    SCHEMA: ClassVar[str] = "StatusEvent.v2"
+    OLDER: ClassVar[tuple[str, ...]] = ("StatusEvent.v1",)
 
     realm: str
     client: str
@@ -151,6 +156,9 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True):
     product: str | None = None
     reason: str | None = None
     settled_jobs: tuple[str, ...] = ()
+    user: str | None = None
+    changed: bool = False
+    again: bool = False
 
 
 class ClientProduct(msgspec.Struct, frozen=True, kw_only=True):

@@ -103,8 +103,8 @@ class Saver:
         good = [(item, result) for item, result in zip(items, results, strict=True) if result.status == OK]
         changed = [(item, result) for item, result in good if result.document_changed]
         entries = [
-            _by_client(names.STATUS, _event(item, Status.BIND, (item.generation, item.number), product=item.bind.product))
-            for item, _ in good
+            _by_client(names.STATUS, _bound(item, item.bind, changed=result.document_changed, again=result.registered))
+            for item, result in good
         ]
         entries += [_client_entry(item.key, item.bind, result.first_bind_ms) for item, result in changed]
         await self._journal.produce(entries)
@@ -127,9 +127,7 @@ class Saver:
         await self._receipt_acks((item.key, item.acks) for item in items)
         results = await self._register.sync(items)
         back = [
-            _event(item, Status.ONLINE, (item.generation, item.number))
-            for item, result in zip(items, results, strict=True)
-            if result.registered
+            event for item, result in zip(items, results, strict=True) if result.registered for event in _registered_again(item)
         ]
         await self._journal.produce([_by_client(names.STATUS, event) for event in back])
         await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
@@ -148,9 +146,10 @@ class Saver:
         results = await self._register.unbind(items)
         over = [(item, result) for item, result in zip(items, results, strict=True) if result.status == OK]
         entries = []
-        for item, _ in over:
+        for item, result in over:
             realm, client = names.split_client_key(item.key)
-            event = _event(item, Status.UNBIND, (item.generation, item.number), product=item.product)
+            session = (item.generation, item.number)
+            event = _event(item, Status.UNBIND, session, product=item.product, user=result.user or None)
             entries.append(_by_client(names.STATUS, event))
             entries.append(Entry(names.CLIENTS, _registry_key(realm, client, item.product), None, by=client))
         await self._journal.produce(entries)
@@ -248,6 +247,9 @@ def _event(
     product: str | None = None,
     reason: str | None = None,
     jobs: Sequence[SettledJob] = (),
+    user: str | None = None,
+    changed: bool = False,
+    again: bool = False,
 ) -> StatusEvent:
     realm, client = names.split_client_key(item.key)
     return StatusEvent(
@@ -262,7 +264,21 @@ def _event(
         product=product,
         reason=reason,
         settled_jobs=tuple(f"{job.product}:{job.partition}:{job.offset}" for job in jobs if job.remember_s),
+        user=user,
+        changed=changed,
+        again=again,
     )
+
+
+def _bound(item: BindItem | SyncItem, bind: Bind, *, changed: bool, again: bool) -> StatusEvent:
+    session = (item.generation, item.number)
+    return _event(item, Status.BIND, session, product=bind.product, user=bind.user or None, changed=changed, again=again)
+
+
+def _registered_again(item: SyncItem) -> list[StatusEvent]:
+    """The session had been missing, and its end perhaps been told: all of it is there."""
+    online = _event(item, Status.ONLINE, (item.generation, item.number), again=True)
+    return [online, *(_bound(item, each.bind, changed=False, again=True) for each in item.products)]
 
 
 def _receipt(key: str, ack: Ack, at_ms: int) -> Receipt:

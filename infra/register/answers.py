@@ -98,7 +98,7 @@ def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
     """Of `bind.lua`."""
     if len(answer) == 1:
         return Bound(text(answer[0]))
-    status, now, first, document, user_before, raw, jobs, due = answer
+    status, now, first, document, user_before, raw, jobs, due, registered = answer
     numbers = [tuple(int(part) for part in text(job).split(":")) for job in jobs]
     return Bound(
         text(status),
@@ -109,6 +109,7 @@ def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
         [(number[0], number[1]) for number in numbers if len(number) == 2],
         owed(item.key, due),
         [(number[0], number[1], number[2]) for number in numbers if len(number) == 3],
+        bool(registered),
     )
 
 

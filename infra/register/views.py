@@ -94,7 +94,8 @@ class Connected(msgspec.Struct, frozen=True):
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """The answer to bind. `document_changed`: the durable registry does not have this bind yet."""
+    """The answer to bind. `document_changed`: the durable registry does not have this bind yet; `registered`: its session had
+    been missing."""
 
     status: str
     first_bind_ms: int = 0
@@ -104,6 +105,7 @@ class Bound(msgspec.Struct, frozen=True):
     settled_jobs: list[JobNumber] = []
     owed: list[Owed] = []
     recent_jobs: list[RecentJob] = []
+    registered: bool = False
 
 
 class Unbound(msgspec.Struct, frozen=True):

@@ -169,10 +169,17 @@ async def test_given_a_dead_room_when_swept_then_its_clients_are_offline_and_a_s
         assert (await core.register.sessions([gone.key, stalled.key])) == [None, None]
         assert (await stalled.sync(product)).status == "ok"  # its room was only stopped for a while
         told = await eventually(
-            lambda: [item for item in status.records if isinstance(item, StatusEvent) and item.client == stalled.client],
+            lambda: (
+                (found := [item for item in status.records if isinstance(item, StatusEvent) and item.client == stalled.client])
+                and len(found) > 1
+                and found
+            ),
             what="the client online again",
         )
-        assert [item.event for item in told] == [Status.ONLINE]
+        assert [(item.event, item.product, item.again) for item in told] == [
+            (Status.ONLINE, None, True),
+            (Status.BIND, product, True),
+        ]
         newer = await room.connect(gone.client)
         await core.register.sweep([(key, view) for key, view in views if view is not None])
         assert (await core.register.sessions([newer.key]))[0] is not None  # the old one's end never touches a newer one

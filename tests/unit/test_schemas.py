@@ -49,6 +49,9 @@ EXAMPLES = [
         epoch=3,
         at_ms=4,
         settled_jobs=("p:1:2",),
+        user="u",
+        changed=True,
+        again=True,
     ),
     Receipt(id="m", product="p", realm="main", client="c", state="acked", at_ms=1),
     AudienceChunk(audience="a", product="p", upload="u", number=3, clients=("c", "d"), sealed=5),
@@ -92,6 +95,16 @@ def test_a_producer_that_only_has_the_schema_file_is_understood(version: str) ->
     header = b"\xc3\x01" + bytes.fromhex(fingerprint(to_parsing_canonical_form(document), "CRC-64-AVRO"))
     data = header + body.getvalue()
     assert codec.decode_as(PushMessage, data) == PushMessage(id="x", product="p", client="c", payload=b"1")
+
+
+@pytest.mark.parametrize("version", ["StatusEvent.v1", "StatusEvent.v2"])
+def test_a_saver_that_writes_an_older_or_the_newest_status_is_understood(version: str) -> None:
+    document = codec.load_schema(version)
+    event = {"realm": "main", "client": "c", "event": "bind", "generation": 1, "session": 2, "room": "r", "epoch": 3, "at_ms": 4}
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, fastavro.parse_schema(document), event)
+    header = b"\xc3\x01" + bytes.fromhex(fingerprint(to_parsing_canonical_form(document), "CRC-64-AVRO"))
+    assert codec.decode_as(StatusEvent, header + body.getvalue()) == StatusEvent(**event)
 
 
 @pytest.mark.parametrize(
