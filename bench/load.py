@@ -25,6 +25,7 @@ ANSWER: Final = 15.0
 READ: Final = 64 * 1024
 CONNACK: Final = 0x20
 PUBLISH: Final = 0x30
+PUBACK: Final = 0x40
 SUBACK: Final = 0x90
 PINGRESP: Final = 0xD0
 PINGREQ: Final = b"\xc0\x00"
@@ -168,6 +169,39 @@ class Crowd:
                 if data:
                     rests[fd] = data
         return found
+
+
+    # --- uplinks ------------------------------------------------------------------------------------------------------
+
+    def publish(self, data: bytes, *, acks: int, within: float) -> None:
+        """Send these PUBLISH at QoS 1 on every connection, and read as many PUBACK of success. Raises Failed, OSError."""
+        left, rests, deadline = dict.fromkeys(self._sockets, acks), dict[int, bytes](), time.monotonic() + within
+        for item in self._sockets.values():
+            item.sendall(data)
+        while left:
+            if time.monotonic() > deadline:
+                raise Failed(f"{len(left)} of {len(self)} connections lack {sum(left.values())} PUBACK after {within:.0f} s")
+            for fd, _ in self._epoll.poll(1.0, len(self)):
+                got = self._sockets[fd].recv(READ)
+                if not got:
+                    raise Failed("a connection was ended by the room")
+                missing = left.pop(fd, 0) - _accepted(rests, fd, got)
+                if missing < 0:
+                    raise Failed("a connection got a PUBACK too many")
+                if missing:
+                    left[fd] = missing
+
+
+def _accepted(rests: dict[int, bytes], fd: int, got: bytes) -> int:
+    """PUBACKs in what came; the rest of a packet waits for the next. Raises Failed for anything else (MQTT 5 §3.4.2.1)."""
+    data, found = rests.pop(fd, b"") + got, 0
+    for kind, body in packets(data):
+        if kind != PUBACK or (len(body) > 2 and body[2]):
+            raise Failed(f"a packet of type {kind:#x} came for an uplink: {body[:64]!r}")
+        data, found = data[len(body) + header(data) :], found + 1
+    if data:
+        rests[fd] = data
+    return found
 
 
 def _same(sizes: Iterable[int]) -> int:

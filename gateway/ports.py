@@ -131,6 +131,9 @@ class Uplinks(Protocol):
     def when_relieved(self, call: Callable[[], None]) -> None:
         """Call once, when `overloaded` has ended."""
 
+    def when_told(self, call: Callable[[], None]) -> None:
+        """Asked in a `done`: call once, when all results that came with this one are told."""
+
 
 class FanOut(Protocol):
     """Broadcasts in this room (`gateway/broadcast/fanout.py`)."""

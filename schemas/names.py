@@ -80,6 +80,11 @@ def message_id(value: str) -> str:
     return _check("id", _ID, value)
 
 
+def is_message_id(value: str) -> bool:
+    """Does it fit? Without the cost of an error where it does not."""
+    return _ID.fullmatch(value) is not None
+
+
 def collapse_key(value: str) -> str:
     """Return `value` if it is a collapse key, else raise BadName."""
     return _check("collapse key", _COLLAPSE, value)

@@ -90,14 +90,16 @@ class Batcher(Generic[I, O]):
         sender: str,
         limit: int,
         give_up: float = float("inf"),
+        told: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`give_up`: seconds after which an item is no longer repeated."""
+        """`give_up`: seconds after which an item is no longer repeated; `told()`: after items were finished, once a batch."""
         self._request = request
         self._subject = subject
         self._sender = sender
         self._limit = limit
         self._give_up = give_up
+        self._told = told
         self._clock = clock
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Reply[result])  # type: ignore[valid-type]
         self._encoder = encoder()
@@ -206,6 +208,7 @@ class Batcher(Generic[I, O]):
             else:
                 self._forget(ask)
                 ask.finish(result)
+        self._told()
         if again:
             self._again(again, RETRY)
 
@@ -224,6 +227,7 @@ class Batcher(Generic[I, O]):
                 self._lose(ask)
             else:
                 kept.append(ask)
+        self._told()
         metrics.retries.labels(self._subject, reason).inc(len(kept))
         if kept:
             self._wait(kept)

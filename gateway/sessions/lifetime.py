@@ -53,7 +53,7 @@ class Lifetime:
         self.due_tick = IDLE
         self._room = room
         self._shell = shell
-        self._held = Hold(0)
+        self._held = 0
         self._deadline = now + room.settings.connect_timeout
         self._ask: Ask | None = None
         self._keep_alive = 0.0
@@ -82,12 +82,12 @@ class Lifetime:
 
     # --- holding the reader --------------------------------------------------------------------------------------------
 
-    def _hold(self, why: Hold) -> None:
+    def _hold(self, why: int) -> None:
         if not self._held:
             self._shell.pause_reading()
         self._held |= why
 
-    def _release(self, why: Hold) -> None:
+    def _release(self, why: int) -> None:
         if self._held & why:
             self._held &= ~why
             if not self._held and self.state is not State.CLOSED:

@@ -195,11 +195,13 @@ class Session(Lifetime):
             number = room.uplink_number(self.client)
             item = accept(packet, self.client, self._grant, room.host.products, room=room.id, number=number)
         except Refused as refused:
-            metrics.uplinks.labels("refused_here").inc()
+            metrics.uplinks.labels("refused_here").value += 1
             self._published(packet_id, refused.code, refused.text)
             return
         if self._uplinking is None:
-            self._uplinking = Uplinking(self._room.uplinks, self._published, freed=self._freed, relieved=self._relieved)
+            self._uplinking = Uplinking(
+                self._room.uplinks, self._published, self._shell.write, freed=self._freed, relieved=self._relieved
+            )
         self._uplinking.add(item, packet_id)
         if self._uplinking.blocked:
             self._hold(Hold.UPLINKS)

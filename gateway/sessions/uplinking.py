@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import mqtt5
 
 from gateway import metrics
 from gateway.client import Client
+from gateway.mqtt import packets
 from gateway.ports import Uplinks
 from gateway.reasons import Reason
 from infra.documents import Product
@@ -87,6 +89,8 @@ def asked_for(packet: mqtt5.PublishPacket) -> tuple[str, str]:
 
 def _properties(given: Properties) -> tuple[str, Properties]:
     """The client's own id, if it is one, and its other properties."""
+    if not given:
+        return "", []
     own_id = ""
     kept = []
     for name, value in given:
@@ -102,10 +106,7 @@ def _properties(given: Properties) -> tuple[str, Properties]:
         raise Refused(
             Reason.QUOTA_EXCEEDED, f"more than {MAX_PROPERTIES} user properties or {MAX_PROPERTIES_BYTES} bytes of them"
         )
-    try:
-        return names.message_id(own_id), kept
-    except names.BadName:
-        return "", kept
+    return own_id if names.is_message_id(own_id) else "", kept
 
 
 def _check_rest(packet: mqtt5.PublishPacket) -> None:
@@ -134,21 +135,24 @@ def _reply_group(topic: str | None, client: Client, product: str) -> str:
 class Uplinking:
     """The uplinks of one connection: those under way, and those that wait for them."""
 
-    __slots__ = ("_answer", "_freed", "_link", "_qos0", "_relieved", "_running", "_waiting", "unacked")
+    __slots__ = ("_accepted", "_answer", "_freed", "_link", "_qos0", "_relieved", "_running", "_waiting", "_write", "unacked")
 
     def __init__(
         self,
         link: Uplinks,
         answer: Callable[[int, int, str], None],
+        write: Callable[[bytes], object],
         *,
         freed: Callable[[], None],
         relieved: Callable[[], None],
     ) -> None:
-        """`answer(packet_id, code, text)` tells the client what became of one; `freed()`: one less is unacknowledged;
-        `relieved()`: `blocked` may have ended."""
+        """`answer(packet_id, code, text)` tells the client why one was refused; `write(pubacks)` what Kafka has; `freed()`: one
+        less is unacknowledged; `relieved()`: `blocked` may have ended."""
         self.unacked: set[int] = set()
         self._link = link
         self._answer = answer
+        self._write = write
+        self._accepted = b""  # PUBACKs of what the coordinator's answer has named so far: they leave together
         self._freed = freed
         self._relieved = relieved
         self._waiting: deque[tuple[UplinkItem, int]] = deque()
@@ -164,7 +168,7 @@ class Uplinking:
         """`packet_id` 0 at QoS 0. The caller has checked Receive Maximum."""
         if not packet_id:
             if self._qos0 >= MAX_QOS0_WAITING:
-                metrics.uplinks.labels("dropped").inc()
+                metrics.uplinks.labels("dropped").value += 1
                 return
             self._qos0 += 1
         else:
@@ -177,7 +181,9 @@ class Uplinking:
     def end(self) -> None:
         """The connection is gone. What the coordinator has not answered goes on: it was received."""
         self._waiting.clear()
+        self._accepted = b""
         self._answer = _nowhere
+        self._write = len
 
     def _next(self) -> None:
         """All that waits leaves together, once nothing is under way: a client's uplinks keep their order."""
@@ -187,20 +193,36 @@ class Uplinking:
         self._waiting.clear()
         self._running = len(batch)
         for item, packet_id in batch:
-            self._link.send(item, lambda result, packet_id=packet_id: self._answered(packet_id, result))  # type: ignore[misc]
+            self._link.send(item, partial(self._answered, packet_id))
 
     def _answered(self, packet_id: int, result: UplinkResult | None) -> None:
         self._running -= 1
         if packet_id:
             self.unacked.discard(packet_id)
             if result is not None:  # else: no PUBACK, the client sends it again
-                self._answer(packet_id, 0 if result.status == OK else result.code or Reason.UNSPECIFIED, result.reason)
+                self._acknowledge(packet_id, result)
             self._freed()
         else:
             self._qos0 -= 1
-        metrics.uplinks.labels("lost" if result is None else result.status).inc()
+        metrics.uplinks.labels("lost" if result is None else result.status).value += 1
         if not self._running:
             self._next()
+
+
+    def _acknowledge(self, packet_id: int, result: UplinkResult) -> None:
+        """In the order in which the client has sent them (MQTT 5 §4.6)."""
+        if result.status == OK:
+            if not self._accepted:
+                self._link.when_told(self._flush)
+            self._accepted += packets.puback(packet_id)
+        else:
+            self._flush()
+            self._answer(packet_id, result.code or Reason.UNSPECIFIED, result.reason)
+
+    def _flush(self) -> None:
+        accepted, self._accepted = self._accepted, b""
+        if accepted:
+            self._write(accepted)
 
 
 def _nowhere(packet_id: int, code: int, text: str) -> None:

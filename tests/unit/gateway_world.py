@@ -287,6 +287,7 @@ class Coordinator:
         self.unanswered = 0
         self.waiting: deque[Asked] = deque()
         self._relieved: list[Callable[[], None]] = []
+        self._after: list[Callable[[], None]] = []
 
     def send(self, item: UplinkItem, done: Done[UplinkResult]) -> Asked:
         asked = Asked(item, done)
@@ -296,16 +297,26 @@ class Coordinator:
     def when_relieved(self, call: Callable[[], None]) -> None:
         self._relieved.append(call)
 
+    def when_told(self, call: Callable[[], None]) -> None:
+        self._after.append(call)
+
     def relieve(self) -> None:
         self.overloaded = False
         for call in self._relieved:
             call()
 
     def answer(self, result: UplinkResult = UplinkResult("ok")) -> UplinkItem:  # noqa: B008 - immutable
-        asked = self.waiting.popleft()
-        asked.done(result)
-        item: UplinkItem = asked.item
-        return item
+        return self.answer_all(result)[0]
+
+    def answer_all(self, *results: UplinkResult) -> list[UplinkItem]:
+        """One batch's results."""
+        asked = [self.waiting.popleft() for _ in results]
+        for each, result in zip(asked, results, strict=True):
+            each.done(result)
+        after, self._after = self._after, []
+        for call in after:
+            call()
+        return [each.item for each in asked]
 
 
 @dataclass

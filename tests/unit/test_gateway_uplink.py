@@ -91,6 +91,35 @@ def test_given_uplinks_when_a_batch_is_under_way_then_the_next_waits_and_order_h
     assert [asked.item.payload for asked in world.coordinator.waiting] == [b"2", b"3"]
 
 
+def test_given_uplinks_whose_results_come_together_then_their_pubacks_are_one_write_in_the_order_sent() -> None:
+    world = World()
+    device = world.device("c1")
+    for i in range(1, 6):
+        device.publish("up/demo/pos", packet_id=i)
+    world.coordinator.answer()
+    device.socket.raw.clear()
+    ok, refused = UplinkResult("ok"), UplinkResult("refused", 0x99, "no")
+    world.coordinator.answer_all(ok, ok, refused, ok)
+    assert len(device.socket.raw) == 3
+    acks = [packet for packet in device.socket.take() if isinstance(packet, mqtt5.PubAckPacket)]
+    assert [(ack.packet_id, int(ack.reason_code)) for ack in acks] == [(2, 0), (3, 0), (4, 0x99), (5, 0)]
+
+
+def test_given_a_lost_socket_between_results_of_one_batch_then_nothing_is_written_to_it() -> None:
+    world = World()
+    device = world.device("c1")
+    for i in range(1, 4):
+        device.publish("up/demo/pos", packet_id=i)
+    world.coordinator.answer()
+    device.socket.raw.clear()
+    first, second = (world.coordinator.waiting.popleft() for _ in range(2))
+    first.done(UplinkResult("ok"))
+    device.lose()
+    second.done(UplinkResult("ok"))
+    world.coordinator.answer_all()
+    assert device.socket.raw == []
+
+
 def test_given_seventeen_uplinks_when_none_is_acknowledged_then_0x93() -> None:
     world = World()
     device = world.device("c1")
