@@ -170,14 +170,16 @@ class Crowd:
                     rests[fd] = data
         return found
 
-
     # --- uplinks ------------------------------------------------------------------------------------------------------
 
-    def publish(self, data: bytes, *, acks: int, within: float) -> None:
-        """Send these PUBLISH at QoS 1 on every connection, and read as many PUBACK of success. Raises Failed, OSError."""
-        left, rests, deadline = dict.fromkeys(self._sockets, acks), dict[int, bytes](), time.monotonic() + within
+    def publish(self, data: bytes) -> None:
+        """Send these PUBLISH on every connection. Raises OSError."""
         for item in self._sockets.values():
             item.sendall(data)
+
+    def accepted(self, acks: int, *, within: float) -> None:
+        """Read so many PUBACK of success on every connection, and nothing else. Raises Failed, OSError."""
+        left, rests, deadline = dict.fromkeys(self._sockets, acks), dict[int, bytes](), time.monotonic() + within
         while left:
             if time.monotonic() > deadline:
                 raise Failed(f"{len(left)} of {len(self)} connections lack {sum(left.values())} PUBACK after {within:.0f} s")

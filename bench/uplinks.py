@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import signal
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,8 +34,20 @@ def publishes(count: int) -> bytes:
     return b"".join(packet.write() for packet in packets)
 
 
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process does nothing meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def sample(crowd: Crowd, *, room: int, behind: Collection[int], times: int, at_once: int) -> Cost:
     """Each connection publishes `at_once`, `times` times, the next when all have their PUBACKs. `room`, `behind`: pids.
+
+    Parked: the room is stopped while they publish, for some milliseconds, so that its turns are as full as at its limit.
 
     Raises Failed, TimeoutError.
     """
@@ -40,7 +55,9 @@ def sample(crowd: Crowd, *, room: int, behind: Collection[int], times: int, at_o
     until_quiet([room, *behind])
     before, before_all = cpu_seconds(room), sum(map(cpu_seconds, [room, *behind]))
     for _ in range(times):
-        crowd.publish(data, acks=at_once, within=WITHIN_S)
+        with stopped(room):
+            crowd.publish(data)
+        crowd.accepted(at_once, within=WITHIN_S)
     until_quiet([room, *behind])
     count = times * at_once * len(crowd)
     return Cost(count / (cpu_seconds(room) - before), count / (sum(map(cpu_seconds, [room, *behind])) - before_all))

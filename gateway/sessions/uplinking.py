@@ -208,7 +208,6 @@ class Uplinking:
         if not self._running:
             self._next()
 
-
     def _acknowledge(self, packet_id: int, result: UplinkResult) -> None:
         """In the order in which the client has sent them (MQTT 5 §4.6)."""
         if result.status == OK:
