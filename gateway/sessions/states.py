@@ -17,7 +17,7 @@ class State(enum.Enum):
 
 
 class Hold:
-    """Why nothing is read: bits. Plain numbers, since they are looked at for each packet, and an enum's `&` takes a microsecond."""
+    """Why nothing is read: bits. Plain numbers: an enum's `&` takes a microsecond, for each packet."""
 
     OPENING: Final = 1
     CHANGES: Final = 2
