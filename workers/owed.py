@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from prometheus_client import Counter
 
 from infra.journal import Entry, Journal
-from infra.register import Owed, Parked, Parking, Register
+from infra.register import Owed, Parked, Parking, Register, Settlement
 from schemas import codec, names
 from schemas.codes import State
 from schemas.records import DeadLetter, PushMessage, Receipt
@@ -73,7 +73,7 @@ async def park(journal: Journal, register: Register, parked: Sequence[Parked], b
         )
         entries += [Entry(names.DEAD, item.product, letter), Entry(names.RECEIPTS, client, receipt)]
     await journal.produce(entries)
-    await register.settle([(item.key, item.product, [(item.id, now)]) for item in parked])
+    await register.settle([(item.key, item.product, [Settlement(item.id, now, State.DEAD)]) for item in parked])
     parked_total.inc(len(parked))
 
 

@@ -23,7 +23,7 @@ from prometheus_client import Counter
 from infra.documents import MAX_PENDING, Product
 from infra.journal import Journal, JournalDown
 from infra.keeper import Keeper
-from infra.register import LastSession, Register, StoreItem, StoreMessage
+from infra.register import LastSession, Register, Settlement, StoreItem, StoreMessage
 from infra.register.fold import Fold
 from infra.register.marker import part
 from infra.scratch import close, scratch_consumer
@@ -274,7 +274,7 @@ class Refold:
         return self._slices == 1 or crc32(client) % self._slices == self._slice
 
     async def _receipts(self, batch: Batch) -> None:
-        groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        groups: dict[tuple[str, str], list[Settlement]] = {}
         handed: dict[tuple[str, str], list[str]] = {}
         for source in batch:
             if not self._in_slice(source.key or b""):  # it is the client's id, and cheaper than to decode
@@ -285,7 +285,7 @@ class Refold:
                     continue
                 if receipt.state in SETTLING:
                     self._settled.add(key, receipt.product, receipt.id)
-                    groups.setdefault((key, receipt.product), []).append((receipt.id, source.timestamp))
+                    groups.setdefault((key, receipt.product), []).append(Settlement(receipt.id, source.timestamp, receipt.state))
                 elif receipt.state == State.MOVED and not self._queue:
                     self._settled.add(key, receipt.product, receipt.id)  # here: its product's own queue has it
                 elif receipt.state == State.FALLBACK:  # it stays pending, and another channel has it

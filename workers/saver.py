@@ -17,7 +17,7 @@ import structlog
 from infra.bus import Bus, BusError
 from infra.journal import Entry, Journal
 from infra.keeper import Keeper
-from infra.register import Connected, Parking, PendingItem, PendingPage, Pulled, Register
+from infra.register import Connected, Parking, PendingItem, PendingPage, Pulled, Register, Settlement
 from infra.wire import (
     MAX_BYTES,
     NOTICED,
@@ -190,8 +190,8 @@ class Saver:
         good = [item for item, each in zip(items, found, strict=True) if each.status == OK]
         await self._receipt_acks((item.key, [item.ack]) for item in good)
         now = _now_ms()
-        settled = [(item.key, item.ack.product, [(item.ack.id, now)]) for item in good]
-        await pay(self._journal, self._register, await self._register.settle(settled, State.ACKED))
+        settled = [(item.key, item.ack.product, [Settlement(item.ack.id, now, State.ACKED)]) for item in good]
+        await pay(self._journal, self._register, await self._register.settle(settled, told=False))
         return [DoneResult(each.status) for each in found]
 
     # --- parts ---------------------------------------------------------------------------------------------------------

@@ -4,11 +4,13 @@
 -- A body is `<expires_ms>|<collapse key>|<bytes>`, with an `n` before it where it may be a notice: then the field `<id>/` of m is
 -- the payload, if that lies apart, and `<id>!` the session that had the notice. An `f` before it: it has a fallback, and is in d;
 -- the field `<id>>` says that it was claimed, and once it has left d that it was handed over. A pending score is class * 2^48 + n.
+-- A settled id's score is ms * 16 + how it was settled: no byte more than the time alone (docs/adr/0024).
 -- GENERATION is the register's, set by the line that infra/register/shards.py puts before this text: the hash of a script is the
 -- fence, a process that does not know the present generation has no script to run (docs/adr/0007).
 
 local CLASS = 281474976710656
 local SETTLED_MS, SETTLED_MIN, SETTLED_TTL = 3600000, 128, 172800000
+local SETTLED_AS = {acked = 1, written = 2, rejected = 3, expired = 4, replaced = 5, evicted = 6, dead = 7}
 local HANDED_OVER = ' handed over'
 
 local function clock()
@@ -38,16 +40,16 @@ local function due_member(p, id)
   return p.q .. ' ' .. id
 end
 
--- Settled ids are remembered for an hour at least, and the last 128.
+-- Settled ids are remembered for an hour at least, and the last 128. A score below 10^13 is a bare time of before, and not counted.
 local function trim_settled(p, now)
   local excess = redis.call('ZCARD', p.t) - SETTLED_MIN
-  if excess > 0 then excess = math.min(excess, redis.call('ZCOUNT', p.t, '-inf', now - SETTLED_MS)) end
+  if excess > 0 then excess = math.min(excess, redis.call('ZCOUNT', p.t, 1e13, (now - SETTLED_MS) * 16)) end
   if excess > 0 then redis.call('ZREMRANGEBYRANK', p.t, 0, excess - 1) end
   if redis.call('PTTL', p.t) < SETTLED_TTL - SETTLED_MS then redis.call('PEXPIRE', p.t, SETTLED_TTL) end
 end
 
-local function settle(p, id, now)
-  redis.call('ZADD', p.t, now, id)
+local function settle(p, id, now, state)
+  redis.call('ZADD', p.t, now * 16 + SETTLED_AS[state], id)
   trim_settled(p, now)
 end
 
@@ -68,7 +70,7 @@ end
 -- A script itself ends a message: its receipt is owed to Kafka until the caller says that it is there.
 local function end_message(p, owed, product, id, state, now)
   local handed = remove(p, id)
-  settle(p, id, now)
+  settle(p, id, now, state)
   redis.call('HSET', owed, product .. ' ' .. id, handed and state .. HANDED_OVER or state)
 end
 
@@ -196,8 +198,9 @@ end
 local function apply_acks(products, acks, owed, now)
   for _, ack in ipairs(acks) do
     local p = products[ack[1]]
-    receipted(p, owed, p.name, ack[2], ack[3] or 'acked')
-    settle(p, ack[2], now)
+    local state = ack[3] or 'acked'
+    receipted(p, owed, p.name, ack[2], state)
+    settle(p, ack[2], now, state)
   end
 end
 

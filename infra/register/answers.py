@@ -20,6 +20,7 @@ from infra.register.views import (
     Pulled,
     Rebound,
     SessionView,
+    Standing,
     Stored,
     StoreItem,
     StoreOutcome,
@@ -28,7 +29,12 @@ from infra.register.views import (
     Unsettled,
 )
 from infra.wire import Bind, BindItem, ConnectItem, DisconnectItem, PullItem, SyncItem, UnbindItem
+from schemas.codes import State
 
+SETTLED_AS: Final = (None, State.ACKED, State.WRITTEN, State.REJECTED, State.EXPIRED, State.REPLACED, State.EVICTED, State.DEAD)
+"""By the code in a settled id's score (`common.lua`)."""
+BARE_TIME: Final = 10**13
+"""A score below is a time, ms, without a code, as they were before."""
 SESSION: Final = ("generation", "number", "room", "epoch", "connection")
 
 _unpack_bind: Final = msgspec.msgpack.Decoder(Bind)
@@ -71,6 +77,19 @@ def page(product: str, raw: Sequence[Any], now_ms: int) -> PendingPage:
     for number, message_id, packed in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
         items.append(_item(number, message_id, packed, now_ms, apart.get(message_id)))
     return PendingPage(product, int(n), bool(int(more)), items)
+
+
+def standing(answer: Sequence[Any]) -> Standing:
+    """Of `state.lua`."""
+    now, expires, handed, settled = answer
+    if expires:
+        return Standing(int(now), int(expires), bool(handed))
+    if not settled:
+        return Standing(int(now))
+    score = int(settled)
+    if score < BARE_TIME:
+        return Standing(int(now), settled_ms=score)
+    return Standing(int(now), settled_ms=score // 16, state=SETTLED_AS[score % 16])
 
 
 def _item(number: Any, message_id: Any, packed: bytes, now_ms: int, apart: bytes | None = None) -> PendingItem:

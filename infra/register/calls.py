@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from infra.register.slots import due_key, slot_of_client
-from infra.register.views import LastSession, Parking, SessionView, StoreItem
+from infra.register.views import LastSession, Parking, SessionView, Settlement, StoreItem
 from infra.wire import (
     NOTICED,
     Ack,
@@ -126,9 +126,14 @@ def pull_call(i: PullItem) -> Call:
     return "pull", keys, [pack([i.generation, i.number, i.id])]
 
 
-def peek_call(key: str, product: str, limit: int) -> Call:
+def peek_call(key: str, product: str, limit: int, after: int) -> Call:
     """`peek.lua`."""
-    return "peek", _product_keys(key, product), [limit, PEEK_BYTES]
+    return "peek", _product_keys(key, product), [limit, PEEK_BYTES, after]
+
+
+def state_call(key: str, product: str, message_id: str) -> Call:
+    """`state.lua`."""
+    return "state", _product_keys(key, product), [message_id]
 
 
 def _me(item: BindItem | SyncItem | UnbindItem | DisconnectItem) -> list[Any]:
@@ -184,9 +189,10 @@ def _job_name(job: SettledJob) -> str:
 # --- folding Kafka into it again ---------------------------------------------------------------------------------------
 
 
-def settle_call(key: str, product: str, settled: Sequence[tuple[str, int]], state: str | None = None) -> Call:
-    """`settle.lua`: (id, when it was settled, ms) in order; `state`: of acks that nobody told the register before."""
-    arguments = [product, [message_id for message_id, _ in settled], [at for _, at in settled], state]
+def settle_call(key: str, product: str, settled: Sequence[Settlement], *, told: bool = True) -> Call:
+    """`settle.lua`, in order; not `told`: acks that the register has not heard of before."""
+    ids, times, states = zip(*settled, strict=True) if settled else ((), (), ())
+    arguments = [product, ids, times, states, told]
     return "settle", [names.owed_key(key), *_product_keys(key, product)], [pack(arguments)]
 
 

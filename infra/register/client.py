@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from infra.register import answers, due
 from infra.register.answers import SESSION, text
 from infra.register.calls import (
@@ -22,6 +24,7 @@ from infra.register.calls import (
     pull_call,
     settle_call,
     settled_job_call,
+    state_call,
     store_call,
     sweep_call,
     sync_call,
@@ -42,6 +45,8 @@ from infra.register.views import (
     Pulled,
     Rebound,
     SessionView,
+    Settlement,
+    Standing,
     StoreItem,
     StoreOutcome,
     Synced,
@@ -107,12 +112,12 @@ class Register:
         """The pending messages of these ids, each with its payload. Nothing is changed."""
         return await self._each(items, pull_call, answers.pulled, lambda: Pulled(RETRY))
 
-    async def settle(self, items: Sequence[tuple[str, str, list[tuple[str, int]]]], state: str | None = None) -> list[Owed]:
-        """Receipts are in Kafka: (key, product, [(id, at ms)]) are no longer pending; `state` where they are acks.
+    async def settle(self, items: Sequence[tuple[str, str, list[Settlement]]], *, told: bool = True) -> list[Owed]:
+        """Receipts are in Kafka: these of (key, product) are no longer pending; not `told`: they are acks that are new to it.
 
         Returns what is owed.
         """
-        found = await self._run([settle_call(*item, state) for item in items])
+        found = await self._run([settle_call(*item, told=told) for item in items])
         return [each for (key, *_), answer in zip(items, found, strict=True) for each in answers.owed(key, answer)]
 
     async def registered(self, items: Sequence[tuple[str, Bind, str]]) -> None:
@@ -251,11 +256,16 @@ class Register:
             return None
         return ClientView(answers.session([fields.get(name) for name in SESSION]), binds, pending)
 
-    async def peek(self, key: str, product: str, limit: int) -> PendingPage:
-        """What is pending, as a page would bring it, at most `limit` messages; nothing is changed. Raises RegisterDown."""
-        [answer] = await self._run([peek_call(key, product, limit)])
-        now, raw = answer
-        return answers.page(product, raw, int(now))
+    async def peek(self, key: str, product: str, limit: int, after: int = 0) -> PendingPage:
+        """What is pending, as a page would bring it, at most `limit` messages behind the one that was `last`; nothing is changed.
+        Raises RegisterDown."""
+        [answer] = await self._run([peek_call(key, product, limit, after)])
+        now, raw, last = answer
+        return replace(answers.page(product, raw, int(now)), last=int(last))
+
+    async def standing(self, items: Sequence[tuple[str, str, str]]) -> list[Standing]:
+        """(key, product, id): how each message stands now. Behind the fence: RegisterNotReady while it is folded."""
+        return [answers.standing(answer) for answer in await self._run([state_call(*item) for item in items])]
 
     # --- for the sweep -------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from infra.register.calls import handed_call, pack, restore_call, settle_call, s
 from infra.register.marker import FOLDING, OPEN, Marker
 from infra.register.scripts import shard_script
 from infra.register.shards import RegisterNotReady, Shard
-from infra.register.views import LastSession, Owed, StoreItem
+from infra.register.views import LastSession, Owed, Settlement, StoreItem
 from infra.wire import Bind
 from schemas import names
 
@@ -46,8 +46,8 @@ class Fold:
         """Sessions and settled broadcasts by `push.status`."""
         await self.shard.evaluate_fold(self._scripts, [restore_call(session) for session in sessions])
 
-    async def settle(self, items: Sequence[tuple[str, str, list[tuple[str, int]]]]) -> None:
-        """Receipts: (key, product, [(id, at ms)])."""
+    async def settle(self, items: Sequence[tuple[str, str, list[Settlement]]]) -> None:
+        """Receipts of (key, product)."""
         await self.shard.evaluate_fold(self._scripts, [settle_call(*item) for item in items])
 
     async def store(self, items: Sequence[StoreItem]) -> list[Owed]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from infra.wire import Bind, JobNumber, RecentJob, SettledJob
-from schemas.codes import Mode
+from schemas.codes import Mode, State
 
 
 class Stored(msgspec.Struct, array_like=True, frozen=True):
@@ -62,6 +64,28 @@ class Owed(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class Settlement(NamedTuple):
+    """An id that is settled, when (ms) and how."""
+
+    id: str
+    at_ms: int
+    state: State
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a message of a client stands, at `now_ms` by Redis TIME.
+
+    Pending: `expires_ms` is set, and `handed` where another channel has it. Settled: `settled_ms` is, and `state` if it is known how.
+    Neither: it was never stored, or the register has forgotten it (an hour after it was settled, at the earliest).
+    """
+
+    now_ms: int
+    expires_ms: int | None = None
+    handed: bool = False
+    settled_ms: int | None = None
+    state: State | None = None
+
+
 class PendingItem(msgspec.Struct, frozen=True):
     """A pending message in a page. `expires_in_s` ≥ 1: whole seconds that remain, by Redis TIME."""
 
@@ -72,12 +96,13 @@ class PendingItem(msgspec.Struct, frozen=True):
 
 
 class PendingPage(msgspec.Struct, frozen=True):
-    """The first pending messages outside the window; `n` is the product's last store number."""
+    """The first pending messages outside the window; `n` is the product's last store number. `last`: where a list goes on."""
 
     product: str
     n: int
     more: bool
     items: list[PendingItem]
+    last: int = 0
 
 
 class Connected(msgspec.Struct, frozen=True):

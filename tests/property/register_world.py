@@ -25,6 +25,8 @@ BEFORE: Final = "of before"
 """The run id of a server that is no more."""
 LONG: Final = 3_600_000
 """Longer than a run, ms."""
+LONG_AGO: Final = 1 << 40
+"""A time of day, ms."""
 
 
 @dataclass

@@ -20,6 +20,7 @@ from register_world import (
     FUTURE,
     LIMIT,
     LONG,
+    LONG_AGO,
     PARK_AFTER,
     PRODUCT,
     REALMS,
@@ -41,12 +42,13 @@ from register_world import (
 )
 
 from infra.local.brokers import LocalBrokers
-from infra.register import LastSession, Owed, Parking, Register, Stored, StoreItem, StoreMessage
+from infra.register import LastSession, Owed, Parking, Register, Settlement, Stored, StoreItem, StoreMessage
 from infra.register.due import corrected, members_due, remind, slots_due
 from infra.register.slots import due_key, slot_of_client
 from infra.settings import RedisSettings
 from infra.wire import NOTICED, Ack, Bind, BindItem, ConnectItem, DisconnectItem, ProductWindow, PullItem, SyncItem
 from schemas import names
+from schemas.codes import State
 
 T = TypeVar("T")
 
@@ -316,7 +318,7 @@ class Machine(RuleBasedStateMachine):
                 due += [each] if self.guard[each] >= PARK_AFTER else []
         assert sorted(found) == sorted((each, each[1:].encode()) for each in due)
         self.receipts += [(each, "dead") for each in due]
-        self.run(self.register.settle([(self.key, PRODUCT, [(each, 1)]) for each in due]))
+        self.run(self.register.settle([(self.key, PRODUCT, [Settlement(each, LONG_AGO, State.DEAD)]) for each in due]))
         for message in self.log:
             if message.id in due:
                 message.state, message.waits = "dead", False
@@ -461,7 +463,8 @@ class Machine(RuleBasedStateMachine):
             await fold.restore([last(self.events)])
         settled = {message for message, state in self.receipts if state != "fallback"}
         handed = {message for message, state in self.receipts if state == "fallback"}
-        await fold.settle([(self.key, PRODUCT, [(message, 1) for message in sorted(settled)])])
+        receipts = [Settlement(message, LONG_AGO, State(state)) for message, state in self.receipts if message in settled and state != "fallback"]
+        await fold.settle([(self.key, PRODUCT, receipts)])
         await fold.handed([(self.key, PRODUCT, sorted(handed))])
         again = [
             a_message(m.id, m.priority, m.collapse, m.pull, (0 if m.id in handed else FUTURE) if m.fallback else None)
@@ -493,6 +496,20 @@ class Machine(RuleBasedStateMachine):
                 first.setdefault(message, state)
         for message in self.log:
             assert bool(message.state) == (message.id in first), message
+
+    @invariant()
+    def every_message_stands_as_the_model_has_it(self) -> None:
+        """[U19] Pending, or settled in a state for which there is a receipt."""
+        found = self.run(self.register.standing([(self.key, PRODUCT, m.id) for m in self.log]))
+        for message, standing in zip(self.log, found, strict=True):
+            assert (standing.expires_ms is not None) == (not message.state), message
+            assert (standing.settled_ms is not None) == bool(message.state), message
+            if message.state:
+                assert (message.id, standing.state) in self.receipts, (message, standing)
+            else:
+                assert standing.handed == (message.marked and not message.waits), (message, standing)
+        [unknown] = self.run(self.register.standing([(self.key, PRODUCT, "nobody's")]))
+        assert (unknown.expires_ms, unknown.settled_ms) == (None, None)
 
     @invariant()
     def the_due_index_has_what_waits(self) -> None:
