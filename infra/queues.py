@@ -18,6 +18,8 @@ from schemas import names
 
 AGAIN: Final = 1.0
 """Seconds between two looks for the topic of a product that has none yet."""
+LOOKED: Final = 30.0
+"""Seconds for which a reader takes what was seen."""
 
 log = structlog.get_logger("queues")
 unusable = Counter("longwire_queue_unusable_total", "Looks at an own queue that has another number of partitions", ["product"])
@@ -65,6 +67,15 @@ class OwnQueues:
             except JournalDown as error:
                 log.warning("own queues not looked up", error=str(error)[:200])
         return names.queue_topic(product.name) if product.name in self else names.MESSAGES
+
+    async def topics(self) -> tuple[str, ...]:
+        """Where messages may lie: the shared topic, and every own queue as seen a while ago at most. Never raises."""
+        if self._looked_at is None or time.monotonic() - self._looked_at >= LOOKED:
+            try:
+                await self.refresh()
+            except JournalDown as error:
+                log.warning("own queues not looked up", error=str(error)[:200])
+        return (names.MESSAGES, *(names.queue_topic(product) for product in sorted(self.products)))
 
     def _due(self) -> bool:
         return self._looked_at is None or time.monotonic() - self._looked_at >= AGAIN

@@ -37,6 +37,8 @@ from workers.stored import to_store
 
 EXPANSION: Final = 500
 """Records produced in one go when a user's message is expanded."""
+NAMED: Final = 100
+"""Clients that the receipt of an expansion names: who asks for the state of a user's message looks at those."""
 
 PASSING: Final = 2_000
 """Fire-and-forget messages whose clients are being looked up, at most."""
@@ -199,7 +201,7 @@ class Delivery:
                     for client in clients[start : start + EXPANSION]
                 ]
             )
-        detail = "user" if message.user else f"partition {item.record.partition}"
+        detail = " ".join(["user", *clients[:NAMED]]) if message.user else f"partition {item.record.partition}"
         await self._journal.produce([_on_its_way(item, State.EXPANDED, len(clients), detail)])
         outcomes.labels("expanded").inc()
 

@@ -18,9 +18,8 @@ from infra.register.marker import Incarnation
 from infra.register.together import Calls
 
 SCRIPTS: Final = (
-    "connect", "bind", "sync", "acks", "unbind", "leave", "disconnect", "pull", "peek", "state", "store", "sweep", "expire", "settle",
-    "restore", "members",
-    "user", "hand", "handed", "settledjob",
+    "connect", "bind", "sync", "acks", "unbind", "leave", "disconnect", "pull", "peek", "state", "store", "sweep", "expire",
+    "settle", "restore", "members", "user", "hand", "handed", "settledjob",
 )  # fmt: skip
 
 Command = tuple[Any, ...]

@@ -75,8 +75,8 @@ class Settlement(NamedTuple):
 class Standing(msgspec.Struct, frozen=True):
     """How a message of a client stands, at `now_ms` by Redis TIME.
 
-    Pending: `expires_ms` is set, and `handed` where another channel has it. Settled: `settled_ms` is, and `state` if it is known how.
-    Neither: it was never stored, or the register has forgotten it (an hour after it was settled, at the earliest).
+    Pending: `expires_ms` is set, and `handed` where another channel has it. Settled: `settled_ms` is, and `state` if it is known
+    how. Neither: it was never stored, or the register has forgotten it (an hour after it was settled, at the earliest).
     """
 
     now_ms: int

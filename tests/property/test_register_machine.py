@@ -463,7 +463,11 @@ class Machine(RuleBasedStateMachine):
             await fold.restore([last(self.events)])
         settled = {message for message, state in self.receipts if state != "fallback"}
         handed = {message for message, state in self.receipts if state == "fallback"}
-        receipts = [Settlement(message, LONG_AGO, State(state)) for message, state in self.receipts if message in settled and state != "fallback"]
+        receipts = [
+            Settlement(message, LONG_AGO, State(state))
+            for message, state in self.receipts
+            if message in settled and state != "fallback"
+        ]
         await fold.settle([(self.key, PRODUCT, receipts)])
         await fold.handed([(self.key, PRODUCT, sorted(handed))])
         again = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,25 +15,39 @@ from infra.bus import BusDown
 from infra.documents import Access, Document, Issuer, KeySet, Policy, Product
 from infra.journal import JournalDown
 from infra.keeper import Unreadable
-from infra.register import ClientView, PendingItem, PendingPage, Pulled, RegisterDown, SessionView
+from infra.register import (
+    ClientView,
+    PendingItem,
+    PendingPage,
+    Pulled,
+    RegisterDown,
+    RegisterNotReady,
+    SessionView,
+    Standing,
+)
+from infra.register.idempotency import Claim
 from infra.revoked import Revocation
 from infra.rooms import RoomView
 from infra.tokens import Verifier
 from infra.wire import JobContent, Lease, PullItem, RoomEntry
-from schemas import names
+from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, Audit
-from tests.unit.journal_twin import JournalTwin
+from schemas.records import PushMessage, Receipt
+from tests.unit.journal_twin import APPEND_MS, JournalTwin
 from workers.center import app
 from workers.center.access_change import AccessWriter
 from workers.center.census import Known, RoomAnswer
 from workers.center.jobs import JobIndex
 from workers.center.ports import Parts, QueueChange
 from workers.center.problems import Problem
+from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
 from workers.center.switch import changed
 from workers.center.trail import AuditPage
 
 KEY = "a-secret-key"
+NOW_MS = APPEND_MS + 60_000
+"""Redis's clock: a minute after Kafka took everything."""
 
 
 def room(name: str, *, port: int = 1883, state: str = "open", epoch: int = 7) -> RoomView:
@@ -82,9 +96,10 @@ class PendingTwin:
     status: str = "ok"
     confirmed: list[tuple[str, str, str]] = field(default_factory=list)
 
-    async def peek(self, key: str, product: str, limit: int) -> PendingPage:
-        found = self.items.get((key, product), [])
-        return PendingPage(product, len(found), len(found) > limit, found[:limit])
+    async def peek(self, key: str, product: str, limit: int, after: int = 0) -> PendingPage:
+        found = [item for item in self.items.get((key, product), []) if item.n > after]
+        page = found[:limit]
+        return PendingPage(product, len(found), len(found) > limit, page, page[-1].n if page else after)
 
     async def pull(self, items: Sequence[PullItem]) -> list[Pulled]:
         if self.status != "ok":
@@ -163,11 +178,62 @@ class AudiencesTwin:
 class KeysTwin:
     found: dict[tuple[str, str], str] = field(default_factory=dict)
     down: bool = False
+    claimed_ms: int = APPEND_MS
 
-    async def claim(self, product: str, record: str, digest: str) -> bool:
+    async def claim(self, claims: Sequence[Claim]) -> list[bool]:
         if self.down:
             raise RegisterDown("away")
-        return self.found.setdefault((product, record), digest) == digest
+        return [self.found.setdefault((each.product, each.record), each.digest) == each.digest for each in claims]
+
+    async def times(self, products: Sequence[str], record: str) -> tuple[int, ...]:
+        if self.down:
+            raise RegisterDown("away")
+        return tuple(self.claimed_ms for product in products if (product, record) in self.found)
+
+
+@dataclass
+class LogTwin:
+    """Kafka as it is searched: what the journal's twin holds, and receipts. `whole` False: a search hits its bound; `asked`: the
+    keys of each look for receipts."""
+
+    journal: JournalTwin
+    written: list[Receipt] = field(default_factory=list)
+    whole: bool = True
+    down: bool = False
+    asked: list[Wanted] = field(default_factory=list)
+    searched: list[Asked] = field(default_factory=list)
+
+    async def find(self, asked: Asked) -> Sighting:
+        if self.down:
+            raise JournalDown("the twin is down")
+        self.searched.append(asked)
+        for record in self.journal.records:
+            if isinstance(record, PushMessage) and asked.is_it(record):
+                return Sighting(record, record.accepted_ms or APPEND_MS, self.whole)
+        return Sighting(None, 0, self.whole)
+
+    async def receipts(self, message_id: str, wanted: Wanted, enough: Callable[[list[Receipt]], bool]) -> Receipts:
+        self.asked.append(dict(wanted))
+        found: list[Receipt] = []
+        for receipt in (codec.decode_as(Receipt, codec.encode(each)) for each in self.written):
+            if receipt.id == message_id and (not receipt.client or receipt.client in wanted):
+                found.append(receipt)
+                if enough(found):
+                    return Receipts(found, True)
+        return Receipts(found, self.whole)
+
+
+@dataclass
+class StandingsTwin:
+    """How messages stand, by (key, product, id)."""
+
+    found: dict[tuple[str, str, str], Standing] = field(default_factory=dict)
+    down: bool = False
+
+    async def standing(self, items: Sequence[tuple[str, str, str]]) -> list[Standing]:
+        if self.down:
+            raise RegisterNotReady("the twin is being folded")
+        return [self.found.get(item, Standing(NOW_MS)) for item in items]
 
 
 @dataclass
@@ -205,6 +271,10 @@ class QueuesTwin:
 
     async def topic_of(self, product: Product) -> str:
         return names.queue_topic(product.name) if product.queue else names.MESSAGES
+
+    async def topics(self) -> tuple[str, ...]:
+        own = [names.queue_topic(name) for name, product in self.documents.products.items() if product.queue]
+        return (names.MESSAGES, *own)
 
     async def change(self, product: str, change: QueueChange) -> Product:
         self.changes.append(change)
@@ -285,6 +355,8 @@ class World:
         self.rooms = RoomsTwin()
         self.clients = ClientsTwin()
         self.keys = KeysTwin()
+        self.log = LogTwin(self.journal)
+        self.standings = StandingsTwin()
         self.pending = PendingTwin()
         self.kicks = KicksTwin()
         self.tokens = Verifier()
@@ -310,6 +382,8 @@ class World:
             kicks=self.kicks,
             tokens=self.tokens,
             keys=self.keys,
+            log=self.log,
+            standings=self.standings,
             jobs=self.jobs,
             audiences=self.audiences,
             topics=self.queues,

@@ -23,6 +23,7 @@ from workers.center import (
     queues,
     revocations,
     rooms,
+    states,
     steering,
     watching,
 )
@@ -53,6 +54,7 @@ def api(parts: Parts, *, version: str) -> FastAPI:
     problems.install(app)
     for noun in (
         messages,
+        states,
         broadcasts,
         estimate,
         steering,

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from infra.documents import Product
 from infra.journal import Entry, JournalDown, Position
 from infra.register import RegisterDown
+from infra.register.idempotency import Claim
 from infra.settings import Seconds
 from schemas import names
 from schemas.checks import MAX_TTL_S
@@ -127,7 +128,7 @@ async def claim_key(parts: Parts, request: Content, key: str | None, record_id: 
         return
     digest = sha256(request.model_dump_json().encode()).hexdigest()
     try:
-        same = await parts.keys.claim(request.product, record_id, digest)
+        [same] = await parts.keys.claim([Claim(request.product, record_id, digest)])
     except RegisterDown:
         unchecked_keys.inc()
         return

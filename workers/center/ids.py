@@ -11,6 +11,8 @@ from uuid import UUID
 from workers.center.problems import bad_input
 
 MAX_KEY: Final = 255
+KEYED: Final = "k-"
+"""How an id begins that an idempotency key decides."""
 
 
 def uuid7(now_ms: int, random: bytes) -> UUID:
@@ -19,6 +21,15 @@ def uuid7(now_ms: int, random: bytes) -> UUID:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)
+
+
+def time_of(record_id: str) -> int | None:
+    """When a UUIDv7 was made, ms by the clock of who made it; None for any other id."""
+    try:
+        found = UUID(record_id)
+    except ValueError:
+        return None
+    return found.int >> 80 if found.version == 7 and str(found) == record_id else None
 
 
 def choose_id(own: str | None, idempotency_key: str | None, product: str) -> str:
@@ -33,4 +44,4 @@ def choose_id(own: str | None, idempotency_key: str | None, product: str) -> str
     if not 1 <= len(idempotency_key) <= MAX_KEY:
         raise bad_input("Idempotency-Key", idempotency_key, f"has 1 to {MAX_KEY} characters")
     digest = sha256(f"{product}\0{idempotency_key}".encode("utf-8", "surrogateescape"))
-    return f"k-{digest.hexdigest()[:40]}"
+    return f"{KEYED}{digest.hexdigest()[:40]}"

@@ -33,6 +33,7 @@ from workers.center.ports import Parts
 from workers.center.readiness import Readiness
 from workers.center.revoker import Revoker
 from workers.center.server import HttpServer
+from workers.center.sightings import Sightings
 from workers.center.streams import Streams
 from workers.center.switch import Switch
 from workers.center.trail import Trail
@@ -67,6 +68,8 @@ async def main(settings: Settings) -> int:
         kicks=Kicks(bus),
         tokens=tokens,
         keys=IdempotencyKeys(register),
+        log=Sightings(settings.kafka, journal.partitions),
+        standings=register,
         jobs=JobMirror(bus, jobs, index),
         audiences=Audiences(settings.kafka, journal.partitions, name=NAME),
         topics=OwnQueues(journal),

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from infra.audiences import SEARCH, Audience
 from infra.documents import Access, Document, Issuer, KeySet, Policy, Product, Rules
 from infra.journal import Entry, Position
-from infra.register import ClientView, PendingPage, Pulled, SessionView
+from infra.register import ClientView, PendingPage, Pulled, SessionView, Standing
+from infra.register.idempotency import Claim
 from infra.revoked import Revocation
 from infra.rooms import RoomView
 from infra.tokens import Grant
 from infra.wire import JobContent, PullItem
+from schemas.records import Receipt
 from workers.center.census import Known, RoomAnswer
 from workers.center.jobs import JobIndex
+from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
 from workers.center.trail import AuditPage
 
@@ -71,8 +74,8 @@ class ClientTable(Protocol):
 class PendingTable(Protocol):
     """What is pending for a client (infra.register.Register)."""
 
-    async def peek(self, key: str, product: str, limit: int) -> PendingPage:
-        """The first messages, as a page would bring them; raises RegisterDown."""
+    async def peek(self, key: str, product: str, limit: int, after: int = 0) -> PendingPage:
+        """The first messages behind the one that was `last`, as a page would bring them; raises RegisterDown."""
 
     async def pull(self, items: Sequence[PullItem]) -> list[Pulled]:
         """Messages with their payloads; raises RegisterDown."""
@@ -102,8 +105,28 @@ class TokenCheck(Protocol):
 class KeyTable(Protocol):
     """What was asked under an idempotency key (infra.register.idempotency.IdempotencyKeys)."""
 
-    async def claim(self, product: str, record: str, digest: str) -> bool:
-        """Is this the body that the key stands for? Raises RegisterDown."""
+    async def claim(self, claims: Sequence[Claim]) -> list[bool]:
+        """Is this the body that the key stands for, of each in order? Raises RegisterDown."""
+
+    async def times(self, products: Sequence[str], record: str) -> tuple[int, ...]:
+        """When this id was asked for under its key, ms, in any of these products; raises RegisterDown."""
+
+
+class MessageLog(Protocol):
+    """Where messages were seen (workers.center.sightings.Sightings)."""
+
+    async def find(self, asked: Asked) -> Sighting:
+        """A message's record; raises JournalDown, or problems.Problem while others ask."""
+
+    async def receipts(self, message_id: str, wanted: Wanted, enough: Callable[[list[Receipt]], bool]) -> Receipts:
+        """What receipts with these keys (or none, of whole products) say of an id, until that is `enough`; raises as `find`."""
+
+
+class StandingTable(Protocol):
+    """How messages stand (infra.register.Register)."""
+
+    async def standing(self, items: Sequence[tuple[str, str, str]]) -> list[Standing]:
+        """(key, product, id): pending, settled, or not known; raises RegisterDown."""
 
 
 class JobBoard(Protocol):
@@ -155,6 +178,9 @@ class QueueTopics(Protocol):
 
     async def topic_of(self, product: Product) -> str:
         """The topic for a product's messages: its own queue, once that is there. Never raises."""
+
+    async def topics(self) -> tuple[str, ...]:
+        """Every topic in which messages may lie. Never raises."""
 
 
 class QueueSwitch(Protocol):
@@ -241,6 +267,8 @@ class Parts:
     kicks: Kicker
     tokens: TokenCheck
     keys: KeyTable
+    log: MessageLog
+    standings: StandingTable
     jobs: JobBoard
     audiences: AudienceTable
     topics: QueueTopics

@@ -46,6 +46,8 @@ _TITLES: Final = {
     "unknown-audience": (404, "There is no such audience"),
     "bad-lines": (400, "Some lines of the list are no client ids"),
     "audience-sealed": (409, "The audience is there already, or is being uploaded"),
+    "unknown-message": (404, "There is no such message"),
+    "client-needed": (400, "The id alone does not say where it is"),
     "not-pending": (404, "Nothing is pending under this id"),
     "bad-token": (401, "The device's token is missing or wrong"),
     "forbidden": (403, "It is not allowed"),
@@ -83,6 +85,9 @@ class ProblemDocument(BaseModel):
     errors: list[FieldError] | None = Field(default=None, description="For `bad-input`: each field that does not fit.")
     id: str | None = Field(
         default=None, description="For `journal-down`: repeat the request with this id; it is then stored once."
+    )
+    whole: bool | None = Field(
+        default=None, description="For `unknown-message`: false where the search hit its bound; it may exist all the same."
     )
     state: str | None = Field(default=None, description="For `wrong-state`: where the broadcast is now.")
     possible: list[str] | None = Field(default=None, description="For `wrong-state`: what may be asked of it there.")

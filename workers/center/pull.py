@@ -78,7 +78,7 @@ def router(parts: Parts) -> APIRouter:
     ) -> PendingList:
         """What is pending for this device: ids and sizes."""
         page = await parts.pending.peek(key, product, limit)
-        return PendingList(items=[_shown(item) for item in page.items], more=page.more)
+        return PendingList(items=[without_body(item) for item in page.items], more=page.more)
 
     @routes.get("/v1/pull/{product}/{message}", response_class=Response, responses={**problems, 200: {"content": {OCTETS: {}}}})
     async def pull_body(product: str, message: str, key: str = Depends(client_of)) -> Response:
@@ -103,7 +103,8 @@ def _not_pending(message: str) -> Problem:
     return Problem("not-pending", f"message {message} is settled, has expired, or never was for this device")
 
 
-def _shown(item: PendingItem) -> Pending:
+def without_body(item: PendingItem) -> Pending:
+    """A pending message as lists show it."""
     body = item.body
     return Pending(
         id=item.id,
