@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from infra.register import RegisterDown
 from schemas import names
-from workers.center.auth import DOCUMENTED
+from workers.center.auth import Caller, Role, Who, needs
 from workers.center.content import product_of
 from workers.center.ids import KEYED, time_of
 from workers.center.inquiry import ClientState, Outcome, StateName, inquire
@@ -73,7 +73,7 @@ class ClientMessages(BaseModel):
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["messages"], dependencies=DOCUMENTED)
+    routes = APIRouter(tags=["messages"])
     problems = responses("bad-input", "unauthorized", "unknown-product", "register-down", "busy")
     not_found = responses(
         "bad-input", "client-needed", "unknown-product", "unknown-message", "register-down", "journal-down", "busy"
@@ -81,11 +81,13 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.get(
         "/v1/messages/{id}",
+        dependencies=needs(Role.READ),
         response_model=MessageState,
         response_model_exclude_unset=True,
         responses={**problems, **not_found},
     )
     async def show_message(
+        who: Who,
         message: MessageId,
         *,
         product: Annotated[str | None, Query(description="Only a message of this product.")] = None,
@@ -96,15 +98,17 @@ def router(parts: Parts) -> APIRouter:
     ) -> MessageState:
         """What became of a message, for each of its clients. Read from Kafka and the register when it is asked for: for a look at
         one message, not for following them all, which webhooks and `push.receipts` do."""
-        asked = await _asked(parts, message, product=product, client=client, user=user, realm=realm)
+        asked = await _asked(parts, who, message, product=product, client=client, user=user, realm=realm)
         found = await inquire(parts, asked, trace=trace)
         if isinstance(found, bool):
-            raise _unknown(parts, asked, whole=found)
+            raise _unknown(parts, who, asked, whole=found)
         return _shown(found, trace=trace)
 
-    @routes.get("/v1/clients/{client}/messages", response_model=ClientMessages, responses=problems)
+    @routes.get("/v1/clients/{client}/messages", dependencies=needs(Role.READ), response_model=ClientMessages, responses=problems)
     async def list_client_messages(
+        who: Who,
         client: str,
+        *,
         product: str,
         realm: str = names.DEFAULT_REALM,
         limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
@@ -113,7 +117,7 @@ def router(parts: Parts) -> APIRouter:
         """What is pending for a client in a product, in the order in which it would be pushed, without bodies. What comes with a
         higher priority while pages are read is not among them."""
         key = names.client_key(names.realm(realm), names.client(client))
-        product_of(parts, names.product(product))
+        product_of(parts, who, names.product(product))
         page = await parts.pending.peek(key, product, limit, _place(cursor))
         return ClientMessages(items=[without_body(item) for item in page.items], next=str(page.last) if page.more else None)
 
@@ -127,14 +131,14 @@ def _place(cursor: str) -> int:
 
 
 async def _asked(
-    parts: Parts, message: str, *, product: str | None, client: str | None, user: str | None, realm: str | None
+    parts: Parts, who: Caller, message: str, *, product: str | None, client: str | None, user: str | None, realm: str | None
 ) -> Asked:
     """What is looked for, and where; raises a Problem for what can't be found so."""
     if client is not None and user is not None:
         raise bad_input("user", user, "give the client or the user, not both")
     if product is not None:
-        product_of(parts, names.product(product))
-    products = frozenset([product] if product is not None else parts.documents.products)
+        product_of(parts, who, names.product(product))
+    products = frozenset([product] if product is not None else who.seen(parts.documents.products))
     named = client if client is not None else user
     times = await _times(parts, sorted(products), names.message_id(message))
     if named is None and not times:
@@ -165,8 +169,9 @@ def _client_needed(why: str) -> Problem:
     return Problem("client-needed", f"{why}: ask again with `client` or `user`, whose message it is")
 
 
-def _unknown(parts: Parts, asked: Asked, *, whole: bool) -> Problem:
-    if parts.jobs.known(names.kv_job_key(asked.id)) is not None and asked.key is None:
+def _unknown(parts: Parts, who: Caller, asked: Asked, *, whole: bool) -> Problem:
+    job = parts.jobs.known(names.kv_job_key(asked.id))
+    if job is not None and job.get("job") == asked.id and who.sees(str(job.get("product"))) and asked.key is None:
         detail = f"{asked.id} is a broadcast: GET /v1/broadcasts/{asked.id}, or name the client of a list that it went to"
         return Problem("unknown-message", detail, whole=True)
     if not whole and asked.key is None:
