@@ -27,6 +27,8 @@ def _seconds(value: Any) -> Any:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+"""Seconds, or none."""
 Transport = Literal["mqtt", "mqtts", "ws", "wss"]
 """MQTT over TCP, TLS, WebSocket, or WebSocket over TLS."""
 

@@ -120,6 +120,20 @@ def beginning(record: type[Record], text: str) -> bytes:
     return bytes(head) + data
 
 
+def second_text(record: type[Record], data: bytes) -> bytes | None:
+    """The second field of a record whose first two are texts, undecoded: for a reader that passes over most of them.
+
+    None where it has to be decoded to know: another version, a text of more than 63 bytes (its length takes two), or no record.
+    """
+    if data[:10] != _FORMS[record].header or len(data) < 12 or data[10] & 1 or data[10] > 0x7F:
+        return None
+    start = 11 + (data[10] >> 1)
+    if start >= len(data) or data[start] & 1 or data[start] > 0x7F:
+        return None
+    end = start + 1 + (data[start] >> 1)
+    return data[start + 1 : end] if end <= len(data) else None
+
+
 def decode_as(record: type[R], data: bytes) -> R:
     """Decode a record of one class; raises Undecodable if it is of another, or if `check()` refuses it."""
     found = decode(data)

@@ -43,8 +43,8 @@ class Mode(StrEnum):
 class State(StrEnum):
     """What became of an accepted (id, client), as receipts name it (docs/guarantees.md).
 
-    `expanded`, `moved` and `fallback` are notes and settle nothing: the message goes on under its clients' keys, in its product's
-    own queue, or is pending all the same.
+    `expanded`, `moved`, `fallback` and `stored` are notes and settle nothing: the message goes on under its clients' keys, in its
+    product's own queue, or is pending all the same. `stored` is written where its client was not there, of products that ask.
     """
 
     ACKED = "acked"
@@ -58,6 +58,7 @@ class State(StrEnum):
     DROPPED = "dropped"
     DEAD = "dead"
     FALLBACK = "fallback"
+    STORED = "stored"
 
 
 HANDED_OVER: Final = "handed over"
@@ -85,6 +86,7 @@ class EventType(StrEnum):
     USER_OFFLINE = "user.offline"
     MESSAGE_STORED = "message.stored"
     MESSAGE_ACKED = "message.acked"
+    MESSAGE_WRITTEN = "message.written"
     MESSAGE_REJECTED = "message.rejected"
     MESSAGE_EXPIRED = "message.expired"
     MESSAGE_REPLACED = "message.replaced"

@@ -155,6 +155,8 @@ DELIVERY_GROUP: Final = "longwire-delivery"
 BROADCAST_GROUP: Final = "longwire-broadcast"
 COORDINATOR_GROUP: Final = "longwire-coordinator"
 FALLBACK_GROUP: Final = "longwire-fallback"
+STATUS_GROUP: Final = "longwire-status"
+RECEIPTS_GROUP: Final = "longwire-receipts"
 
 
 def queue_topic(product_name: str) -> str:
@@ -340,3 +342,14 @@ def idempotency_key(product_name: str, record: str) -> str:
 def user_key(realm_name: str, product_name: str, user_id: str) -> str:
     """SET: the clients of a user in a product (in a slot of its own)."""
     return f"u:{{{realm_name}:{product_name}:{user_id}}}"
+
+
+def told_key(key: str) -> str:
+    """HASH: product → what its webhooks were told last of this client (docs/adr/0023)."""
+    return f"w:{{{key}}}"
+
+
+def presence_key(realm_name: str, product_name: str, user_id: str) -> str:
+    """HASH: the clients of a user that its product was told to be connected, and what it was told of the user (in a slot of its
+    own)."""
+    return f"p:{{{realm_name}:{product_name}:{user_id}}}"

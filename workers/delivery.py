@@ -27,7 +27,7 @@ from infra.register import Register, RegisterDown, SessionView, StoreItem, Store
 from infra.wire import Downlink, Hint
 from schemas import names
 from schemas.codec import Undecodable, decode_as
-from schemas.codes import Mode, State
+from schemas.codes import EventType, Mode, State
 from schemas.partition import partition_of
 from schemas.records import PushMessage, Receipt
 from workers.hints import HintSender
@@ -237,6 +237,23 @@ class Delivery:
         outcomes.labels("stored").inc(len(items))
         for group, result in zip(groups.values(), results, strict=True):
             self._hint(group, result)
+        await self._tell_stored(list(zip(groups.values(), results, strict=True)))
+
+    async def _tell_stored(self, stored: list[tuple[list[Accepted], StoreOutcome]]) -> None:
+        """A receipt for what waits for a client that is not there, of products that ask for it (docs/adr/0023)."""
+        waiting = [
+            item
+            for group, result in stored
+            if group[0].product.listening(EventType.MESSAGE_STORED) and not self._there(result)
+            for item, n in zip(group, result.numbers, strict=True)
+            if n
+        ]
+        await self._journal.produce([_on_its_way(item, State.STORED, 1, "") for item in waiting])
+
+    def _there(self, result: StoreOutcome) -> bool:
+        """Was the client bound, in a session of a room that lives?"""
+        session = result.session
+        return session is not None and result.bind is not None and not self._hints.is_dead(session)
 
     def _hint(self, group: list[Accepted], result: StoreOutcome) -> None:
         session = result.session
@@ -312,7 +329,7 @@ def _addressee(item: Accepted) -> str:
 
 
 def _on_its_way(item: Accepted, state: State, count: int, detail: str) -> Entry:
-    """A receipt that settles nothing: where the message goes on."""
+    """A receipt that settles nothing: where the message goes on, or waits."""
     message, key = item.message, _addressee(item)
     receipt = Receipt(
         id=message.id,
@@ -322,7 +339,7 @@ def _on_its_way(item: Accepted, state: State, count: int, detail: str) -> Entry:
         state=state,
         at_ms=_now_ms(),
         count=count,
-        detail=detail,
+        detail=detail or None,
     )
     return Entry(names.RECEIPTS, key, receipt)
 

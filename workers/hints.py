@@ -80,9 +80,13 @@ class HintSender:
         self._rooms.clear()
         self._bytes = 0
 
+    def is_dead(self, session: SessionView) -> bool:
+        """Does the session's room give no sign of life?"""
+        return self._dead(session.room, session.epoch)
+
     def add(self, session: SessionView, hint: Hint) -> None:
         """Queue a hint for the room of a session; it leaves with the next `flush()`."""
-        if self._dead(session.room, session.epoch):
+        if self.is_dead(session):
             sent.labels("dead room").inc()
             return
         queue = self._rooms.setdefault(session.room, _RoomQueue())

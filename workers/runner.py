@@ -1,8 +1,9 @@
 """The run loop of every worker that consumes a Kafka topic: poll, handle, dead-letter, commit.
 
 The commit rule: a batch's offset is committed only after its handler returned, and a handler returns only when every effect of
-the batch is durable. So a record may be handled twice, never skipped. Partitions are handled side by side, one batch in flight
-each; a completion that comes after its partition was taken away is dropped, not committed.
+the batch is durable; what it holds back for later is not committed before it lets go of it. So a record may be handled twice,
+never skipped. Partitions are handled side by side, one batch in flight each; a completion that comes after its partition was
+taken away is dropped, not committed.
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ class Handler(Protocol):
         """Called when these partitions belong to somebody else; must return within a few seconds."""
 
 
+Holds = Callable[[int], int | None]
+"""Partition → the first offset that its handler holds back, and has to read again after a restart; None if there is none."""
+
+
 @dataclass(slots=True)
 class _Partition:
     """One assignment of a partition: dropped as a whole when it is revoked."""
@@ -126,7 +131,9 @@ class Runner:
         name: str,
         fail: Callable[[str], None],
         max_records: int = 500,
+        holds: Holds = lambda partition: None,
     ) -> None:
+        self._holds = holds
         self._settings = settings
         self._journal = journal
         self._topic = topic
@@ -208,6 +215,15 @@ class Runner:
         """No batch is in flight, or the one that is has failed and begun anew after `since` (monotonic)."""
         item = self._partitions.get(partition)
         return item is None or item.task is None or item.failed_at > since
+
+    def read_until(self, partition: int) -> int | None:
+        """Up to which time (ms since the epoch, our clock) everything in the partition was handled; None while more is known to
+        be there, or nothing was read under this assignment."""
+        item, where = self._partitions.get(partition), TopicPartition(self._topic, partition)
+        if item is None or item.done is None or self._consumer is None or where not in self._consumer.assignment():
+            return None
+        end = self._consumer.highwater(where)
+        return None if end is None or item.done < end else self._consumer.last_poll_timestamp(where)
 
     # --- assignment ----------------------------------------------------------------------------------------------------
 
@@ -335,9 +351,9 @@ class Runner:
     async def _commit(self, partitions: dict[int, _Partition]) -> None:
         """Commit what is done. A failure is only more work later: the records are handled again."""
         offsets = {
-            TopicPartition(self._topic, item.number): OffsetAndMetadata(item.done, "")
+            TopicPartition(self._topic, item.number): OffsetAndMetadata(offset, "")
             for item in partitions.values()
-            if item.done is not None and item.done != item.committed
+            if (offset := self._settled(item)) is not None and offset != item.committed
         }
         if not offsets or self._consumer is None:
             return
@@ -350,6 +366,11 @@ class Runner:
             return
         for where, offset in offsets.items():
             partitions[where.partition].committed = offset.offset
+
+    def _settled(self, item: _Partition) -> int | None:
+        """Below this nothing has to come again."""
+        held = self._holds(item.number)
+        return item.done if held is None or item.done is None else min(item.done, held)
 
 
 def _incoming(item: ConsumerRecord) -> Incoming:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from infra.documents.base import Document, Webhook
 from infra.documents.webhooks import MAX_ENDPOINTS, Endpoint
-from infra.settings import Seconds
+from infra.settings import Pause, Seconds
 from schemas import names
 from schemas.checks import MAX_TTL_S
 from schemas.codes import MAX_PAYLOAD
@@ -17,6 +17,9 @@ MAX_QUEUE_RATE: Final = 10_000_000
 """Messages per second of a product's own queue, at most."""
 MAX_PENDING: Final = 100_000
 """Messages that may be pending for a client and product, in any product."""
+
+MAX_DEBOUNCE: Final = 600.0
+"""Seconds, at most: an end that is held back is read again by who takes a partition over, and all that came after it."""
 
 
 class Health(Document):
@@ -46,7 +49,8 @@ class Queue(Document):
 class Product(Document):
     """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
     service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own; `fallback_webhook`: where
-    what is in `push.fallback` is posted; `webhooks`: who is told of its events."""
+    what is in `push.fallback` is posted; `webhooks`: who is told of its events; `debounce`: how
+    long a client is gone before they are told, at least (0: at once)."""
 
     name: Annotated[str, AfterValidator(names.product)]
     ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
@@ -60,6 +64,7 @@ class Product(Document):
     queue: Queue | None = None
     fallback_webhook: Webhook | None = None
     webhooks: tuple[Endpoint, ...] = Field(default=(), max_length=MAX_ENDPOINTS)
+    debounce: Annotated[Pause, Field(le=MAX_DEBOUNCE)] = 5.0
 
     @model_validator(mode="after")
     def _check(self) -> Product:

@@ -6,7 +6,7 @@ outcome unknown and the caller repeats it. A script touches the keys of one clie
 `scripts` has the Lua, `calls` builds what a script is given, `packing` makes bytes of it, `answers` reads what it returns,
 `views` are the values, `shards` knows which server has a key and whether it may be used by its `marker`, `client` is the class,
 `fold` what puts Kafka's records into a server that lost something, `slots` and `due` the index of what is to be handed to
-another channel.
+another channel, `told` what products were told of their clients and users.
 """
 
 from infra.register.client import Register

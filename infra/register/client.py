@@ -305,6 +305,10 @@ class Register:
             again() if isinstance(reply, RegisterDown) else read(item, reply) for item, reply in zip(items, replies, strict=True)
         ]
 
+    async def run(self, calls: Sequence[Call]) -> list[Any]:
+        """Scripts of what is kept beside the sessions (infra.register.told); raises RegisterDown."""
+        return await self._run(calls) if calls else []
+
     async def _run(self, calls: Sequence[Call]) -> list[Any]:
         """Scripts on all their shards; raises the first failure once all shards are done."""
         replies = await self._tried(calls)

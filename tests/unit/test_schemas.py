@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, Broadcast, JobRecord, Quiet, RoomCursor
-from schemas.codes import MAX_PAYLOAD, SLOTS
+from schemas.codes import MAX_PAYLOAD, SLOTS, State
 from schemas.partition import murmur2, partition_of, slot_of
 from schemas.records import RECORDS, ClientProduct, ClientRecord, Fallback, PushMessage, Receipt, StatusEvent
 
@@ -228,3 +228,12 @@ def test_everything_of_a_client_has_one_hash_tag() -> None:
 def test_a_member_of_the_due_index_is_read_back(client: str, message: str) -> None:
     key = names.client_key("main", client)
     assert names.parse_due_member(names.due_member(key, "shop", message)) == (key, "shop", message)
+
+
+@given(st.text("abcXYZ019.:_-", min_size=1, max_size=64), st.from_regex(r"[a-z0-9][a-z0-9_-]{0,63}", fullmatch=True), st.data())
+def test_a_receipts_product_is_read_from_its_bytes_or_it_has_to_be_decoded(name: str, product: str, data: st.DataObject) -> None:
+    encoded = codec.encode(Receipt(id=name, product=product, realm="main", client="c", state=State.ACKED, at_ms=1))
+    assert codec.second_text(Receipt, encoded) == (product.encode() if len(name) < 64 and len(product) < 64 else None)
+    cut = encoded[: data.draw(st.integers(0, len(encoded)))]
+    assert codec.second_text(Receipt, cut) in (None, product.encode())
+    assert codec.second_text(StatusEvent, encoded) is None
