@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 QUIET = run() { out=$$("$$@" 2>&1) || { printf '%s\n' "$$out"; exit 1; }; }; run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo play test check bench bench-gateway bench-broadcast bench-rebuild bench-unicast chaos fuzz clean
+.PHONY: help install demo play test check bench bench-gateway bench-broadcast bench-rebuild bench-unicast bench-center chaos fuzz clean
 
 help:
 	@echo "make demo     see it work: real brokers, one server, devices, pushes (installs what is missing)"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-gateway  one room at its limit beside send(), uvloop, nats-server and mosquitto (BENCH_ARGS=...; make bench: the same)"
 	@echo "make bench-broadcast  whole broadcasts: cost beside a bare walk, pace, pings, offline clients, the forecast"
 	@echo "make bench-unicast  messages a CPU-second, at least once, all processes included"
+	@echo "make bench-center  the dispatcher and the coordinator: answers a CPU-second, latencies (BENCH_ARGS=dispatch: one part)"
 	@echo "make bench-rebuild  how long an emptied Redis takes to be whole again"
 	@echo "make clean    remove .venv, caches and builds (not data, which README names)"
 
@@ -63,6 +64,10 @@ bench-broadcast: install
 bench-unicast: install
 	@$(BIN)/python -m infra.local.jars fetch
 	@$(BIN)/python -m bench.unicast
+
+bench-center: install
+	@$(BIN)/python -m infra.local.jars fetch
+	@$(BIN)/python -m bench.center $(BENCH_ARGS)
 
 bench-rebuild: install
 	@$(BIN)/python -m bench.rebuild

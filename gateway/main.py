@@ -24,6 +24,7 @@ from gateway.room import Room
 from infra import VERSION
 from infra.bus import Bus
 from infra.keeper import Keeper
+from infra.labels import POOL
 from infra.lifecycle import Lifecycle
 from infra.revocations import Revocations
 from infra.settings import STOP_BESIDE_DRAIN, Settings
@@ -102,7 +103,9 @@ async def main(settings: Settings) -> int:
         saver,
         LeaseKeeper(bus, room, entry, fail=life.fail),
         front,
-        elsewhere=lambda: addresses(bus, room=room_id, lease_interval=keeper.policy.lease_interval),
+        elsewhere=lambda: addresses(
+            bus, room=room_id, pool=settings.room.labels.get(POOL, ""), lease_interval=keeper.policy.lease_interval
+        ),
         fail=life.fail,
     )
     life.add("internal listener", internal)

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from infra.labels import WORD, wrong_with
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -31,6 +33,9 @@ Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
 """Seconds, or none."""
 Transport = Literal["mqtt", "mqtts", "ws", "wss"]
 """MQTT over TCP, TLS, WebSocket, or WebSocket over TLS."""
+
+
+Region = Annotated[str, Field(pattern=f"^{WORD}$")]
 
 
 class Section(BaseModel):
@@ -152,6 +157,7 @@ class RoomSettings(PortSettings):
         ports: dict[str, PortSettings] = {"the room's own port": self}
         ports |= {f"listeners.{number}": port for number, port in enumerate(self.listeners)}
         wrong = [f"{name}: {text}" for name, port in ports.items() for text in self._wrong_with(port)]
+        wrong += wrong_with(self.labels)
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -168,11 +174,19 @@ class RoomSettings(PortSettings):
 
 
 class CenterSettings(Section):
-    """The HTTP API. `api_key` is asked for in `Authorization: Bearer` or `X-API-Key`."""
+    """The HTTP API. `api_key` is asked for in `Authorization: Bearer` or `X-API-Key`.
+
+    `balancers`: CIDRs of proxies whose X-Forwarded-For is believed. The region of a device that names none: `regions`, CIDR →
+    region; else by `geo`, a MaxMind file, and `geo_regions`, code of a country or continent → region.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
     api_key: SecretStr = SecretStr("")
+    balancers: tuple[IPvAnyNetwork, ...] = ()
+    regions: dict[IPvAnyNetwork, Region] = Field(default_factory=dict, max_length=4096)
+    geo: Path | None = None
+    geo_regions: dict[str, Region] = Field(default_factory=dict, max_length=1024)
 
 
 class TokenSettings(Section):

@@ -78,6 +78,11 @@ class Gate:
         """No client is let in now."""
         return self._full.over
 
+    @property
+    def admits(self) -> bool:
+        """Is anybody let in now, as far as memory and the workers go?"""
+        return not (self._shut.over or self._full.over or self._unanswered.rise(self._batches()))
+
     def load(self, access: Access) -> None:
         """The lists have changed."""
         self._lists = Lists(access)

@@ -89,7 +89,10 @@ class LeaseKeeper:
     async def _publish(self) -> None:
         room = self._room
         now = room.clock()
-        lease = Lease(room.id, room.epoch, int(now * 1000), self._state, room.connections, room.fanout.bound_counts())
+        lease = Lease(
+            room.id, room.epoch, int(now * 1000), self._state, room.connections, room.fanout.bound_counts(),
+            capacity=room.settings.max_connections, admits=room.gate.admits,
+        )  # fmt: skip
         try:
             await self._bus.publish(names.ROOMS_LEASE, self._encoder.encode(lease))
             self._last_seen = now

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from infra.bus import Bus, KvErrors
+from infra.labels import POOL
 from infra.settings import Transport
 from infra.wire import Lease, RoomEntry
 from schemas import names
@@ -22,8 +23,8 @@ MOST: Final = 32
 log = structlog.get_logger("neighbours")
 
 
-async def addresses(bus: Bus, *, room: str, lease_interval: float) -> dict[str, list[str]]:
-    """transport → `host:port` of other rooms that take clients, by their leases and entries; empty if NATS is away."""
+async def addresses(bus: Bus, *, room: str, pool: str, lease_interval: float) -> dict[str, list[str]]:
+    """transport → `host:port` of other rooms of the pool that take clients, by leases and entries; empty if NATS is away."""
     open_rooms: dict[str, int] = {}
     decode = msgspec.msgpack.Decoder(Lease).decode
 
@@ -39,7 +40,7 @@ async def addresses(bus: Bus, *, room: str, lease_interval: float) -> dict[str, 
         found: dict[str, list[str]] = {}
         for name, epoch in sorted(open_rooms.items()):
             entry = msgspec.json.decode((await bucket.get(name)).value or b"{}", type=RoomEntry)
-            for transport in TRANSPORTS if entry.epoch == epoch else ():
+            for transport in TRANSPORTS if entry.epoch == epoch and entry.labels.get(POOL, "") == pool else ():
                 if (endpoint := entry.endpoint(transport)) is not None:
                     found.setdefault(transport, []).append(str(endpoint))
     except KvErrors as error:

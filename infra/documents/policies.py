@@ -22,6 +22,8 @@ class Policy(Document):
     an IPv4 address or an IPv6 /64 in a room, and of an IPv6 /48 (site); `accept_rate`: new sockets of all, per second and room;
     `flapping_*`: a client that was let in more than so often in a window is banned for that long; `publish_*`: uplinks and pulls
     of a client per second, how many at once, and for how long it may want more before it is closed;
+    `dispatch_*`: a device may use an answer of the dispatcher for `ttl_s`; an address may ask `per_address` times a second
+    (`accept_burst` seconds' worth at once), and all of them `rate`, per center; `backoff_*`: how devices wait between attempts;
     `park_after_*`: a message that was written in so many connections over at least that time, none of which acknowledged
     anything, is a dead letter.
     """
@@ -56,6 +58,8 @@ class Policy(Document):
     park_after_connections: int = Field(default=10, ge=2, le=1000)
     park_after: Seconds = 1800.0
     dispatch_ttl_s: int = Field(default=300, ge=1)
+    dispatch_per_address: int = Field(default=100, ge=1)
+    dispatch_rate: int = Field(default=4_000, ge=1)
     backoff_base: Seconds = 0.5
     backoff_cap: Seconds = 30.0
 

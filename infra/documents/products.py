@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from infra.documents.base import Document, Webhook
 from infra.documents.webhooks import MAX_ENDPOINTS, Endpoint
+from infra.labels import WORD
 from infra.settings import Pause, Seconds
 from schemas import names
 from schemas.checks import MAX_TTL_S
@@ -49,8 +50,8 @@ class Queue(Document):
 class Product(Document):
     """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
     service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own; `fallback_webhook`: where
-    what is in `push.fallback` is posted; `webhooks`: who is told of its events; `debounce`: how
-    long a client is gone before they are told, at least (0: at once)."""
+    what is in `push.fallback` is posted; `pool`: the dispatcher sends its devices to rooms with this label, and to no others;
+    `webhooks`: who is told of its events; `debounce`: how long a client is gone before they are told, at least (0: at once)."""
 
     name: Annotated[str, AfterValidator(names.product)]
     ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
@@ -63,6 +64,7 @@ class Product(Document):
     frequency_cap: FrequencyCap | None = None
     queue: Queue | None = None
     fallback_webhook: Webhook | None = None
+    pool: Annotated[str, Field(pattern=rf"^({WORD})?$")] = ""
     webhooks: tuple[Endpoint, ...] = Field(default=(), max_length=MAX_ENDPOINTS)
     debounce: Annotated[Pause, Field(le=MAX_DEBOUNCE)] = 5.0
 

@@ -62,7 +62,8 @@ class ControlReply(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Lease(msgspec.Struct, array_like=True, frozen=True):
-    """`rooms.lease`, every 3 s. `clock_ms` is the room's own monotonic clock; `bound`: product → clients bound here.
+    """`rooms.lease`, every 3 s. `clock_ms` is the room's own monotonic clock; `bound`: product → clients bound here; `capacity`:
+    connections that it takes at most (0: an older room, which does not say); `admits`: does it let clients in now?
 
     A lease routes, it does not decide: the reader judges its age by the reader's own monotonic clock.
     """
@@ -73,6 +74,8 @@ class Lease(msgspec.Struct, array_like=True, frozen=True):
     state: str
     connections: int
     bound: dict[str, int]
+    capacity: int = 0
+    admits: bool = True
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -37,6 +37,8 @@ from tests.unit.journal_twin import APPEND_MS, JournalTwin
 from workers.center import app
 from workers.center.access_change import AccessWriter
 from workers.center.census import Known, RoomAnswer
+from workers.center.dispatch.askers import Askers
+from workers.center.dispatch.regions import Regions
 from workers.center.jobs import JobIndex
 from workers.center.ports import Parts, QueueChange
 from workers.center.problems import Problem
@@ -50,9 +52,18 @@ NOW_MS = APPEND_MS + 60_000
 """Redis's clock: a minute after Kafka took everything."""
 
 
-def room(name: str, *, port: int = 1883, state: str = "open", epoch: int = 7) -> RoomView:
-    entry = RoomEntry(name, epoch, "10.0.0.1", port, {"zone": "a"})
-    return RoomView(entry, Lease(name, epoch, 1000, state, 3, {"shop": 2}), time.monotonic())
+def room(
+    name: str,
+    *,
+    port: int = 1883,
+    state: str = "open",
+    epoch: int = 7,
+    labels: dict[str, str] | None = None,
+    connections: int = 3,
+    capacity: int = 0,
+) -> RoomView:
+    entry = RoomEntry(name, epoch, "10.0.0.1", port, {"zone": "a"} if labels is None else labels)
+    return RoomView(entry, Lease(name, epoch, 1000, state, connections, {"shop": 2}, capacity=capacity), time.monotonic())
 
 
 @dataclass
@@ -369,6 +380,8 @@ class World:
         self.census = CensusTwin()
         self.trail = TrailTwin()
         self.streams = Streams(most=2, keep_alive=0.02)
+        self.balancers: list[str] = []
+        self.regions = Regions({})
 
     @property
     def parts(self) -> Parts:
@@ -394,6 +407,9 @@ class World:
             census=self.census,
             trail=self.trail,
             streams=self.streams,
+            askers=Askers(
+                lambda: self.documents.policy, lambda: self.documents.access, balancers=self.balancers, regions=self.regions
+            ),
             api_key=KEY,
         )
 

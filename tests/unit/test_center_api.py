@@ -253,8 +253,11 @@ async def test_given_more_requests_than_places_then_503_and_the_places_come_back
     assert (await gated(gate, b""))["status"] == 200
 
 
+CHUNKED = ((b"transfer-encoding", b"chunked"),)
+
+
 async def test_given_a_body_that_stops_then_408() -> None:
-    assert (await gated(Gate(held, body_timeout=0.02), b"x", None))["status"] == 408
+    assert (await gated(Gate(held, body_timeout=0.02), b"x", None, headers=CHUNKED))["status"] == 408
 
 
 @pytest.mark.parametrize("length", [b"262145", b"-1", b"9" * 5000, b"x"])
@@ -263,7 +266,7 @@ async def test_given_a_declared_length_out_of_bounds_then_413_without_reading(le
 
 
 async def test_given_chunks_over_the_cap_then_413() -> None:
-    assert (await gated(Gate(held), *[b"x" * 65_536] * 5))["status"] == 413
+    assert (await gated(Gate(held), *[b"x" * 65_536] * 5, headers=CHUNKED))["status"] == 413
 
 
 # --- the document ------------------------------------------------------------------------------------------------------

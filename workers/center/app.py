@@ -14,7 +14,6 @@ from workers.center import (
     audiences,
     broadcasts,
     clients,
-    dispatch,
     estimate,
     messages,
     page,
@@ -28,6 +27,7 @@ from workers.center import (
     watching,
 )
 from workers.center.auth import KeyCheck
+from workers.center.dispatch import route as dispatch
 from workers.center.gate import MAX_BODY, Gate
 from workers.center.ports import Parts
 
@@ -36,11 +36,12 @@ DESCRIPTION: Final = "Push to one device, to a user's devices, or to everyone at
 
 def build(parts: Parts, *, version: str) -> ASGIApp:
     """The whole application; raises auth.NoKey if no API key is configured."""
-    app = api(parts, version=version)
-    return Gate(KeyCheck(app, key=parts.api_key), streamed=audiences.STREAMED)
+    dispatcher = dispatch.Dispatcher(parts)
+    app = api(parts, dispatcher, version=version)
+    return Gate(dispatch.Front(KeyCheck(app, key=parts.api_key), dispatcher), streamed=audiences.STREAMED)
 
 
-def api(parts: Parts, *, version: str) -> FastAPI:
+def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastAPI:
     """The routes and their OpenAPI document, without the gate and the key."""
     app = FastAPI(
         title="Longwire",
@@ -64,11 +65,11 @@ def api(parts: Parts, *, version: str) -> FastAPI:
         clients,
         pull,
         rooms,
-        dispatch,
         revocations,
         access,
     ):
         app.include_router(noun.router(parts))
+    app.include_router(dispatch.router(dispatcher))
     app.include_router(_operations(parts))
     _describe(app)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from prometheus_client import Counter, Histogram
@@ -33,6 +34,7 @@ class Streamed(NamedTuple):
 
 answered = Counter("longwire_center_requests_total", "Requests answered", ["route", "status"])
 seconds = Histogram("longwire_center_request_seconds", "Time from a request to its answer", ["route"])
+_answered, _seconds = lru_cache(maxsize=1024)(answered.labels), lru_cache(maxsize=256)(seconds.labels)
 
 
 class Gate:
@@ -73,8 +75,8 @@ class Gate:
             await self._pass(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            answered.labels(route, str(status)).inc()
-            seconds.labels(route).observe(time.monotonic() - began)
+            _answered(route, str(status)).inc()
+            _seconds(route).observe(time.monotonic() - began)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._free <= 0:
@@ -116,7 +118,8 @@ class Gate:
         return bounded
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        _check_declared(scope, MAX_BODY)
+        if not _check_declared(scope, MAX_BODY):
+            return b""
         body = bytearray()
         try:
             async with asyncio.timeout(self._body_timeout):
@@ -131,11 +134,13 @@ class Gate:
             raise Problem("body-timeout", f"the body did not arrive within {self._body_timeout:g} s") from None
 
 
-def _check_declared(scope: Scope, most: int) -> None:
-    """Raise a Problem if the body's length is said to be too large, or is no number."""
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
+def _check_declared(scope: Scope, most: int) -> bool:
+    """Is there a body at all (RFC 9112 §6.3)? Raise a Problem if its length is said to be too large, or is no number."""
+    headers = dict(scope["headers"])
+    declared = headers.get(b"content-length", b"0")
     if not declared.isdigit() or int(declared[:20]) > most:
         raise Problem("too-large", f"the body may have {most} bytes")
+    return declared != b"0" or b"transfer-encoding" in headers
 
 
 def _replay(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:

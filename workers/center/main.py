@@ -27,6 +27,8 @@ from workers.center.access_change import AccessWriter
 from workers.center.auth import NoKey
 from workers.center.census import Census
 from workers.center.confirm import Confirmations
+from workers.center.dispatch.askers import Askers
+from workers.center.dispatch.regions import Regions
 from workers.center.jobs import JobIndex, JobMirror
 from workers.center.kick import Kicks
 from workers.center.ports import Parts
@@ -80,6 +82,16 @@ async def main(settings: Settings) -> int:
         census=Census(bus, settings.kafka, journal.partitions),
         trail=Trail(settings.kafka, journal.partitions),
         streams=streams,
+        askers=Askers(
+            lambda: keeper.policy,
+            lambda: keeper.access,
+            balancers=map(str, settings.center.balancers),
+            regions=Regions(
+                {str(network): region for network, region in settings.center.regions.items()},
+                settings.center.geo,
+                settings.center.geo_regions,
+            ),
+        ),
         api_key=settings.center.api_key.get_secret_value(),
     )
     try:

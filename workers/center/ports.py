@@ -17,6 +17,7 @@ from infra.tokens import Grant
 from infra.wire import JobContent, PullItem
 from schemas.records import Receipt
 from workers.center.census import Known, RoomAnswer
+from workers.center.dispatch.askers import Askers
 from workers.center.jobs import JobIndex
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
@@ -279,4 +280,5 @@ class Parts:
     census: Counter
     trail: AuditTrail
     streams: Streams
+    askers: Askers
     api_key: str

@@ -54,6 +54,7 @@ _TITLES: Final = {
     "body-timeout": (408, "The body did not arrive in time"),
     "too-large": (413, "The request is too large"),
     "too-many-streams": (429, "So many streams are open already"),
+    "too-often": (429, "This address asks too often"),
     "busy": (503, "Too many requests are in flight"),
     "changed-meanwhile": (409, "Somebody else changed it meanwhile"),
     "key-reused": (409, "The Idempotency-Key stands for another request"),

@@ -48,6 +48,7 @@ class HttpServer:
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # who may say for whom he comes is listed (workers/center/dispatch/askers.py)
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=30,

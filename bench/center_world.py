@@ -1,0 +1,84 @@
+"""A whole system for `make bench-center`: brokers, workers, a room, and center on a core of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from bench.process import cores, cpu_seconds, pin
+from infra import VERSION
+from infra.bus import Bus
+from infra.documents import Document, Policy
+from infra.keeper import Keeper
+from infra.local.brokers import LocalBrokers
+from infra.ops.up import RunningSystem
+from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
+from infra.system import System
+
+UNLIMITED: Final = 1_000_000
+"""Questions to the dispatcher a second: more than there are."""
+
+
+class Failed(Exception):
+    """The system did not do what the measurement needs; the text says what was seen."""
+
+
+class World:
+    """`start()` it, measure, `stop()` it. `changes`: variables of a process by its name."""
+
+    def __init__(self, folder: Path, changes: dict[str, dict[str, str]]) -> None:
+        self._folder = folder
+        self._changes = changes
+        self._brokers = LocalBrokers(folder / "brokers")
+        self.core, self.other_cores = cores()
+
+    async def start(self) -> None:
+        """Everything, center on a core of its own and all the rest on the others."""
+        found = await self._brokers.start()
+        self.settings = Settings(
+            data=self._folder / "system",
+            nats=NatsSettings(url=found.nats),
+            kafka=KafkaSettings(bootstrap=found.kafka),
+            redis=RedisSettings(url=found.redis),
+        )
+        policy = Policy(connect_ramp_from=1.0, dispatch_rate=UNLIMITED)
+        self._running = RunningSystem(self.settings, rooms=1, policy=policy, changes=lambda name: self._changes.get(name, {}))
+        self.system: System = await self._running.start()
+        for name in self._running.agent.processes:
+            pin(self.pid(name), frozenset([self.core]) if name == "center" else self.other_cores)
+        for broker in self._brokers.wanted:
+            if broker.pid is not None:
+                pin(broker.pid, self.other_cores)
+        self._bus = Bus(self.settings.nats, name="bench", version=VERSION)
+        await self._bus.start()
+
+    async def stop(self) -> None:
+        """Everything."""
+        await self._bus.stop()
+        await self._running.stop()
+        await self._brokers.stop()
+
+    def pid(self, name: str) -> int:
+        """Of a process: `center`, `coordinator`, `r1`, …"""
+        pid = self._running.agent.processes[name].child.pid
+        if pid is None:
+            raise Failed(f"{name} does not run")
+        return pid
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """What every process and broker has used so far, s."""
+        used = {name: cpu_seconds(self.pid(name)) for name in self._running.agent.processes}
+        return used | {broker.name: cpu_seconds(broker.pid) for broker in self._brokers.wanted if broker.pid is not None}
+
+    async def put(self, key: str, document: Document) -> None:
+        """Write a document of the keeper."""
+        await Keeper(self._bus, disk=self._folder / "keeper").put(key, document)
+
+    async def get(self, path: str) -> Any:
+        """A document of center's API."""
+        async with httpx.AsyncClient(
+            base_url=self.system.center, headers={"X-API-Key": self.system.api_key}, trust_env=False
+        ) as http:
+            return (await http.get(path)).raise_for_status().json()
