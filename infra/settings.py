@@ -189,10 +189,13 @@ class CenterSettings(Section):
     geo_regions: dict[str, Region] = Field(default_factory=dict, max_length=1024)
 
 
-class TokenSettings(Section):
-    """`jwks_private`: a JWKS may lie in a private network or on this machine, there also without TLS; never link-local."""
+class OutsideSettings(Section):
+    """URLs that documents name: webhooks, health URLs, key sets. `private`: networks that are not public and may be called all
+    the same, on a loopback address also without TLS; link-local ones never are. `ca`: a PEM file of further authorities whose
+    certificates are believed."""
 
-    jwks_private: bool = False
+    private: tuple[IPvAnyNetwork, ...] = ()
+    ca: Path | None = None
 
 
 class TelemetrySettings(Section):
@@ -218,7 +221,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     room: RoomSettings = RoomSettings()
     center: CenterSettings = CenterSettings()
-    tokens: TokenSettings = TokenSettings()
+    outside: OutsideSettings = OutsideSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @classmethod

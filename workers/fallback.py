@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 import structlog
 from prometheus_client import Counter
@@ -28,6 +27,7 @@ from prometheus_client import Counter
 from infra.documents import Product
 from schemas import codec
 from schemas.records import Fallback
+from workers.outside import NoAnswer, Outside
 from workers.runner import Dead, Incoming, Retryable
 
 BATCH: Final = 100
@@ -67,23 +67,21 @@ class Taken:
 
 
 class Webhooks:
-    """The runner's handler for `push.fallback`; a part of its process, for its connections."""
+    """The runner's handler for `push.fallback`."""
 
     def __init__(
-        self, products: Products, *, backoff: Sequence[float] = BACKOFF_S, clock: Callable[[], float] = time.monotonic
+        self,
+        products: Products,
+        outside: Outside,
+        *,
+        backoff: Sequence[float] = BACKOFF_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._products = products
+        self._outside = outside
         self._backoff = backoff
         self._clock = clock
         self._away: dict[str, float] = {}  # product → when its webhook gets all attempts again
-
-    async def start(self) -> None:
-        """Make the client."""
-        self._http = httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, trust_env=False)
-
-    async def stop(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
 
     async def assigned(self, partitions: frozenset[int]) -> None:
         """Nothing is kept between batches that another would need."""
@@ -144,17 +142,12 @@ class Webhooks:
         return f"the webhook at {where} did not take it in {attempts} attempts: {reason}"[:400]
 
     async def _attempt(self, url: str, body: bytes) -> str:
-        headers = {"Content-Type": "application/json", "User-Agent": "longwire"}
+        headers = {"Content-Type": "application/json"}
         try:
-            async with asyncio.timeout(TIMEOUT), self._http.stream("POST", url, content=body, headers=headers) as answer:
-                size = 0
-                async for chunk in answer.aiter_raw():
-                    size += len(chunk)
-                    if size > ANSWER_BYTES:
-                        break
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-            return f"{type(error).__name__}: {error}"
-        return "" if answer.is_success else f"it answered {answer.status_code}"
+            answer = await self._outside.ask("POST", url, body=body, headers=headers, most=ANSWER_BYTES, within=TIMEOUT)
+        except NoAnswer as error:
+            return str(error)
+        return "" if answer.good else f"it answered {answer.status}"
 
 
 def batches_of(taken: Sequence[Taken]) -> list[list[Taken]]:

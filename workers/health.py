@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from typing import Final
 
-import httpx
 import structlog
 from prometheus_client import Counter
 
 from infra.documents import Health
 from infra.keeper import Keeper
+from workers.outside import NoAnswer, Outside
 from workers.pace import Pressure
 
 IDLE: Final = 1.0
@@ -27,21 +26,11 @@ probes = Counter("longwire_broadcast_health_probes_total", "Looks at a product's
 
 
 class HealthProbes:
-    """The HTTP client of the probes; a part of the process (infra.lifecycle.Part)."""
+    """Asks the health URLs of the products."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, outside: Outside) -> None:
         self._keeper = keeper
-        self._stack = AsyncExitStack()
-        self._client: httpx.AsyncClient | None = None
-
-    async def start(self) -> None:
-        """Open the client."""
-        self._client = await self._stack.enter_async_context(httpx.AsyncClient(follow_redirects=False))
-
-    async def stop(self) -> None:
-        """Close it."""
-        self._client = None
-        await self._stack.aclose()
+        self._outside = outside
 
     async def watch(self, product: str, pressure: Pressure, moving: Callable[[], bool]) -> None:
         """Keep `pressure` true for a product while `moving()`; runs until it is cancelled."""
@@ -62,17 +51,12 @@ class HealthProbes:
         outcome = "healthy"
         try:
             async with asyncio.timeout(health.slow_after):
-                outcome = "healthy" if await self._status(health.url) < 400 else "status"
+                answer = await self._outside.ask("GET", health.url, most=0)
+            outcome = "healthy" if answer.status < 400 else "status"
         except TimeoutError:
             outcome = "slow"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except NoAnswer as error:
             outcome = "unreachable"
-            log.debug("health URL not reached", url=health.url, error=type(error).__name__)
+            log.debug("health URL not reached", reason=str(error))
         probes.labels(outcome).inc()
         return outcome == "healthy"
-
-    async def _status(self, url: str) -> int:
-        if self._client is None:
-            raise httpx.TransportError("the client is not open")
-        async with self._client.stream("GET", url) as response:
-            return response.status_code

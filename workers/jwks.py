@@ -25,7 +25,7 @@ from infra.documents import MAX_SET, Issuer, KeySet, SigningKey, check_kids, key
 from infra.keeper import Keeper
 from infra.lifecycle import Loops
 from infra.signatures import ED25519, unbase64url
-from workers.outside import NotFetched
+from workers.outside import NoAnswer
 
 MAX_BYTES: Final = 64 * 1024
 MAX_LOOKED_AT: Final = 100
@@ -51,7 +51,7 @@ class Fetcher(Protocol):
     """See workers.outside.Outside."""
 
     async def get(self, url: str, *, most: int) -> bytes:
-        """The body; raises NotFetched."""
+        """The body; raises NoAnswer."""
 
 
 def keys_of(data: bytes) -> tuple[SigningKey, ...]:
@@ -182,7 +182,7 @@ class KeySets:
         now = self._wall()
         try:
             keys = keys_of(await self._fetcher.get(issuer.jwks, most=MAX_BYTES))
-        except (NotFetched, BadSet) as error:
+        except (NoAnswer, BadSet) as error:
             fetches.labels("failed").inc()
             log.warning("JWKS not fetched, keys of the last time stay", issuer=issuer.iss, error=str(error))
             fetched_at, keys = (kept.fetched_at, kept.keys) if kept is not None else (0.0, ())

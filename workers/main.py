@@ -146,19 +146,21 @@ async def broadcast(settings: Settings) -> int:
     from workers.health import HealthProbes
     from workers.jobbase import Tools
     from workers.jobfallback import JobFallback
+    from workers.outside import Outside
     from workers.receiptcount import ReceiptCounts
 
     process = _Process("broadcast", settings)
     keeper = process.keeper
     rooms = Rooms(process.bus, dead_after=lambda: keeper.policy.lease_dead_after, fail=process.life.fail)
-    probes = HealthProbes(keeper)
+    outside = Outside(settings.outside)
+    probes = HealthProbes(keeper, outside)
     audiences = Audiences(settings.kafka, process.journal.partitions, name=process.instance)
     receipts = ReceiptCounts(settings.kafka, process.journal.partitions, fail=process.life.fail)
     fallbacks = JobFallback(settings.kafka, process.journal, Register(settings.redis))
     tools = Tools(process.bus, process.journal, keeper, rooms, probes, audiences, receipts, fallbacks)
     handler = Broadcasts(settings.kafka, tools, fail=process.life.fail)
     runner = process.runner(names.BROADCASTS, names.BROADCAST_GROUP, handler)
-    parts = (("rooms", rooms), ("probes", probes), ("receipts", receipts), ("fallbacks", fallbacks), ("runner", runner))
+    parts = (("rooms", rooms), ("outside", outside), ("receipts", receipts), ("fallbacks", fallbacks), ("runner", runner))
     return await process.run(*parts, ready=lambda: "" if runner.joined else NOT_JOINED)
 
 
@@ -174,9 +176,14 @@ async def coordinator(settings: Settings) -> int:
     bus, journal, keeper = process.bus, process.journal, process.keeper
     runner = process.runner(names.UPLINK, names.COORDINATOR_GROUP, Services(bus, journal, keeper))
     ingress = Ingress(bus, journal, keeper, fail=process.life.fail)
-    webhooks = Webhooks(keeper)
-    fallbacks = process.runner(names.FALLBACK, names.FALLBACK_GROUP, webhooks)
-    key_sets = KeySets(keeper, Outside(private=settings.tokens.jwks_private), fail=process.life.fail)
-    webhook_parts = (("webhooks", webhooks), ("fallbacks", fallbacks))
-    parts = (("ingress", ingress), ("runner", runner), *webhook_parts, ("key sets", key_sets))
+    outside = Outside(settings.outside)
+    fallbacks = process.runner(names.FALLBACK, names.FALLBACK_GROUP, Webhooks(keeper, outside))
+    key_sets = KeySets(keeper, outside, fail=process.life.fail)
+    parts = (
+        ("outside", outside),
+        ("ingress", ingress),
+        ("runner", runner),
+        ("fallbacks", fallbacks),
+        ("key sets", key_sets),
+    )
     return await process.run(*parts, ready=lambda: "" if runner.joined and fallbacks.joined else NOT_JOINED)

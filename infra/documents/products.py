@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from infra.documents.base import Document, Webhook
+from infra.documents.base import Document, Webhook, outward
 from infra.documents.webhooks import MAX_ENDPOINTS, Endpoint
 from infra.labels import WORD
 from infra.settings import Pause, Seconds
@@ -23,11 +23,15 @@ MAX_DEBOUNCE: Final = 600.0
 """Seconds, at most: an end that is held back is read again by who takes a partition over, and all that came after it."""
 
 
+def _health(value: str) -> str:
+    return outward(value, "a health check")
+
+
 class Health(Document):
     """A URL of the product's that is asked every `interval` while its broadcasts run: where it does not answer 2xx or 3xx
     within `slow_after`, the rate is halved each time, down to 1/16; where it does, it comes back as it went."""
 
-    url: str = Field(pattern=r"^https?://", max_length=2048)
+    url: Annotated[str, Field(max_length=2048), AfterValidator(_health)]
     interval: Seconds = 1.0
     slow_after: Seconds = 1.0
 

@@ -227,8 +227,9 @@ def _environment(settings: Settings, api_key: str, *, center_port: int) -> dict[
         "LONGWIRE_CENTER__PORT": str(center_port),
         "LONGWIRE_TELEMETRY__LEVEL": settings.telemetry.level,
     }
+    inward = {"LONGWIRE_OUTSIDE__PRIVATE": '["127.0.0.0/8", "::1/128"]'}  # webhooks of who tries it out are on this machine
     passed = {name: value for name, value in os.environ.items() if name.startswith("LONGWIRE_")}
-    return {**passed, **env}
+    return {**inward, **passed, **env}
 
 
 def _kept_secret(path: Path, *, prefix: str = "") -> str:

@@ -16,7 +16,7 @@ from core import Core, TopicReader, eventually, unique
 
 from infra.journal import Entry, apply_topics
 from infra.local.brokers import LocalBrokers
-from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
+from infra.settings import KafkaSettings, NatsSettings, OutsideSettings, RedisSettings, Settings
 from infra.wire import Ack, ConfirmItem, DisconnectItem, SettledJob
 from schemas import codec, names
 from schemas.broadcasts import Broadcast
@@ -25,6 +25,7 @@ from schemas.records import ClientProduct, ClientRecord, DeadLetter, Fallback, P
 from workers.fallback import Webhooks
 from workers.handover import HandOver
 from workers.jobfallback import Due, JobFallback, Reach
+from workers.outside import Outside
 from workers.runner import Runner
 
 
@@ -320,19 +321,19 @@ class Hook:
 @asynccontextmanager
 async def posting(core: Core) -> AsyncIterator[None]:
     """A coordinator's consumer, from now on."""
-    webhooks = Webhooks(core.keeper, backoff=(0.05, 0.05, 0.05))
+    outside = Outside(OutsideSettings.model_validate({"private": ["127.0.0.0/8"]}))
+    webhooks = Webhooks(core.keeper, outside, backoff=(0.05, 0.05, 0.05))
     runner = Runner(
         core.settings.kafka, core.journal, topic=names.FALLBACK, group=unique("fallback"), handler=webhooks, name="fallback",
         fail=core.failures.append,
     )  # fmt: skip
-    await webhooks.start()
     await runner.start()
     try:
         await eventually(lambda: runner.joined, what="the consumer group")
         yield
     finally:
         await runner.stop()
-        await webhooks.stop()
+        await outside.stop()
 
 
 def fallback(product: str, client: str, number: int) -> Entry:

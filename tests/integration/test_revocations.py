@@ -18,7 +18,7 @@ from infra.journal import Journal
 from infra.keeper import Keeper
 from infra.revocations import Revocations
 from infra.revoked import Revocation
-from infra.settings import Settings
+from infra.settings import OutsideSettings, Settings
 from infra.tokens import BadToken, Verifier
 from schemas import names
 from schemas.broadcasts import Audit
@@ -163,7 +163,8 @@ async def test_given_a_jwks_when_its_keys_are_rotated_then_another_process_verif
         await keeper.put(issuer_key(label), Issuer(iss=iss, jwks=url, jwks_interval=60))
         await eventually(lambda: iss in keeper.issuers)
         now = [time.time()]
-        sets = KeySets(keeper, Outside(private=True), wall=lambda: now[0], clock=lambda: now[0])
+        outside = Outside(OutsideSettings.model_validate({"private": ["127.0.0.0/8"]}))
+        sets = KeySets(keeper, outside, wall=lambda: now[0], clock=lambda: now[0])
 
         def good(alg: str, kid: str) -> bool:
             token = pair(alg).sign(claims(iss=iss, iat=time.time(), exp=time.time() + 60), kid=kid)

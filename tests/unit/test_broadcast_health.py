@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from infra.documents import Health, Product
+from infra.settings import OutsideSettings
 from workers.health import HealthProbes
+from workers.outside import Outside
 from workers.pace import SLOWEST, Pressure
 
 
@@ -49,15 +51,15 @@ async def a_server() -> AsyncIterator[Server]:
 @asynccontextmanager
 async def watching(product: Product | None, pressure: Pressure, *, moving: bool = True) -> AsyncIterator[None]:
     keeper = SimpleNamespace(products={"news": product} if product is not None else {})
-    probes = HealthProbes(keeper)  # type: ignore[arg-type]
-    await probes.start()
+    outside = Outside(OutsideSettings.model_validate({"private": ["127.0.0.0/8"]}))
+    probes = HealthProbes(keeper, outside)  # type: ignore[arg-type]
     task = asyncio.ensure_future(probes.watch("news", pressure, lambda: moving))
     try:
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await probes.stop()
+        await outside.stop()
 
 
 def product(url: str) -> Product:

@@ -15,7 +15,7 @@ from infra.bus import BusDown
 from infra.documents import Document, Issuer, KeySet, key_set_key
 from infra.tokens import BadToken, Verifier
 from workers.jwks import MAX_LOOKED_AT, RETRY, BadSet, KeySets, keys_of
-from workers.outside import NotFetched
+from workers.outside import NoAnswer
 
 URL = "https://login.example/jwks"
 
@@ -143,7 +143,7 @@ class World:
     def __init__(self, **more: Any) -> None:
         self.now = 1000.0
         self.bucket = Bucket(Issuer(iss="shop", jwks=URL, **more), Issuer(iss="plain", keys=(pair("HS256").document(),)))
-        self.answer: bytes | NotFetched = jwks(ES.jwk("a"))
+        self.answer: bytes | NoAnswer = jwks(ES.jwk("a"))
         self.asked: list[str] = []
         self.meanwhile: KeySet | None = None
         self.sets = self.another()
@@ -155,7 +155,7 @@ class World:
         self.asked.append(url)
         if self.meanwhile is not None:
             await self.bucket.put(key_set_key("shop"), self.meanwhile)
-        if isinstance(self.answer, NotFetched):
+        if isinstance(self.answer, NoAnswer):
             raise self.answer
         return self.answer
 
@@ -189,7 +189,7 @@ async def test_given_a_key_that_nobody_knows_when_tokens_name_it_then_nothing_is
     assert world.asked == [URL]
 
 
-@pytest.mark.parametrize("wrong", [NotFetched("it answered 500"), b"<html>", jwks(), jwks(ES.jwk("x"), RS.jwk("x"))])
+@pytest.mark.parametrize("wrong", [NoAnswer("it answered 500"), b"<html>", jwks(), jwks(ES.jwk("x"), RS.jwk("x"))])
 async def test_given_a_fetch_that_fails_when_tried_then_the_last_keys_stay_and_it_is_tried_again(
     wrong: Any,
 ) -> None:
@@ -211,7 +211,7 @@ async def test_given_a_fetch_that_fails_when_tried_then_the_last_keys_stay_and_i
 
 async def test_given_a_first_fetch_that_fails_when_read_then_there_are_no_keys_and_the_reason_is_told() -> None:
     world = World()
-    world.answer = NotFetched("no")
+    world.answer = NoAnswer("no")
     found = await world.after(0)
     assert (found.keys, found.fetched_at, found.error) == ((), 0.0, "no")
 
@@ -227,7 +227,7 @@ async def test_given_another_coordinator_that_was_there_when_due_then_it_is_not_
 async def test_given_another_coordinators_success_meanwhile_when_ours_failed_then_its_keys_stay() -> None:
     world = World(jwks_interval=60)
     await world.after(0)
-    world.answer = NotFetched("no")
+    world.answer = NoAnswer("no")
     keys = (RS.document("theirs"),)
     world.meanwhile = KeySet(iss="shop", url=URL, fetched_at=WALL + 1070, tried_at=WALL + 1070, keys=keys)
     assert (await world.after(70)).keys == keys
@@ -249,7 +249,7 @@ async def test_given_another_url_when_changed_then_it_is_fetched_at_once_and_the
     world = World()
     await world.after(0)
     world.bucket.issuers["shop"] = Issuer(iss="shop", jwks="https://new.example/")
-    world.answer = NotFetched("no")
+    world.answer = NoAnswer("no")
     found = await world.after(5)
     assert (found.url, found.keys) == ("https://new.example/", ())
 
