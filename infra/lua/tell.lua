@@ -1,6 +1,7 @@
 -- KEYS: told. ARGV: how long it is remembered where nobody is online, ms; then for each product six: its name, session (generation,
--- number), offset of the record, '1' online or '0', user. What was told of a later record stays: its teller took over from this one.
--- A field is `<generation of the shard> <generation> <number> <offset> <online> <user>`.
+-- number), offset of the record, state ('1' online, '0' the session is over, '2' it is unbound) and user. What was told of a later
+-- record stays: its teller took over from this one.
+-- A field is `<generation of the shard> <generation> <number> <offset> <state> <user>`.
 local told = KEYS[1]
 for i = 2, #ARGV, 6 do
   local g, n, o = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])

@@ -19,10 +19,12 @@ ENDED_MS: Final = 2 * 3600 * 1000
 """How long it is remembered of a client that it is gone, ms: copies of older records must find it."""
 USER_MS: Final = 24 * 3600 * 1000
 """How long a user's presence is remembered since it changed, ms; then it is asked for again."""
+ONLINE, OVER, UNBOUND = "1", "0", "2"
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What a product was told of a client: that session (generation, number) is there or over, by the record at `offset`.
+    """What a product was told of a client by the record at `offset`: it is there (`online`), in the session (generation,
+    number), or it is not, and that session is `over` or goes on without the product.
 
     `known`: in the shard's present life. Else it may have been told more since.
     """
@@ -33,6 +35,7 @@ class Told(msgspec.Struct, frozen=True):
     online: bool
     user: str = ""
     known: bool = True
+    over: bool = False
 
     @property
     def session(self) -> tuple[int, int]:
@@ -89,7 +92,7 @@ class ToldIndex:
         for key, products in told.items():
             arguments: list[Any] = [ENDED_MS]
             for product, each in products.items():
-                arguments += [product, each.generation, each.number, each.offset, int(each.online), each.user]
+                arguments += [product, each.generation, each.number, each.offset, _state(each), each.user]
             calls.append(("tell", [names.told_key(key)], arguments))
         await self._register.run(calls)
 
@@ -126,11 +129,14 @@ class ToldIndex:
         return [each for each, there in zip(others, await self._register.run(calls), strict=True) if there]
 
 
+def _state(told: Told) -> str:
+    return ONLINE if told.online else OVER if told.over else UNBOUND
+
+
 def _view(generation: int, flat: Sequence[bytes]) -> ToldView:
     products = {}
     for product, field in zip(flat[::2], flat[1::2], strict=True):
-        known, session_generation, number, offset, online, user = text(field).split(" ", 5)
-        products[text(product)] = Told(
-            int(session_generation), int(number), int(offset), online == "1", user, int(known) == int(generation)
-        )
+        known, session_generation, number, offset, state, user = text(field).split(" ", 5)
+        session = (int(session_generation), int(number), int(offset))
+        products[text(product)] = Told(*session, state == ONLINE, user, int(known) == int(generation), state == OVER)
     return ToldView(int(generation), products)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -11,11 +12,14 @@ from callbacks_world import WINDOW, Consumers, Taker, endpoint, leave, quiet, un
 from core import Core, Room, eventually, unique
 from recovery_world import Loss, generation_of, opened, running_core
 
+from infra.documents import Policy
 from infra.local.brokers import LocalBrokers
 from infra.register.told import User
+from infra.rooms import Rooms
 from infra.wire import Ack
 from schemas.codes import State
 from schemas.records import PushMessage
+from workers.sweep import Sweep
 
 ALL = ("*",)
 PRESENCE = ("client.connected", "client.disconnected", "user.online", "user.offline")
@@ -123,6 +127,41 @@ async def test_given_a_user_with_clients_in_several_partitions_then_the_first_an
     await world.told(product, ("user.online", user), ("user.offline", user))
     sequences = [each.data["sequence"] for each in world.taker.events if each.product == product]
     assert sequences == sorted(set(sequences))
+
+
+async def test_given_a_room_that_dies_then_its_clients_are_told_gone_once_and_back_where_it_was_only_stopped(
+    world: World,
+) -> None:
+    product, dead, stopped = await world.product(*PRESENCE), unique("dead"), unique("stopped")
+    lost, stalled = await world.room.connect(dead), await world.room.connect(stopped)
+    await lost.bind(product)
+    await stalled.bind(product)
+    await eventually(lambda: len(world.taker.of(product)) == 2, what="both connected")
+    async with sweeping(world.core):  # nobody hears of the room
+        await eventually(lambda: len(world.taker.of(product)) == 4, within=20, what="both gone")
+        await quiet(2)
+    gone = [("client.disconnected", client) for client in (dead, stopped)]
+    assert sorted(world.taker.of(product)[2:]) == sorted(gone)
+    ends = [each for each in world.taker.events if each.product == product and each.type == "client.disconnected"]
+    assert {each.data["reason"] for each in ends} == {"room lost"}
+    assert (await stalled.sync(product)).status == "ok"
+    await eventually(lambda: world.taker.of(product)[4:] == [("client.connected", stopped)], what="the stopped room's client")
+
+
+@asynccontextmanager
+async def sweeping(core: Core) -> AsyncIterator[None]:
+    """A saver's sweep, which looks soon."""
+    rooms = Rooms(core.bus, dead_after=lambda: core.keeper.policy.lease_dead_after)
+    sweep = Sweep(core.register, core.journal, core.keeper, rooms, instance=unique("saver"), fail=core.failures.append)
+    policy = Policy(lease_dead_after=0.5, sweep_grace=0.5, sweep_interval=2.0)
+    await core.keeper.put("policy", policy)
+    await eventually(lambda: core.keeper.policy == policy, what="the policy")
+    await rooms.start()
+    await sweep.start()
+    yield
+    await sweep.stop()
+    await rooms.stop()
+    await core.keeper.put("policy", Policy())
 
 
 async def test_given_binds_and_unbinds_then_they_are_told_in_order_around_what_they_mean(world: World) -> None:

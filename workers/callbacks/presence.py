@@ -195,6 +195,9 @@ class Presence:
         product, user = event.product or "", event.user or ""
         if not self.wants.tracks(product) or (told := self._news(record, product)) is None:
             return
+        if told.over and told.session == record.session and not event.again:
+            self.counts.late += 1
+            return
         if self._held.pop((record.key, product), None) is not None:
             self.counts.flash += 1
         if event.changed:
@@ -251,7 +254,7 @@ class Presence:
 
     def _ended(self, product: str, hold: _Hold) -> Change:
         record = hold.record
-        told = Told(*hold.session, record.offset, False, hold.user)
+        told = Told(*hold.session, record.offset, False, hold.user, over=record.event.event != Status.UNBIND)
         if record.key in self._told:
             self._told[record.key][product] = told
         return Change(
