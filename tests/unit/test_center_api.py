@@ -279,7 +279,7 @@ async def test_given_the_document_then_problems_are_described_and_examples_are_a
         document = (await http.get("/openapi.json")).json()
     assert "HTTPValidationError" not in document["components"]["schemas"]
     operation = document["paths"]["/v1/messages"]["post"]
-    assert set(operation["responses"]) == {"202", "400", "401", "403", "404", "409", "413", "503"}
+    assert set(operation["responses"]) == {"202", "400", "401", "403", "404", "408", "409", "413", "503"}
     assert "application/problem+json" in operation["responses"]["400"]["content"]
     assert operation["security"] == [{"bearer": ["send"]}, {"key": ["send"]}]
     assert "security" not in document["paths"]["/v1/dispatch"]["get"]

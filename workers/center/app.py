@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -14,6 +14,7 @@ from workers.center import (
     audiences,
     broadcasts,
     clients,
+    document,
     estimate,
     messages,
     page,
@@ -28,7 +29,7 @@ from workers.center import (
 )
 from workers.center.auth import KeyCheck
 from workers.center.dispatch import route as dispatch
-from workers.center.gate import MAX_BODY, Gate
+from workers.center.gate import Gate
 from workers.center.ports import Parts
 
 DESCRIPTION: Final = "Push to one device, to a user's devices, or to everyone at a controlled rate."
@@ -71,7 +72,7 @@ def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastA
         app.include_router(noun.router(parts))
     app.include_router(dispatch.router(dispatcher))
     app.include_router(_operations(parts))
-    _describe(app)
+    document.describe(app)
 
     @app.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
@@ -101,39 +102,3 @@ def _operations(parts: Parts) -> APIRouter:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return routes
-
-
-def _describe(app: FastAPI) -> None:
-    """Make the OpenAPI document say what is true here: problems are problem+json, and what does not fit is a 400, no 422."""
-    generated = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = generated()
-            for item in document["paths"].values():
-                for operation in item.values():
-                    _tell_key(operation)
-                    _tell_problems(operation)
-            for name in ("HTTPValidationError", "ValidationError"):
-                document["components"]["schemas"].pop(name, None)
-            document["info"]["x-max-body-bytes"] = MAX_BODY
-        assert app.openapi_schema is not None
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _tell_key(operation: dict[str, Any]) -> None:
-    """Whatever needs a key may be refused for want of a role."""
-    if any("bearer" in scheme for scheme in operation.get("security", ())):
-        schema = {"$ref": "#/components/schemas/ProblemDocument"}
-        forbidden = {"description": "The key does not have the role", "content": {"application/json": {"schema": schema}}}
-        operation["responses"] = dict(sorted({"403": forbidden, **operation["responses"]}.items()))
-
-
-def _tell_problems(operation: dict[str, Any]) -> None:
-    operation["responses"].pop("422", None)
-    for status, answer in operation["responses"].items():
-        content = answer.get("content", {})
-        if int(status) >= 400 and "application/json" in content and "$ref" in content["application/json"].get("schema", {}):
-            answer["content"] = {problems.MEDIA_TYPE: content["application/json"]}

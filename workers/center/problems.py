@@ -7,7 +7,7 @@ value and the way out; a value that a sender gave is shown shortened and in ASCI
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any, Final
 
 import structlog
@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from infra.journal import JournalDown
 from infra.register import RegisterDown
@@ -210,7 +211,18 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     title = HTTPStatus(error.status_code).phrase
     detail = f"{request.method} {shown(request.url.path)}: {shown(error.detail)[1:-1]}; GET / lists what there is"
     document = {"type": "about:blank", "title": title, "status": error.status_code, "detail": detail}
-    return JSONResponse(document, error.status_code, error.headers, MEDIA_TYPE)
+    headers = {"Allow": _allowed(request)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    return JSONResponse(document, error.status_code, headers, MEDIA_TYPE)
+
+
+def _allowed(request: Request) -> str:
+    """All methods of the path (RFC 9110 §10.2.1): the route that refused knows only its own."""
+    routes = request.app.router.routes
+    return ", ".join(
+        method
+        for method in HTTPMethod
+        if any(route.matches({**request.scope, "method": method.value})[0] is Match.FULL for route in routes)
+    )
 
 
 async def _on_bug(_: Request, error: Exception) -> JSONResponse:
