@@ -8,6 +8,7 @@ Exit status: 0 done · 1 bad configuration or input, a process failed, or the jo
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import tempfile
 from pathlib import Path
@@ -307,6 +308,14 @@ def topics_apply(data: Path | None, as_json: bool) -> None:
         note("NATS is not there to ask which products have own queues: delivery workers create those topics")
     outcome = [{"topic": topic, "outcome": word} for topic, word in run_main(apply_topics(kafka, queues or ()))]
     show(outcome, as_json, lambda rows: "\n".join(f"{row['topic']:<18} {row['outcome']}" for row in rows))
+
+
+@cli.command("asyncapi")
+def print_asyncapi() -> None:
+    """Print the AsyncAPI document: the Kafka topics with their records, and the MQTT profile."""
+    from infra.asyncapi import document
+
+    click.echo(json.dumps(document(VERSION), indent=2))
 
 
 for command in (broadcast, job, audience, tail, dlq, replay, register, queue, access, revocation, issuer):

@@ -23,6 +23,11 @@ _USER: Final = re.compile(r"[A-Za-z0-9._:@=+~-]{1,128}")
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _COLLAPSE: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
+PRODUCT_FORM: Final = _PRODUCT.pattern
+GROUP_FORM: Final = _GROUP.pattern
+TYPE_FORM: Final = _TYPE.pattern
+"""For who describes the names."""
+
 
 class BadName(ValueError):
     """A name that does not fit its form. The text names the kind, the value (shortened) and the form."""

@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
+from infra import asyncapi
 from workers.center import (
     access,
     audiences,
@@ -77,6 +78,10 @@ def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastA
     @app.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
         return HTMLResponse(page.render(app.openapi()), headers=page.HEADERS)
+
+    @app.get("/asyncapi.json", include_in_schema=False)
+    async def show_asyncapi() -> JSONResponse:
+        return JSONResponse(asyncapi.document(version))
 
     return app
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workers.center.problems import Problem
 
-OPEN: Final = frozenset({"/", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/dispatch"})
+OPEN: Final = frozenset({"/", "/openapi.json", "/asyncapi.json", "/healthz", "/readyz", "/metrics", "/v1/dispatch"})
 """Asked by devices, by supervisors, or to learn how to ask: none of them shows a client, a product or a payload."""
 
 OF_DEVICES: Final = "/v1/pull/"
