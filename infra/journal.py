@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
+from infra.registry import Registry, RegistryDown, SchemaRefused
 from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.partition import partition_of
@@ -57,9 +58,11 @@ class Journal:
         self._name = name
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}
+        self._registry = Registry(settings) if settings.registry_url else None
 
     async def start(self) -> None:
-        """Connect; raises JournalDown with the address if the broker can't be reached."""
+        """Connect; raises JournalDown with the address if the broker can't be reached, or a registry that is configured can't or
+        does not take our schemas."""
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._settings.bootstrap,
             client_id=self._name,
@@ -75,9 +78,17 @@ class Journal:
                 await self._producer.start()
         except (KafkaError, OSError, TimeoutError) as error:
             raise JournalDown(f"Kafka at {self._settings.bootstrap} can't be reached: {error}") from error
+        if self._registry is not None:
+            try:
+                await self._registry.check()
+            except (RegistryDown, SchemaRefused) as error:
+                await self.stop()
+                raise JournalDown(str(error)) from error
 
     async def stop(self) -> None:
         """Send what is buffered, within 5 s, and close."""
+        if self._registry is not None:
+            await self._registry.stop()
         if self._producer is not None:
             producer, self._producer = self._producer, None
             try:
@@ -123,12 +134,17 @@ class Journal:
                 futures = []
                 for entry in entries:
                     partition = partition_of(entry.by or entry.key, await self.partitions(entry.topic))
-                    value = codec.encode(entry.record) if entry.record is not None else None
+                    value = await self._encode(entry)
                     futures.append(await producer.send(entry.topic, key=entry.key.encode(), value=value, partition=partition))
                 results = await asyncio.gather(*futures)
-        except (KafkaError, TimeoutError) as error:
+        except (KafkaError, TimeoutError, RegistryDown, SchemaRefused) as error:
             raise JournalDown(f"{type(error).__name__}: {error}") from error
         return [Position(result.partition, result.offset, result.timestamp) for result in results]
+
+    async def _encode(self, entry: Entry) -> bytes | None:
+        if entry.record is None:
+            return None
+        return codec.encode(entry.record) if self._registry is None else await self._registry.frame(entry.topic, entry.record)
 
     async def ping(self) -> None:
         """Raise JournalDown unless a broker answers a metadata request; the caller bounds the time."""

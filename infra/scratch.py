@@ -8,6 +8,7 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer
 
+from infra.consumer import Consumer
 from infra.settings import KafkaSettings
 
 CLOSE_WITHIN: Final = 5.0
@@ -17,8 +18,8 @@ log = structlog.get_logger("scratch")
 
 def scratch_consumer(settings: KafkaSettings, *, name: str, **more: Any) -> AIOKafkaConsumer:
     """Not started yet, and nothing assigned; `more` goes to aiokafka. To be closed with `close`."""
-    return AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap,
+    return Consumer(
+        settings,
         client_id=name,
         enable_auto_commit=False,
         auto_offset_reset="earliest",

@@ -52,10 +52,20 @@ class NatsSettings(Section):
     request_timeout: Seconds = 3.0
 
 
+SubjectStrategy = Literal["topic", "record", "topic-record"]
+
+
 class KafkaSettings(Section):
-    """Kafka ≥ 3.7. Empty `bootstrap`: `pushctl up` starts a local broker."""
+    """Kafka ≥ 3.7. Empty `bootstrap`: `pushctl up` starts a local broker.
+
+    `registry_url`: a schema registry by Confluent's API. Records are then written in Confluent's wire format, and read in both
+    forms (docs/adr/0026). `registry_subjects`: what a schema is registered under; `registry_register` off: it has to be there.
+    """
 
     bootstrap: str = ""
+    registry_url: str = ""
+    registry_subjects: SubjectStrategy = "topic"
+    registry_register: bool = True
     partitions: int = Field(default=6, ge=1, le=4096)
     replication: int = Field(default=1, ge=1, le=5)
     request_timeout: Seconds = 10.0

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar, cast
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
+from schemas import confluent
 from schemas.broadcasts import AudienceChunk, Broadcast, Canary, JobRecord, Quiet, RoomCursor
 from schemas.records import RECORDS, ClientProduct, ClientRecord, Record, StatusEvent
 
@@ -88,7 +89,7 @@ def decode(data: bytes) -> Record:
         raise Undecodable(f"{len(data)} bytes, more than {MAX_RECORD}")
     form = _BY_HEADER.get(data[:10])
     if form is None:
-        raise Undecodable("no single-object header of a known schema")
+        raise Undecodable(_unknown(data))
     buffer = BytesIO(data)
     buffer.seek(10)
     try:
@@ -98,6 +99,22 @@ def decode(data: bytes) -> Record:
     if buffer.tell() != len(data):
         raise Undecodable(f"{len(data) - buffer.tell()} bytes follow the {form.record.__name__}")
     return _build(form.record, datum)
+
+
+def _unknown(data: bytes) -> str:
+    schema = confluent.schema_id(data)
+    if schema is None:
+        return "no single-object header of a known schema"
+    return f"Confluent's wire format, and its schema id {schema} is none of ours in a registry that is configured"
+
+
+def header_of(document: Any) -> bytes | None:
+    """The header of records that were written with this schema (a JSON document); None: it is no version of ours."""
+    try:
+        header = MAGIC + bytes.fromhex(fingerprint(to_parsing_canonical_form(document), "CRC-64-AVRO"))
+    except Exception:  # fastavro raises whatever a document that is no schema leads it to
+        return None
+    return header if header in _BY_HEADER else None
 
 
 def holds(record: type[Record], data: bytes) -> bool:

@@ -16,11 +16,12 @@ from typing import Final, Protocol
 
 import msgspec
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
+from aiokafka import ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 
 from infra.bus import BusError
+from infra.consumer import Consumer
 from infra.journal import Entry, Journal, JournalDown
 from infra.lifecycle import Loops
 from infra.register import RegisterDown
@@ -143,7 +144,7 @@ class Runner:
         self._fail = fail
         self._max_records = max_records
         self._loops = Loops(fail)
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: Consumer | None = None
         self._partitions: dict[int, _Partition] = {}
         self._fresh: set[int] = set()
         self._joined = asyncio.Event()
@@ -156,8 +157,8 @@ class Runner:
 
     async def start(self) -> None:
         """Join the group; raises JournalDown if Kafka can't be reached."""
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap,
+        self._consumer = Consumer(
+            self._settings,
             client_id=self._name,
             group_id=self._group,
             enable_auto_commit=False,

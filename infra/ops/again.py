@@ -86,9 +86,9 @@ def derived(message: str, suffix: str) -> str:
 # --- dead letters ------------------------------------------------------------------------------------------------------
 
 
-async def letters(bootstrap: str, *, since: int, product: str = "", reason: str = "") -> AsyncIterator[logs.Found]:
+async def letters(kafka: KafkaSettings, *, since: int, product: str = "", reason: str = "") -> AsyncIterator[logs.Found]:
     """Dead letters since a time, of a product, with a text in the reason; raises JournalDown."""
-    async for found in logs.read(bootstrap, names.DEAD, since=since):
+    async for found in logs.read(kafka, names.DEAD, since=since):
         letter = found.record
         if isinstance(letter, DeadLetter) and (not product or letter.product == product) and reason in letter.reason:
             yield found
@@ -175,7 +175,7 @@ async def replay(kafka: KafkaSettings, wanted: Wanted, *, dry_run: bool, rate: i
 async def _sent(kafka: KafkaSettings, wanted: Wanted) -> AsyncIterator[logs.Found]:
     """The shared topic, then own queues: one that was moved lies in both."""
     for topic in await logs.messages_topics(kafka.bootstrap, wanted.product):
-        async for found in logs.read(kafka.bootstrap, topic, since=wanted.since, until=wanted.until):
+        async for found in logs.read(kafka, topic, since=wanted.since, until=wanted.until):
             yield found
 
 
@@ -183,7 +183,7 @@ async def _states(kafka: KafkaSettings, wanted: Wanted) -> dict[tuple[str, str, 
     """(product, client, id) → how it ended; delivered counts for more than anything else."""
     fits = logs.matching(client=wanted.client, product=wanted.product)
     states: dict[tuple[str, str, str], State] = {}
-    async for found in logs.read(kafka.bootstrap, names.RECEIPTS, since=wanted.since):
+    async for found in logs.read(kafka, names.RECEIPTS, since=wanted.since):
         receipt = found.record
         if isinstance(receipt, Receipt) and receipt.state in DELIVERED | UNDELIVERED and fits(found):
             pair = (receipt.product, receipt.client, receipt.id)

@@ -33,7 +33,7 @@ def tail(data: Path | None, *, as_json: bool, topic: str, since: str, follow: bo
 
     async def run() -> None:
         fits, count = logs.matching(**filters), 0
-        async for found in logs.read(kafka_of(data).bootstrap, logs.topic_name(topic), since=logs.since_ms(since), follow=follow):
+        async for found in logs.read(kafka_of(data), logs.topic_name(topic), since=logs.since_ms(since), follow=follow):
             if fits(found):
                 click.echo(json.dumps(found.document()) if as_json else logs.line(found))
                 count += 1
@@ -60,7 +60,7 @@ def dlq_list(data: Path | None, as_json: bool, since: str, product: str, reason:
 
     async def run() -> int:
         count = 0
-        async for found in again.letters(kafka_of(data).bootstrap, since=logs.since_ms(since), product=product, reason=reason):
+        async for found in again.letters(kafka_of(data), since=logs.since_ms(since), product=product, reason=reason):
             click.echo(json.dumps(found.document()) if as_json else logs.line(found))
             count += 1
         return count
@@ -76,7 +76,7 @@ def dlq_show(data: Path | None, place: str) -> None:
     """One dead letter whole, by its PLACE (partition:offset), with the record that it holds."""
     from infra.ops import logs
 
-    found = run_main(logs.at(kafka_of(data).bootstrap, "push.dead", *_place(place)))
+    found = run_main(logs.at(kafka_of(data), "push.dead", *_place(place)))
     if found is None:
         raise Ending(f"there is no dead letter at {place}", NOT_FOUND)
     click.echo(json.dumps({**found.document(), "holds": logs.held(found)}, indent=2))
@@ -104,7 +104,7 @@ def dlq_redrive(
     kafka = kafka_of(data)
 
     async def choose() -> list[logs.Found]:
-        found = [item async for item in again.letters(kafka.bootstrap, since=logs.since_ms(since), **by)]
+        found = [item async for item in again.letters(kafka, since=logs.since_ms(since), **by)]
         return [item for item in found if not place or (item.partition, item.offset) == _place(place)]
 
     chosen = run_main(choose())

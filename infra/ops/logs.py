@@ -13,7 +13,9 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from infra.consumer import Consumer
 from infra.journal import JournalDown, topic_specs
+from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.records import Record
 
@@ -100,12 +102,14 @@ def since_ms(text: str, *, now: float | None = None) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-async def read(bootstrap: str, topic: str, *, since: int, until: int | None = None, follow: bool = False) -> AsyncIterator[Found]:
+async def read(
+    kafka: KafkaSettings, topic: str, *, since: int, until: int | None = None, follow: bool = False
+) -> AsyncIterator[Found]:
     """The records of a topic from `since` (ms) to its present end, or before `until`, or for ever; raises JournalDown.
 
     In order within each partition.
     """
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = Consumer(kafka, enable_auto_commit=False, auto_offset_reset="earliest")
     try:
         await consumer.start()
         places = [
@@ -127,14 +131,14 @@ async def read(bootstrap: str, topic: str, *, since: int, until: int | None = No
             if not follow:
                 left = {place for place in left if await consumer.position(place) < ends[place]}
     except (KafkaError, OSError) as error:
-        raise JournalDown(f"Kafka at {bootstrap}: {type(error).__name__}: {error}") from error
+        raise JournalDown(f"Kafka at {kafka.bootstrap}: {type(error).__name__}: {error}") from error
     finally:
         await consumer.stop()
 
 
-async def at(bootstrap: str, topic: str, partition: int, offset: int) -> Found | None:
+async def at(kafka: KafkaSettings, topic: str, partition: int, offset: int) -> Found | None:
     """One record by its place, None if it is not there; raises JournalDown."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="none")
+    consumer = Consumer(kafka, enable_auto_commit=False, auto_offset_reset="none")
     where = TopicPartition(topic, partition)
     try:
         await consumer.start()
@@ -148,7 +152,7 @@ async def at(bootstrap: str, topic: str, partition: int, offset: int) -> Found |
         found = (await consumer.getmany(where, timeout_ms=5000, max_records=1)).get(where)
         return _found(found[0]) if found and found[0].offset == offset else None
     except (KafkaError, OSError) as error:
-        raise JournalDown(f"Kafka at {bootstrap}: {type(error).__name__}: {error}") from error
+        raise JournalDown(f"Kafka at {kafka.bootstrap}: {type(error).__name__}: {error}") from error
     finally:
         await consumer.stop()
 

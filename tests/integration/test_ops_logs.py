@@ -54,13 +54,13 @@ async def test_given_records_and_bytes_that_are_none_when_tailed_then_each_has_i
         await producer.send_and_wait(names.CLIENTS, None, key=client.encode(), partition=0)
     finally:
         await producer.stop()
-    found = [item async for item in logs.read(core.settings.kafka.bootstrap, names.MESSAGES, since=since)]
+    found = [item async for item in logs.read(core.settings.kafka, names.MESSAGES, since=since)]
     [mine] = [item for item in found if logs.matching(client=client)(item)]
     assert f"id={client}-1" in logs.line(mine)
     assert "\u001b" not in logs.line(mine)
     assert mine.document()["record"]["payload"] == "1"
     assert any(item.error and "undecodable" in logs.line(item) for item in found)
-    tombstones = [item async for item in logs.read(core.settings.kafka.bootstrap, names.CLIENTS, since=since)]
+    tombstones = [item async for item in logs.read(core.settings.kafka, names.CLIENTS, since=since)]
     assert any(item.value is None and "tombstone" in logs.line(item) for item in tombstones)
 
 
@@ -72,7 +72,7 @@ async def test_given_a_dead_letter_when_redriven_then_it_is_delivered_under_a_ne
     await core.push(replace(message(product, client, 1), payload=b"too large"))
 
     async def letters() -> list[logs.Found]:
-        return [item async for item in again.letters(kafka.bootstrap, since=since, product=product)]
+        return [item async for item in again.letters(kafka, since=since, product=product)]
 
     [letter] = await eventually(letters, what="the dead letter")
     assert isinstance(letter.record, DeadLetter)
@@ -84,7 +84,7 @@ async def test_given_a_dead_letter_when_redriven_then_it_is_delivered_under_a_ne
         assert outcome.produced == 1
     await eventually(lambda: pending(core, client, product, 1), what="the message")
     assert await ids(core, client, product) == [again.derived(f"{client}-1", "again")]
-    assert await logs.at(kafka.bootstrap, names.DEAD, letter.partition, letter.offset) == letter
+    assert await logs.at(kafka, names.DEAD, letter.partition, letter.offset) == letter
 
 
 async def test_given_acked_pending_and_evicted_messages_when_replayed_then_only_the_evicted_goes_out_once(core: Core) -> None:
