@@ -16,7 +16,7 @@ from infra.rooms import Rooms
 from infra.settings import Settings
 from infra.telemetry import InternalListener, configure_logging
 from schemas import names
-from workers.runner import Handler, Runner
+from workers.runner import Handler, Holds, Runner
 
 NATS_DOWN: Final = "the connection to NATS is down"
 NOT_JOINED: Final = "the consumer group has not answered yet"
@@ -35,7 +35,7 @@ class _Process:
         self.keeper = Keeper(self.bus, disk=settings.data / name, refill=True, fail=self.life.fail)
         self.journal = Journal(settings.kafka, name=name)
 
-    def runner(self, topic: str, group: str, handler: Handler) -> Runner:
+    def runner(self, topic: str, group: str, handler: Handler, *, holds: Holds = lambda partition: None) -> Runner:
         """The consumer of a topic, as a member of a group."""
         return Runner(
             self.settings.kafka,
@@ -45,6 +45,7 @@ class _Process:
             handler=handler,
             name=self.name,
             fail=self.life.fail,
+            holds=holds,
         )
 
     async def run(self, *parts: tuple[str, Part], ready: Callable[[], str] = lambda: "") -> int:

@@ -44,11 +44,14 @@ class Taker:
         self.events += events
 
     def of(self, product: str, *names_: str) -> list[tuple[str, Any]]:
-        """(type, client, or user) of what a product was told, repeats too, in order."""
+        """(type, client, or user) of what a product was told, in order. Two consumers may tell the same event of a user at a
+        time: one event, by its id; of clients a repeat counts."""
+        found: dict[str, Event] = {}
+        for number, each in enumerate(self.events):
+            if each.product == product and (not names_ or each.type in names_):
+                found.setdefault(each.id if each.type.startswith("user.") else str(number), each)
         return [
-            (each.type, each.data.get("user") if each.type.startswith("user.") else each.data["client"])
-            for each in self.events
-            if each.product == product and (not names_ or each.type in names_)
+            (each.type, each.data["user"] if each.type.startswith("user.") else each.data["client"]) for each in found.values()
         ]
 
 

@@ -18,6 +18,7 @@ from infra.register.told import User
 from infra.rooms import Rooms
 from infra.wire import Ack
 from schemas.codes import State
+from schemas.partition import partition_of
 from schemas.records import PushMessage
 from workers.sweep import Sweep
 
@@ -126,7 +127,8 @@ async def test_given_a_user_with_clients_in_several_partitions_then_the_first_an
     await leave(devices[0])
     await world.told(product, ("user.online", user), ("user.offline", user))
     sequences = [each.data["sequence"] for each in world.taker.events if each.product == product]
-    assert sequences == sorted(set(sequences))
+    assert sequences == sorted(sequences)
+    assert len(set(sequences)) == 2
 
 
 async def test_given_a_room_that_dies_then_its_clients_are_told_gone_once_and_back_where_it_was_only_stopped(
@@ -201,6 +203,24 @@ async def test_given_an_end_that_is_held_back_when_the_consumer_restarts_then_it
     await quiet()
     ends = [each for each in world.taker.of(product) if each[0].endswith(("disconnected", "offline"))]
     assert ends == [("client.disconnected", client), ("user.offline", "u")]
+
+
+async def test_given_an_end_that_is_being_told_when_the_consumer_dies_then_the_next_one_tells_it(world: World) -> None:
+    product, client = await world.product(*PRESENCE), unique("c")
+    device = await world.room.connect(client)
+    await device.bind(product)
+    await world.told(product, ("client.connected", client))
+    world.taker.failures = 1_000_000
+    await leave(device)
+    await eventually(lambda: world.consumers.status.waiting, what="the end held back")
+    await eventually(lambda: not world.consumers.status.waiting, what="the end being told")
+    partition = partition_of(client, world.core.settings.kafka.partitions)
+    assert world.consumers.status.floor(partition) is not None
+    await quiet(1)  # commits go on
+    await world.consumers.stop()
+    world.taker.failures = 0
+    await world.restart()
+    await world.told(product, ("client.connected", client), ("client.disconnected", client))
 
 
 async def test_given_an_outbox_that_fails_for_a_while_then_all_is_told_in_order(world: World) -> None:

@@ -116,13 +116,15 @@ class Sessions(RuleBasedStateMachine):
     def lives(self) -> bool:
         return self.there and not self.swept
 
-    @rule(products=st.sets(st.sampled_from(PRODUCTS)), user=st.sampled_from(["", "u"]))
-    def come(self, products: set[str], user: str) -> None:
+    @rule(products=st.sets(st.sampled_from(PRODUCTS)), user=st.sampled_from(["", "u"]), between=st.booleans())
+    def come(self, products: set[str], user: str, between: bool) -> None:
         if self.lives():  # elsewhere: the old room tells of its end when it likes, or never
             self.old_ends.append(self.event(Status.OFFLINE))
         self.number += 1
         self.there, self.swept, self.binds = True, False, set()
         self.put(self.event(Status.ONLINE))
+        if between and self.old_ends:
+            self.an_old_room_tells()
         for product in sorted(products):
             self.bind(product, user)
 

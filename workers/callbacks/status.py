@@ -49,10 +49,12 @@ class Reader(Protocol):
 
 @dataclass(slots=True)
 class _Partition:
-    """One assignment. `gone`: it is another's, and nothing more of it is told from here."""
+    """One assignment. `telling`: the first offset that was held back and is being told; `gone`: the partition is another's, and
+    nothing more of it is told from here."""
 
     presence: Presence
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    telling: int | None = None
     gone: bool = False
 
 
@@ -84,13 +86,15 @@ class StatusCallbacks:
         found, letters = self._decoded(records)
         async with mine.busy:
             mine.presence.begin(await self._known(found))
-            await self._tell(mine, [change for record in found for change in mine.presence.take(record)])
+            await self._tell(mine, (change for record in found for change in mine.presence.take(record)))
         return letters
 
     def floor(self, partition: int) -> int | None:
-        """The first offset that is held back (workers.runner.Holds)."""
+        """The first offset that is held back, or not told yet (workers.runner.Holds)."""
         found = self._partitions.get(partition)
-        return found.presence.floor if found else None
+        if found is None:
+            return None
+        return min((each for each in (found.telling, found.presence.floor) if each is not None), default=None)
 
     @property
     def waiting(self) -> list[int]:
@@ -104,7 +108,7 @@ class StatusCallbacks:
             return
         async with mine.busy:
             mine.presence.begin({})
-            await self._tell(mine, list(mine.presence.pass_time(now_ms)))
+            await self._tell(mine, mine.presence.pass_time(now_ms))
 
     # --- in --------------------------------------------------------------------------------------------------------------
 
@@ -153,12 +157,17 @@ class StatusCallbacks:
 
     # --- out -------------------------------------------------------------------------------------------------------------
 
-    async def _tell(self, mine: _Partition, changes: Sequence[Change]) -> None:
+    async def _tell(self, mine: _Partition, decided: Iterable[Change]) -> None:
+        """Decide, and tell: what was held back so far is not committed before that."""
+        mine.telling = mine.presence.floor
+        changes = list(decided)
         self._count(mine)
         try:
             await self._told_and_remembered(changes, lambda: mine.gone)
         except Abandoned:
             log.info("callbacks abandoned, the partition is another's", changes=len(changes))
+        else:
+            mine.telling = None
 
     async def _told_and_remembered(self, changes: Sequence[Change], gone: Callable[[], bool]) -> None:
         if not changes:
