@@ -10,13 +10,15 @@ STAMP := .venv/.installed
 QUIET = run() { out=$$("$$@" 2>&1) || { printf '%s\n' "$$out"; exit 1; }; }; run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo play test check bench bench-gateway bench-broadcast bench-rebuild bench-unicast bench-center chaos fuzz clean
+.PHONY: help install demo play test test-compiled compiled check bench bench-gateway bench-broadcast bench-rebuild bench-unicast bench-center chaos fuzz clean
 
 help:
 	@echo "make demo     see it work: real brokers, one server, devices, pushes (installs what is missing)"
 	@echo "make play     the same server, left running for you to play with"
 	@echo "make install  only install: .venv with Longwire, its SDK and local brokers (PYTHON=... chooses a Python)"
 	@echo "make test     all tests, on real brokers (PYTEST_ARGS=... is passed on)"
+	@echo "make compiled  compile the room by mypyc (a C compiler and Python's headers; two minutes): faster, never needed"
+	@echo "make test-compiled  the tests of a room, on the compiled one"
 	@echo "make check    format, lint, types, import contracts"
 	@echo "make chaos    the whole system under every fault (FAULT=redis-wiped SEED=7: one of them)"
 	@echo "make fuzz     bytes and events against a room, guided by coverage (SECONDS=60); findings are kept in build/fuzz"
@@ -44,6 +46,15 @@ play: install
 test: install
 	@$(BIN)/python -m infra.local.jars fetch
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+# What runs a room in the test's own process, and whole systems from end to end.
+test-compiled: compiled
+	@$(BIN)/python -m infra.local.jars fetch
+	@LONGWIRE_ROOM__COMPILED=on $(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/property tests/e2e $(PYTEST_ARGS)
+
+compiled: install
+	@$(BIN)/python -c 'import mypyc, setuptools' 2>/dev/null || EXTRAS=local,dev,compiled PYTHON='$(PYTHON)' sh infra/bootstrap.sh
+	@$(BIN)/python -m gateway.compiled
 
 check: install
 	@$(QUIET) $(BIN)/ruff check .

@@ -151,6 +151,13 @@ def run(role: str, rooms: int | None) -> None:
         from infra.prefork import run_rooms
 
         raise SystemExit(run_main(run_rooms(settings, rooms, note)))
+    if role == "gateway":
+        from gateway import compiled
+
+        try:
+            compiled.choose(settings.room.compiled)
+        except compiled.NotCompiled as error:
+            raise Ending(str(error), FAILED) from None
     module = {"gateway": "gateway.main", "center": "workers.center.main"}.get(role, "workers.main")
     main = getattr(import_module(module), "main" if role in ("gateway", "center") else role)
     raise SystemExit(lifecycle.run(lambda: main(settings)))

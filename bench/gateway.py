@@ -65,6 +65,7 @@ class Size:
     rounds: int
     broadcasts: int
     sender: str
+    compiled: str
     tls: int = 2_200
 
 
@@ -125,10 +126,15 @@ class Bench:
         size = self._size
         self._say("a system with three rooms…")
         certificate = Certificate(self._folder / "tls")
-        env = {"LONGWIRE_ROOM__SENDER": size.sender, **certificate.environment()}
+        env = {
+            "LONGWIRE_ROOM__SENDER": size.sender,
+            "LONGWIRE_ROOM__COMPILED": size.compiled,
+            **certificate.environment(),
+        }
         gateway = Gateway(self._folder / "system", self._core, rooms=3, env=env, documents=DOCUMENTS)
         self._stack.callback(gateway.stop)
-        self.found.sender = str(gateway.report(gateway.system.rooms[0].id)["sender"])
+        room = gateway.report(gateway.system.rooms[0].id)
+        self.found.sender, self.found.compiled = str(room["sender"]), bool(room["compiled"])
         system = gateway.system
         redis_pid = int(redis.Redis.from_url(system.redis).info("server")["process_id"])
         behind = Behind(int(gateway.report("saver")["pid"]), redis_pid)
@@ -306,6 +312,7 @@ def measure(size: Size, console: Console) -> None:
 )
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--broadcasts", default=3, show_default=True, type=click.IntRange(1), help="In each round.")
+@click.option("--compiled", default="auto", show_default=True, help="The compiled room, on or off: LONGWIRE_ROOM__COMPILED.")
 @click.option("--sender", default="auto", show_default=True, help="What writes the room's broadcasts: LONGWIRE_ROOM__SENDER.")
 def main(**fields: Any) -> None:
     """Measure a room beside other servers on this machine."""

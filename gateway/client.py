@@ -6,7 +6,7 @@ Plain data with `__slots__`: no task, no timer, no dict of its own for an idle c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from infra.attributes import Attributes
@@ -79,32 +79,18 @@ class BindState:
         self.recent: Recent | None = None
 
 
-class Binds(tuple[BindState, ...]):
-    """The binds of one client, by product: a few at most, and mostly one, for which a dict takes three times as much."""
+Binds = tuple[BindState, ...]
+"""The binds of one client: a few at most, and mostly one, for which a dict takes three times as much."""
 
-    __slots__ = ()
-
-    def get(self, product: str) -> BindState | None:
-        """The bind to a product, if there is one."""
-        for bind in self:
-            if bind.product == product:
-                return bind
-        return None
-
-    def products(self) -> Iterator[str]:
-        """Their names."""
-        return (bind.product for bind in self)
-
-    def plus(self, bind: BindState) -> Binds:
-        """With one more, to another product than those that are here."""
-        return Binds((*self, bind))
-
-    def less(self, bind: BindState) -> Binds:
-        """Without this one."""
-        return Binds(kept for kept in self if kept is not bind)
+NO_BINDS: Final[Binds] = ()
 
 
-NO_BINDS: Final = Binds()
+def bind_to(binds: Binds, product: str) -> BindState | None:
+    """The bind to a product, if there is one."""
+    for bind in binds:
+        if bind.product == product:
+            return bind
+    return None
 
 
 class Client:

@@ -8,6 +8,9 @@ import resource
 import time
 from contextlib import suppress
 
+import structlog
+
+from gateway import compiled, metrics
 from gateway.admission.memory import limit, resident
 from gateway.admission.revoking import Revoking
 from gateway.backend.lease import LeaseKeeper
@@ -32,6 +35,8 @@ from infra.telemetry import InternalListener, configure_logging
 from infra.tokens import Verifier
 from infra.wire import RoomEntry
 from schemas import names
+
+log = structlog.get_logger("room")
 
 
 async def main(settings: Settings) -> int:
@@ -118,11 +123,20 @@ async def main(settings: Settings) -> int:
     if certificates is not None:
         life.add("certificates", certificates)
     life.add("door", door)
+    kind = {"sender": writer.name, "compiled": _is_compiled(settings.room.compiled)}
+    log.info("room", room=room_id, **kind)
     return await life.run(
-        ready=lambda: internal.report(
-            room=room_id, host=settings.room.host, port=front.ports[0], ports=front.ports, sender=writer.name
-        )
+        ready=lambda: internal.report(room=room_id, host=settings.room.host, port=front.ports[0], ports=front.ports, **kind)
     )
+
+
+def _is_compiled(wanted: str) -> bool:
+    """Does the room run compiled? Counted, and where it was to and cannot any more: told."""
+    does = compiled.compiled()
+    metrics.compiled.set(does)
+    if wanted == "auto" and not does and compiled.built():
+        log.warning("the room runs interpreted: what was compiled is of other sources, Python or libraries")
+    return does
 
 
 def _raise_descriptor_limit() -> None:

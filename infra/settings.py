@@ -141,6 +141,7 @@ class RoomSettings(PortSettings):
     """One gateway process, with its own port and `listeners` beside it. `host` "": all addresses. `balancers`: CIDRs.
 
     `sender`: what writes broadcasts, `auto` the best that is here (docs/adr/0014).
+    `compiled`: run what `make compiled` has built, `auto` where it was built of these sources (docs/adr/0027).
     `max_memory`: bytes that this process may hold, 0: as many as its cgroup or the machine has; near it no connection is let in.
     `max_batches`: bytes of memory that unanswered requests to the workers may take before no client is let in: a room's own
     clients need about 1 KB each for theirs, and its uplinks stop being read at 16 MiB of themselves, some 48 MiB of memory.
@@ -158,6 +159,7 @@ class RoomSettings(PortSettings):
     packet_timeout: Seconds = 10.0
     max_write_buffer: int = Field(default=512 * 1024, ge=4096)
     sender: str = Field(default="auto", pattern="^(auto|python|send|io_uring)$")
+    compiled: str = Field(default="auto", pattern="^(auto|on|off)$")
     max_memory: int = Field(default=0, ge=0)
     max_batches: int = Field(default=64 * 1024 * 1024, ge=64 * 1024)
     drain: Seconds = 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,9 +10,15 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
+from gateway import compiled
 from infra.journal import apply_topics
 from infra.local.brokers import Endpoints, LocalBrokers
 from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
+
+ROOM = os.environ.setdefault("LONGWIRE_ROOM__COMPILED", "off")
+"""`on` (`make test-compiled`): the rooms of the tests, in this process and in others, are compiled; else interpreted, though a
+build may be there."""
+compiled.choose(ROOM)
 
 hypothesis.settings.register_profile("longwire", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("longwire")

@@ -27,7 +27,7 @@ from gateway.broadcast.sender import Plain, Sender
 from gateway.broadcast.together import LOOKS, Together
 from gateway.broadcast.volley import WRITTEN
 from gateway.broadcast.walk import Walk
-from gateway.client import BindState, Client
+from gateway.client import BindState, Client, bind_to
 from gateway.mqtt import packets
 from infra.segments import BadSegment
 from infra.wire import (
@@ -163,7 +163,7 @@ class FanOut:
     def puback(self, client: Client, packet_id: int, reason: int) -> None:
         """A PUBACK with a packet id from FIRST_BROADCAST_ID up: settles the job for this client, and frees its place."""
         job = self._jobs.by_packet.get(packet_id)
-        bind = client.binds.get(job.content.product) if job is not None else None
+        bind = bind_to(client.binds, job.content.product) if job is not None else None
         if job is None or bind is None or not bind.sent & ~bind.settled & job.bit:
             unknown_acks.inc()
             # Either not ours, or its bind or place has gone meanwhile. The masks say what is in flight for certain; beyond that

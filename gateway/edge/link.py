@@ -45,15 +45,13 @@ class Link:
         "_closing", "_fd", "_out", "_paused", "_reader", "_room", "_session", "_sockets", "_watched", "direct", "peer",
     )  # fmt: skip
 
-    transport: str = "mqtt"
-
     def __init__(self, room: Room, sockets: Sockets, fd: int, peer: int = UNKNOWN_PEER) -> None:
         """`fd`: a connected socket that does not block; it is the link's from now on. `peer`: see `infra.peers`."""
         self.peer = peer
         self._room = room
         self._sockets = sockets
         self._fd = fd
-        self.direct = fd
+        self.direct = self._way()
         self._reader: Reader | None = None  # while a packet is under way, or held back
         self._out: bytearray | None = None  # what the kernel has not taken yet
         self._closing = False
@@ -130,8 +128,12 @@ class Link:
             if self._closing:
                 self._end()
             else:
-                self.direct = self._fd
+                self.direct = self._way()
                 self._watch()
+
+    def _way(self) -> int:
+        """What `direct` is while nothing is buffered."""
+        return self._fd
 
     def buffered(self) -> int:
         """See `gateway.ports.Shell`. What a closing socket holds is never known to have left."""
@@ -166,6 +168,11 @@ class Link:
             self._sockets.close(self._fd)
             self._fd = self.direct = CLOSED
             self._sockets.soon(self, 0)
+
+    @property
+    def transport(self) -> str:
+        """See `gateway.ports.Shell`."""
+        return "mqtt"
 
     @property
     def names(self) -> frozenset[str] | None:

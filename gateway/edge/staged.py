@@ -20,7 +20,7 @@ class StagedLink(Link):
     to be here within `room.connect_timeout`.
     """
 
-    __slots__ = ("_demanding", "_stages", "transport")
+    __slots__ = ("_demanding", "_stages", "_transport")
 
     def __init__(
         self,
@@ -36,10 +36,15 @@ class StagedLink(Link):
         """`demanding`: the peer's certificate says who it is."""
         self._stages = stages
         self._demanding = demanding
-        self.transport = transport
+        self._transport = transport
         super().__init__(room, sockets, fd, peer)
         if isinstance(stages[0], Tls):
             self._session.expect(room.settings.tls.handshake_timeout)
+
+    @property
+    def transport(self) -> str:
+        """See `gateway.ports.Shell`."""
+        return self._transport
 
     @property
     def names(self) -> frozenset[str] | None:
@@ -49,14 +54,9 @@ class StagedLink(Link):
 
     # --- out -----------------------------------------------------------------------------------------------------------
 
-    @property
-    def direct(self) -> int:
-        """See `gateway.ports.Shell`: never, as nothing goes to the kernel as it is."""
+    def _way(self) -> int:
+        """Never: nothing goes to the kernel as it is."""
         return CLOSED
-
-    @direct.setter
-    def direct(self, fd: int) -> None:
-        """What a plain link would say."""
 
     def write(self, data: bytes, /) -> bool:
         """See `gateway.ports.Shell`."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import mqtt5
 
 from gateway import metrics
-from gateway.client import NO_GROUPS, BindState
+from gateway.client import NO_GROUPS, BindState, bind_to
 from gateway.mqtt import packets
 from gateway.reasons import Reason
 from gateway.sessions import window
@@ -105,11 +105,11 @@ class Changes:
     def _bind(self, doing: _Doing, wish: Wish) -> None:
         delivery = self._delivery
         client, host = delivery.client, delivery.host
-        bind = client.binds.get(wish.product)
+        bind = bind_to(client.binds, wish.product)
         if bind is None:
             granted = delivery.grant.products[wish.product]
             bind = BindState(client, wish.product, wish.qos, granted.user, granted.attrs)
-            client.binds = client.binds.plus(bind)
+            client.binds = (*client.binds, bind)
         bind.hinted_n = 0
         item = BindItem(
             client.key, host.room, host.epoch, client.connection, client.generation, client.number,
@@ -130,9 +130,9 @@ class Changes:
     def _unbind(self, doing: _Doing, product: str) -> None:
         delivery = self._delivery
         client, host = delivery.client, delivery.host
-        bind = client.binds.get(product)
+        bind = bind_to(client.binds, product)
         assert bind is not None
-        client.binds = client.binds.less(bind)
+        client.binds = tuple(kept for kept in client.binds if kept is not bind)
         delivery.drop(bind)
         item = UnbindItem(client.key, host.room, host.epoch, client.generation, client.number, product)
 

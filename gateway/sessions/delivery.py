@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Final
 
 from gateway import metrics
-from gateway.client import BindState, Client
+from gateway.client import BindState, Client, bind_to
 from gateway.host import Host
 from gateway.ports import Shell
 from gateway.sessions import window
@@ -77,7 +77,7 @@ class Delivery(Exchange):
 
     def hint(self, product: str, message: Downlink) -> str:
         """A message that the store numbered (or, n = 0, never saw); returns the outcome (infra.wire.HintResult)."""
-        bind = self.client.binds.get(product)
+        bind = bind_to(self.client.binds, product)
         if message.n == 0:
             if bind is None or not bind.ready or self.silent:
                 return DROPPED

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import mqtt5
 
 from gateway.admission.refresh import uncovered
-from gateway.client import Client, Inflight
+from gateway.client import Client, Inflight, bind_to
 from gateway.mqtt import packets
 from infra.peers import UNKNOWN as NOWHERE
 from infra.tokens import Grant
@@ -154,7 +154,7 @@ class Rest:
         assert client.inflight is not None
         del client.inflight[packet_id]
         client.inflight = client.inflight or None
-        bind = client.binds.get(item.product)
+        bind = bind_to(client.binds, item.product)
         if bind is not None:
             bind.behind = True
         return False

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway import metrics
+from gateway.client import bind_to
 from gateway.mqtt import packets
 from gateway.reasons import Reason
 from gateway.sessions import window
@@ -61,7 +62,7 @@ class Pulling:
         delivery, client = self._delivery, self._delivery.client
         while self._waiting and not delivery.silent:
             pull = self._waiting[0]
-            bind = client.binds.get(pull.product)
+            bind = bind_to(client.binds, pull.product)
             if bind is None or not bind.ready:
                 self._refuse(Reason.NOT_AUTHORIZED, "product not bound")
             elif window.on_its_way(client, pull.product, pull.id):
@@ -83,7 +84,7 @@ class Pulling:
     def blocked(self) -> bool:
         """Only the buffer has to drain: nothing will tell."""
         delivery = self._delivery
-        bind = delivery.client.binds.get(self._waiting[0].product) if self._waiting else None
+        bind = bind_to(delivery.client.binds, self._waiting[0].product) if self._waiting else None
         return bind is not None and window.has_place(delivery.client, bind)
 
     def _answered(self, result: PullResult | None) -> None:
@@ -101,7 +102,7 @@ class Pulling:
     def _write(self, message: Downlink) -> None:
         """Only if there is a place yet: a broadcast may have it by now, or we may have been cut off. Then it is asked again."""
         delivery, pull = self._delivery, self._waiting[0]
-        bind = delivery.client.binds.get(pull.product)
+        bind = bind_to(delivery.client.binds, pull.product)
         assert bind is not None
         if delivery.silent or not window.may_write(delivery.client, bind):
             return

@@ -1,6 +1,6 @@
 """The protocol of one connection, without a socket, a loop or a clock: packets in, calls out, `now` passed in.
 
-The table `Session.HANDLERS` is the machine: what is not in it is a protocol error (MQTT 5 §4.13). Most PUBACKs are
+The table `HANDLERS` is the machine: what is not in it is a protocol error (MQTT 5 §4.13). Most PUBACKs are
 handled by a direct call (`acked`): a packet object for each would cost more than its handling. The shell
 (`gateway/edge/link.py`) feeds packets, calls `check()` when the wheel says so, and `lost()` at the end.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import mqtt5
 
@@ -65,7 +65,7 @@ class Session(Lifetime):
 
     def receive(self, packet: Incoming, now: float) -> None:
         """Handle one packet. Call it only while not `held`."""
-        handler = self.HANDLERS.get((self.state, type(packet)))
+        handler = HANDLERS.get((self.state, type(packet)))
         try:
             if handler is None:
                 raise Violation(Reason.PROTOCOL_ERROR, f"{type(packet).__name__} while {self.state.value}")
@@ -417,7 +417,7 @@ class Session(Lifetime):
     def _start_timers(self, packet: mqtt5.ConnectPacket) -> None:
         room, now = self._room, self._room.clock()
         assert self._grant is not None
-        self._keep_alive = room.keep_alive(packet, dictated=not self._old)
+        self._keep_alive = float(room.keep_alive(packet, dictated=not self._old))
         self._refresh = None if packet.authentication_method is None else Refresh(now)
         self._expiry = min(packet.session_expiry_interval or 0, room.host.policy.flash_window_s)
         self._token_due = now + (self._grant.expires_at - room.wall())
@@ -427,14 +427,15 @@ class Session(Lifetime):
         self.last_seen = now
         room.wheel.at(self, self._next_due())
 
-    HANDLERS: ClassVar[dict[tuple[State, type[Any]], Callable[[Session, Any, float], None]]] = {
-        (State.NEW, mqtt5.ConnectPacket): _connect_packet,
-        (State.NEW, OldConnect): _old_connect_packet,
-        (State.OPEN, mqtt5.PublishPacket): _publish,
-        (State.OPEN, mqtt5.PubAckPacket): _puback,
-        (State.OPEN, mqtt5.SubscribePacket): _change,
-        (State.OPEN, mqtt5.UnsubscribePacket): _change,
-        (State.OPEN, mqtt5.PingReqPacket): _pingreq,
-        (State.OPEN, mqtt5.DisconnectPacket): _disconnect,
-        (State.OPEN, mqtt5.AuthPacket): _auth,
-    }
+
+HANDLERS: Final[dict[tuple[State, type[Any]], Callable[[Session, Any, float], None]]] = {
+    (State.NEW, mqtt5.ConnectPacket): Session._connect_packet,
+    (State.NEW, OldConnect): Session._old_connect_packet,
+    (State.OPEN, mqtt5.PublishPacket): Session._publish,
+    (State.OPEN, mqtt5.PubAckPacket): Session._puback,
+    (State.OPEN, mqtt5.SubscribePacket): Session._change,
+    (State.OPEN, mqtt5.UnsubscribePacket): Session._change,
+    (State.OPEN, mqtt5.PingReqPacket): Session._pingreq,
+    (State.OPEN, mqtt5.DisconnectPacket): Session._disconnect,
+    (State.OPEN, mqtt5.AuthPacket): Session._auth,
+}

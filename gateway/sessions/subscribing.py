@@ -11,7 +11,7 @@ from typing import Final
 
 import mqtt5
 
-from gateway.client import Binds, BindState
+from gateway.client import Binds, BindState, bind_to
 from gateway.reasons import Reason
 from infra.documents import Policy
 from infra.grants import Products
@@ -117,8 +117,8 @@ class Subscribing:
         if product not in self._products:
             raise NotGranted(Reason.TOPIC_FILTER_INVALID, f"product {product} is not configured here")
         wishes = self._plan.wishes
-        fresh = sum(self._binds.get(name) is None for name in wishes)
-        if self._binds.get(product) is None and len(self._binds) + fresh >= self._policy.binds_per_connection:
+        fresh = sum(bind_to(self._binds, name) is None for name in wishes)
+        if bind_to(self._binds, product) is None and len(self._binds) + fresh >= self._policy.binds_per_connection:
             raise NotGranted(Reason.QUOTA_EXCEEDED, f"more than {self._policy.binds_per_connection} binds on a connection")
         wishes[product] = Wish(product, qos, self._groups(product))
         return qos
@@ -135,13 +135,13 @@ class Subscribing:
         return wish.qos
 
     def _existing(self, product: str) -> Wish:
-        bind = self._binds.get(product)
+        bind = bind_to(self._binds, product)
         if bind is None or product not in self._granted:
             raise NotGranted(Reason.NOT_AUTHORIZED, f"bind push/{product} first")
         return Wish(product, bind.qos, set(bind.groups))
 
     def _groups(self, product: str) -> set[str]:
-        bind = self._binds.get(product)
+        bind = bind_to(self._binds, product)
         return set(bind.groups) if bind is not None else set()
 
     def _check_room(self, wish: Wish) -> None:
@@ -161,7 +161,7 @@ def plan_unsubscribe(packet: mqtt5.UnsubscribePacket, binds: Binds) -> Plan:
         except names.BadName:
             plan.codes.append(Reason.TOPIC_FILTER_INVALID)
             continue
-        plan.codes.append(_leave(plan, product, group, binds.get(product)))
+        plan.codes.append(_leave(plan, product, group, bind_to(binds, product)))
     for product in plan.drops:
         plan.wishes.pop(product, None)
     return plan

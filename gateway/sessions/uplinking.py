@@ -14,7 +14,7 @@ from typing import Final
 import mqtt5
 
 from gateway import metrics
-from gateway.client import Client
+from gateway.client import Client, bind_to
 from gateway.mqtt import packets
 from gateway.ports import Uplinks
 from gateway.reasons import Reason
@@ -124,7 +124,7 @@ def _reply_group(topic: str | None, client: Client, product: str) -> str:
         where, group = names.parse_push_topic(topic)
     except names.BadName as error:
         raise Refused(Reason.NOT_AUTHORIZED, f"Response Topic: {error}") from error
-    bind = client.binds.get(where)
+    bind = bind_to(client.binds, where)
     if bind is None or not bind.ready or (group and group not in bind.groups):
         raise Refused(Reason.NOT_AUTHORIZED, "the Response Topic is not a bind of this connection")
     if where != product:

@@ -24,7 +24,7 @@ from gateway.edge.staged import StagedLink
 from gateway.edge.stages import Stage
 from gateway.edge.tls import Tls
 from gateway.edge.upgrade import BadRequest, Door, request_end
-from gateway.edge.websocket import Frames, WebSocket
+from gateway.edge.websocket import FRAGMENTS, Frames, WebSocket
 from infra.settings import RoomSettings, TlsSettings
 from tests.unit.certs import Authority
 from tests.unit.gateway_world import World, claims, sign
@@ -150,11 +150,12 @@ def payload(frames: list[tuple[int, bytes]]) -> bytes:
 
 
 def framed(stream: bytes, lengths: list[int], fins: list[bool], pings: list[bool]) -> bytes:
-    """The stream in frames of these lengths, in messages that end where `fins` says, with pings between where `pings` says."""
+    """The stream in frames of these lengths, in messages that end where `fins` says and have no more frames than they may, with
+    pings between where `pings` says."""
     out, open_message = b"", False
     pieces = cut(stream, lengths)
     for number, piece in enumerate(pieces):
-        fin = fins[number % len(fins)] or number == len(pieces) - 1
+        fin = fins[number % len(fins)] or number == len(pieces) - 1 or number % FRAGMENTS == FRAGMENTS - 1
         out += frame(piece, CONTINUATION if open_message else BINARY, fin=fin, mask=(number * 77 + 1).to_bytes(4))
         open_message = not fin
         if pings[number % len(pings)]:

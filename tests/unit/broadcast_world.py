@@ -52,7 +52,7 @@ class MemoryRoom:
             self.got[key] = self.got.get(key, 0) + 1
 
         bind = BindState(Client(key, 1, Writes(write), receive_max=32, max_packet=1 << 20), product, 1, "", {})
-        bind.client.binds = bind.client.binds.plus(bind)
+        bind.client.binds = (*bind.client.binds, bind)
         bind.ready = True
         self.fanout.bound(bind, [])
         return bind

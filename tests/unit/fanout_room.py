@@ -10,7 +10,6 @@ import mqtt5
 
 from gateway.broadcast.fanout import FanOut
 from gateway.client import BindState, Client
-from gateway.sessions.flash import NoSocket
 from infra.attributes import Interned
 from infra.wire import Announce, EndJob, JobContent, JobNumber, RecentJob, Slice, SliceReply
 from schemas.codes import SLOTS
@@ -19,8 +18,13 @@ PRODUCT = "news"
 TERM = 100
 
 
-class Writes(NoSocket):
+class Writes:
     """A socket of which only the writes count; the kernel has not taken anything before `FanOut.drained` says so."""
+
+    peer = 0
+    transport = "mqtt"
+    names = None
+    direct = -1
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self.take = write
@@ -31,6 +35,20 @@ class Writes(NoSocket):
 
     def buffered(self) -> int:
         return 0
+
+    def wrote(self, data: bytes, sent: int) -> None:
+        raise AssertionError("`direct` is -1")
+
+    def close(self, last: bytes = b"") -> None: ...
+
+    def abort(self) -> None: ...
+
+    def left(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
 
 @dataclass
@@ -95,7 +113,7 @@ class Room:
         bind.groups = frozenset(groups)
         bind.first_bind_ms = first_bind_ms
         bind.ready = True
-        client.binds = client.binds.plus(bind)
+        client.binds = (*client.binds, bind)
         self.fanout.bound(bind, list(settled), list(recent))
         return bind
 
@@ -103,7 +121,7 @@ class Room:
         return self.bind(self.connect(key), **bind)  # type: ignore[arg-type]
 
     def leave(self, bind: BindState) -> None:
-        bind.client.binds = bind.client.binds.less(bind)
+        bind.client.binds = tuple(kept for kept in bind.client.binds if kept is not bind)
         bind.ready = False
         self.fanout.unbound(bind)
 

@@ -44,7 +44,7 @@ def test_given_rounds_then_the_file_has_medians_spreads_and_none_for_what_was_no
     assert found["gateway_qos0"] == 65_000
     assert found["spread"]["c_send"] == {"min": 90_000, "max": 130_000}
     assert found["mosquitto_qos0"] is None
-    assert (found["native_sender"], found["native_client"]) == (False, True)
+    assert (found["native_sender"], found["compiled"], found["native_client"]) == (False, False, True)
     assert found["tls_full_handshakes"] is None
     assert found["bytes_per_connection"] == 1_850.5
     assert (found["connects_per_room_cpu_s"], found["connects_per_total_cpu_s"]) == (12_000, 5_000)

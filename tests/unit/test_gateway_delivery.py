@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.client import FIRST_BROADCAST_ID
-from gateway.sessions import delivery, window
+from gateway.sessions.delivery import MAX_UNCONFIRMED
+from gateway.sessions.window import ACKS_BYTES
 from infra.documents import Policy
 from infra.settings import RoomSettings
-from infra.wire import BindItem, Downlink, SettledJob, SyncItem
+from infra.wire import Ack, BindItem, Downlink, SettledJob, SyncItem
 
 
 def bound(world: World, *, qos: int = 1, **connect: object) -> Device:
@@ -31,48 +32,41 @@ def packet_ids(packets: list[mqtt5.PublishPacket]) -> list[int]:
 # --- savers that are away ----------------------------------------------------------------------------------------------
 
 
-def test_given_savers_away_when_much_is_settled_then_nothing_more_is_written_until_they_know(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(delivery, "MAX_UNCONFIRMED", 8)
+def test_given_savers_away_when_much_is_settled_then_nothing_more_is_written_until_they_know() -> None:
     world = World()
     device = bound(world, qos=0)
     world.register.held = True
     outcomes = []
-    for number in range(12):
+    for number in range(MAX_UNCONFIRMED + 4):
         outcomes.append(world.push(world.register.store(f"m{number}")))
         world.flush()
-    assert outcomes == ["written"] * 8 + ["behind"] * 4
-    assert device.pushed_ids() == [f"m{number}" for number in range(8)]
+    assert outcomes == ["written"] * MAX_UNCONFIRMED + ["behind"] * 4
+    assert device.pushed_ids() == [f"m{number}" for number in range(MAX_UNCONFIRMED)]
     world.register.held = False
     while world.register.waiting:
         world.register.answer()
     for _ in range(4):
         world.flush()
-    assert device.pushed_ids() == [f"m{number}" for number in range(8, 12)]
-    assert world.register.settled == [(f"m{number}", "written") for number in range(12)]
+    assert device.pushed_ids() == [f"m{number}" for number in range(MAX_UNCONFIRMED, MAX_UNCONFIRMED + 4)]
+    assert world.register.settled == [(f"m{number}", "written") for number in range(MAX_UNCONFIRMED + 4)]
 
 
 @pytest.mark.parametrize("end", [False, True], ids=["connected", "disconnected"])
-def test_given_more_acks_than_one_request_may_carry_then_they_go_in_several(monkeypatch: pytest.MonkeyPatch, end: bool) -> None:
-    monkeypatch.setattr(window, "ACKS_BYTES", 100)
+def test_given_more_acks_than_one_request_may_carry_then_they_go_in_several(end: bool) -> None:
     world = World()
-    device = bound(world, receive_max=32)
-    world.register.held = True
-    for number in range(32):
-        world.push(world.register.store(f"m{number}"))
-    for packet in device.pushed():
-        device.puback(packet.packet_id or 0)
+    device = bound(world)
+    client = device.session.client
+    assert client is not None
+    client.acks = [Ack("demo", f"m{number:02}", "rejected", "x" * 1000) for number in range(80)]
     if end:
         device.lose()
-    world.register.held = False
-    while world.register.waiting:
-        world.register.answer()
+    else:
+        device.session.touch()
     for _ in range(16):
         world.flush()
     carried = [len(item.acks) for item in [*world.register.of(SyncItem), *world.register.disconnects]]
-    assert max(carried) == 5  # of 19 bytes each
-    assert sorted(set(world.register.settled)) == sorted((f"m{number}", "acked") for number in range(32))
+    assert max(carried) == ACKS_BYTES // (4 * 1000 + len("demom00rejected") + 8)
+    assert world.register.settled == [(f"m{number:02}", "rejected") for number in range(80)]
     assert bool(world.register.disconnects) == end
 
 

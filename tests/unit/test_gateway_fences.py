@@ -10,6 +10,7 @@ from fanout_room import Room
 from gateway_world import Device, World
 from links import Turns, linked, packets
 
+from gateway.client import bind_to
 from infra.documents import Policy
 from infra.wire import BindItem, ConnectItem, Downlink, SettledJob, SyncItem
 from schemas.codes import SLOTS
@@ -77,7 +78,7 @@ def test_given_a_bind_asked_before_we_were_cut_off_when_it_is_answered_then_suba
     [suback] = device.socket.take()
     assert isinstance(suback, mqtt5.SubAckPacket)
     assert world.fanout.calls[-1] == ("bound", "demo")
-    bind = device.session.client.binds.get("demo")  # type: ignore[union-attr]
+    bind = bind_to(device.session.client.binds, "demo")  # type: ignore[union-attr]
     assert (bind.ready, bind.behind, bind.fenced) == (True, True, True)
     world.register.held = False
     world.pass_time(2.2)
@@ -89,7 +90,7 @@ def test_given_a_bind_asked_before_we_were_cut_off_when_it_is_answered_then_suba
 def test_given_a_sync_asked_before_we_were_cut_off_when_it_is_answered_then_it_does_not_count() -> None:
     world = World()
     device = bound(world)
-    bind = device.session.client.binds.get("demo")  # type: ignore[union-attr]
+    bind = bind_to(device.session.client.binds, "demo")  # type: ignore[union-attr]
     world.fanout.jobs = [SettledJob("demo", 0, 1, 60)]
     world.register.store("m1")
     world.register.held = True

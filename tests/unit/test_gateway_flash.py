@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_gateway_delivery import Chaos
 
 from gateway.admission.connect_rate import LONGEST, ConnectRate
+from gateway.client import bind_to
 from infra.documents import Policy
 from infra.settings import RoomSettings
 from infra.wire import ConnectItem, Kick, SettledJob, SyncItem
@@ -446,7 +447,7 @@ def test_given_a_puback_in_between_then_the_count_begins_anew() -> None:
 def test_given_the_register_was_rebuilt_when_told_then_nothing_is_written_before_a_sync_and_jobs_are_saved_again() -> None:
     world = World()
     device = world.device("c1", "push/demo")
-    bind = device.session.client.binds.get("demo")  # type: ignore[union-attr]
+    bind = bind_to(device.session.client.binds, "demo")  # type: ignore[union-attr]
     bind.saved = bind.settled = 1
     world.fanout.jobs = [SettledJob("demo", 0, 1, 60)]
     world.room.register_opened()

@@ -1,0 +1,7 @@
+"""`python -m gateway.compiled`: compile the room (`make compiled`)."""
+
+import sys
+
+from gateway.compiled.build import main
+
+sys.exit(main())
