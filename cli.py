@@ -281,6 +281,26 @@ def client_kick(data: Path | None, client_id: str, reason: str) -> None:
     note(f"{client_id} was told to leave")
 
 
+@cli.command()
+@data_option
+@json_option
+@click.argument("client_id")
+@click.option("--network", help="wifi, 4g, 3g, 2g, ….")
+@click.option("--product", help="Whose client it is.")
+@click.option("--region", help="Where it is (default: by this machine's address).")
+@click.option("--transport", type=click.Choice(["mqtt", "mqtts", "ws", "wss"]))
+@click.option("--last", help="The room of its last good connection.")
+@click.option("--attempt", type=click.IntRange(0, 999_999), help="Failures since then.")
+@click.option("--failed", multiple=True, help="An address that did not work, host:port (repeat). It counts as a complaint.")
+def dispatch(data: Path | None, as_json: bool, client_id: str, failed: tuple[str, ...], **fields: Any) -> None:
+    """Show where a device would be told to connect."""
+    from infra.ops.show import dispatch_text
+
+    asked = {name: str(value) for name, value in fields.items() if value is not None}
+    document = ask_center(data, "GET", "/v1/dispatch", {"client": client_id, **asked, "failed": list(failed)})
+    show(document, as_json, dispatch_text)
+
+
 @cli.group()
 def room() -> None:
     """Gateways that live now."""

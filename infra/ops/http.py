@@ -44,7 +44,7 @@ class CenterClient:
     async def __aexit__(self, *exc: object) -> None:
         await self._http.aclose()
 
-    async def get(self, path: str, **params: str) -> Any:
+    async def get(self, path: str, **params: str | list[str]) -> Any:
         """GET a JSON document; raises Unreachable, NotFound, Answered."""
         return await self._ask("GET", path, params=params)
 

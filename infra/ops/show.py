@@ -28,6 +28,17 @@ def rooms_text(document: Any) -> str:
     return rendered(table)
 
 
+def dispatch_text(document: Any) -> str:
+    """The addresses that a device would be told of, best first, and how it is to behave."""
+    table = Table("ROOM", "ADDRESS", box=None)
+    for row in document["addresses"]:
+        host = f"[{row['host']}]" if ":" in str(row["host"]) else str(row["host"])
+        table.add_row(str(row["room"]), f"{host}:{row['port']}")
+    backoff = document["backoff"]
+    told = f"region {document.get('region') or 'unknown'}; heartbeat {document['heartbeat_s']} s, good for {document['ttl_s']} s"
+    return rendered(table, f"{told}, backoff {backoff['base_s']:g} s to {backoff['cap_s']:g} s")
+
+
 def client_text(document: Any) -> str:
     """Where a client is, what it has bound, what is pending."""
     session = document.get("session")

@@ -33,6 +33,8 @@ class PushClient:
     callable (plain or async) that returns a fresh one: for each connection, and on a live one before the old one expires. Times
     are in seconds, sizes in bytes:
 
+    - `product`, `region`: for the dispatcher: whose rooms it shall choose from, where products have rooms of their own; and where
+      the device is, where its address does not say it.
     - `session_expiry`: how long the server shall keep the session while we are away; 0 ends it with the connection. The
       server may grant less.
     - `keep_alive`: what to ask for; None leaves it to the dispatcher, then to the network. The server's answer wins.
@@ -54,6 +56,8 @@ class PushClient:
         dispatch: str | None = None,
         servers: Sequence[tuple[str, int]] = (),
         network: str = "wifi",
+        product: str | None = None,
+        region: str | None = None,
         session_expiry: int = 60,
         clean_start: bool = True,
         keep_alive: int | None = None,
@@ -92,7 +96,15 @@ class PushClient:
         )
         dispatcher = None
         if dispatch is not None:
-            dispatcher = Dispatcher(dispatch, client_id=client_id, network=network, timeout_s=timeouts.dispatch, tls=bool(tls))
+            dispatcher = Dispatcher(
+                dispatch,
+                client_id=client_id,
+                network=network,
+                timeout_s=timeouts.dispatch,
+                tls=bool(tls),
+                product=None if product is None else topics.product(product),
+                region=None if region is None else topics.region(region),
+            )
         route = Route(servers=[Address(*server) for server in servers], dispatcher=dispatcher, backoff=backoff, stats=self.stats)
         context = default_context() if tls is True else tls or None
         self._connector = Connector(self._session, wishes, route=route, stats=self.stats, tls=context, timeouts=timeouts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_REGION = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _CLIENT = re.compile(r"[A-Za-z0-9._:@=+~-]{1,128}")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -23,6 +24,16 @@ def uplink(product: str, kind: str) -> str:
 def pull(product: str) -> str:
     """The topic on which bodies are asked for: `pull/{product}`. Raises ValueError on a wrong name."""
     return f"pull/{_checked(_NAME, 'product', product)}"
+
+
+def product(value: str) -> str:
+    """`value`, if it can be a product's name. Raises ValueError otherwise."""
+    return _checked(_NAME, "product", value)
+
+
+def region(value: str) -> str:
+    """`value`, if it can be a region's name. Raises ValueError otherwise."""
+    return _checked(_REGION, "region", value)
 
 
 def client_id(value: str) -> str:

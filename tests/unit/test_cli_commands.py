@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import click
 import pytest
@@ -357,3 +358,32 @@ def test_given_a_fallback_then_its_time_goes_to_center_as_it_was_written(center:
     assert pushctl("send", "--data", tmp_path, *arguments).exit_code == 0
     [(_, _, body)] = center.asked
     assert body["fallback_after"] == "10m"
+
+
+DISPATCHED = {
+    "addresses": [{"host": "10.0.0.1", "port": 1883, "room": "r1"}, {"host": "2001:db8::1", "port": 2, "room": "r2"}],
+    "ttl_s": 300,
+    "heartbeat_s": 480,
+    "backoff": {"base_s": 0.5, "cap_s": 30.0},
+    "region": None,
+}
+
+
+def test_given_a_device_then_it_is_shown_where_it_would_be_sent(center: Center, tmp_path: Path) -> None:
+    center.will(200, DISPATCHED)
+    more = ("--network", "4g", "--attempt", 2, "--last", "r9", "--failed", "a:1", "--failed", "[::1]:2")
+    result = pushctl("dispatch", "--data", tmp_path, "phone-1", *more)
+    assert result.exit_code == 0
+    assert [line.split() for line in result.stdout.splitlines()[1:3]] == [["r1", "10.0.0.1:1883"], ["r2", "[2001:db8::1]:2"]]
+    assert "region unknown; heartbeat 480 s, good for 300 s, backoff 0.5 s to 30 s" in result.stdout
+    [(method, target, _)] = center.asked
+    assert method == "GET"
+    asked = parse_qs(urlsplit(target).query)
+    assert asked == {"client": ["phone-1"], "network": ["4g"], "attempt": ["2"], "last": ["r9"], "failed": ["a:1", "[::1]:2"]}
+
+
+def test_given_no_room_then_dispatch_says_so_with_status_5(center: Center, tmp_path: Path) -> None:
+    center.will(503, {"type": "urn:longwire:problem:no-room", "title": "No room admits clients now", "detail": "come back later"})
+    result = pushctl("dispatch", "--data", tmp_path, "phone-1")
+    assert result.exit_code == 5
+    assert "No room admits clients now" in result.stderr

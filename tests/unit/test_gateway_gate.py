@@ -135,7 +135,7 @@ def test_given_a_room_near_its_memory_then_connects_are_refused_then_sockets_res
     device.connect("c1")
     code, retry = refused(device)
     assert (code, 5 <= retry <= 10) == (0x97, True)
-    assert (world.room.gate.short_of_memory, world.room.gate.shut) == (True, False)
+    assert (world.room.gate.short_of_memory, world.room.gate.shut, world.room.gate.admits) == (True, False, False)
     world.memory = 0.93
     world.pass_time(1.1)
     assert world.room.gate.shut
@@ -147,6 +147,7 @@ def test_given_a_room_near_its_memory_then_connects_are_refused_then_sockets_res
     assert old.pushed_ids() == ["m1"]
     world.memory = 0.79
     world.pass_time(1.1)
+    assert world.room.gate.admits
     world.device("c1")
 
 
@@ -162,7 +163,9 @@ def test_given_too_much_unanswered_by_the_workers_then_connects_are_refused_unti
     device = world.accept()
     device.connect("c1")
     assert refused(device)[0] == 0x9F
+    assert not world.room.gate.admits
     getattr(world, whose).unanswered = 70_000
+    assert world.room.gate.admits  # told in the lease: nobody has to come and find out
     world.device("c1")
 
 

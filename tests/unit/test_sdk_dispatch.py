@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sdk_server import HttpServer
 
-from pushclient import Address, Backoff, DispatchError, fetch
+from pushclient import Address, Backoff, DispatchError, PushClient, fetch
 from pushclient.dispatch import DEFAULT_TTL_S, Dispatcher, parse_answer
 
 GOOD = {
@@ -68,12 +68,13 @@ def test_given_no_document_then_dispatch_error(body: bytes) -> None:
 
 
 def test_given_very_many_addresses_then_only_some_are_kept() -> None:
-    assert len(parse_answer(answer(addresses=[{"host": "h", "port": 1}] * 1_000)).addresses) == 64
+    many = [{"host": "h", "port": port} for port in range(1, 1_000)]
+    assert len(parse_answer(answer(addresses=many)).addresses) == 64
 
 
-async def ask(server: HttpServer, attempt: int = 0, failed: Address | None = None) -> Any:
+async def ask(server: HttpServer, attempt: int = 0, *failed: Address, last: str = "") -> Any:
     dispatcher = Dispatcher(server.url, client_id="c+1@x", network="4g", timeout_s=0.5)
-    return await dispatcher.ask(attempt, failed)
+    return await dispatcher.ask(attempt, failed, last)
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x;x=y\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n"
@@ -146,5 +147,27 @@ def test_given_no_url_then_value_error(url: str) -> None:
 
 async def test_given_tls_then_only_ports_with_tls_are_asked_for() -> None:
     async with HttpServer(http(answer())) as server:
-        await Dispatcher(server.url, client_id="c", network="4g", timeout_s=0.5, tls=True).ask(0, None)
+        await Dispatcher(server.url, client_id="c", network="4g", timeout_s=0.5, tls=True).ask(0)
     assert server.targets == ["/v1/dispatch?client=c&network=4g&attempt=0&transport=mqtts"]
+
+
+async def test_given_a_product_and_a_region_then_they_are_told_with_the_last_room_and_all_that_failed() -> None:
+    async with HttpServer(http(answer())) as server:
+        dispatcher = Dispatcher(server.url, client_id="c", network="5g", timeout_s=0.5, product="shop", region="eu-1")
+        await dispatcher.ask(3, (Address("h", 1), Address("::1", 2)), "r-1")
+    asked = "client=c&network=5g&attempt=3&product=shop&region=eu-1&last=r-1&failed=h%3A1&failed=%5B%3A%3A1%5D%3A2"
+    assert server.targets == [f"/v1/dispatch?{asked}"]
+
+
+@pytest.mark.parametrize("room", [None, 1, "", "R1", "a.b", "r" * 65, "r1\n"])
+def test_given_a_room_with_a_strange_name_then_its_address_is_good_and_the_name_is_not_said_again(room: object) -> None:
+    entries = [{"host": "h", "port": 1, "room": room}, {"host": "h", "port": 2, "room": "r-2"}]
+    parsed = parse_answer(answer(addresses=entries))
+    assert parsed.addresses == (Address("h", 1), Address("h", 2))
+    assert parsed.rooms == {Address("h", 2): "r-2"}
+
+
+@pytest.mark.parametrize("wrong", [{"product": "Shop"}, {"region": "eu west"}, {"region": "x" * 33}])
+def test_given_a_wrong_name_then_value_error(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        PushClient(client_id="c", token="t", dispatch="http://h", **wrong)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from pushclient.dispatch import Answer
 from pushclient.inbox import Inbox
 from pushclient.packet_ids import LAST, PacketIds
 from pushclient.reasons import REASONS, Verdict, reason
-from pushclient.route import MAX_MOVES, Route
+from pushclient.route import MAX_FAILED, MAX_MOVES, Route
 
 A, B, C = Address("a", 1), Address("b", 2), Address("c", 3)
 
@@ -221,14 +221,18 @@ class FakeDispatcher:
 
     def __init__(self, *answers: tuple[Address, ...] | None) -> None:
         self.answers = list(answers)
-        self.asked: list[tuple[int, Address | None]] = []
+        self.asked: list[tuple[int, tuple[Address, ...]]] = []
+        self.lasts: list[str] = []
+        self.retry_after_s: float | None = None
 
-    async def ask(self, attempt: int, failed: Address | None) -> Answer:
+    async def ask(self, attempt: int, failed: tuple[Address, ...], last: str) -> Answer:
         self.asked.append((attempt, failed))
+        self.lasts.append(last)
         answer = self.answers.pop(0)
         if answer is None:
-            raise DispatchError("unreachable")
-        return Answer(addresses=answer, ttl_s=60, heartbeat_s=77, backoff=Backoff(base_s=1, cap_s=2))
+            raise DispatchError("unreachable", self.retry_after_s)
+        rooms = {address: f"room-of-{address.host}" for address in answer}
+        return Answer(addresses=answer, rooms=rooms, ttl_s=60, heartbeat_s=77, backoff=Backoff(base_s=1, cap_s=2))
 
 
 def route(dispatcher: FakeDispatcher | None = None, *servers: Address) -> Route:
@@ -259,7 +263,7 @@ async def test_given_a_failure_then_the_dispatcher_is_told_and_its_stale_first_c
     assert await made.next() == B
     fail(made, B)
     assert await made.next() == C
-    assert dispatcher.asked == [(0, None), (1, A), (2, B)]
+    assert dispatcher.asked == [(0, ()), (1, (A,)), (2, (A, B))]
     assert made.heartbeat_s == 77
 
 
@@ -270,6 +274,51 @@ async def test_given_an_unreachable_dispatcher_then_the_known_addresses_serve_in
     assert await made.next() == B
     fail(made, B)
     assert await made.next() == A
+
+
+async def test_given_a_good_connection_then_its_room_is_named_and_earlier_failures_are_forgotten() -> None:
+    dispatcher = FakeDispatcher((A, B), (A, B), (A, B), (B,))
+    made = route(dispatcher)
+    assert await made.next() == A
+    fail(made, A)
+    assert await made.next() == B
+    fail(made, B, held_s=1)
+    assert await made.next() == A
+    fail(made, A, held_s=3)
+    await made.next()
+    assert dispatcher.lasts == ["", "", f"room-of-{B.host}", f"room-of-{A.host}"]
+    assert dispatcher.asked == [(0, ()), (1, (A,)), (2, (A, B)), (1, (A,))]
+
+
+async def test_given_that_all_answers_failed_then_the_one_that_failed_longest_ago_is_tried() -> None:
+    made = route(FakeDispatcher(*[(A, B, C)] * 5))
+    seen = []
+    for _ in range(5):
+        seen.append(await made.next())
+        fail(made, seen[-1])
+    assert seen == [A, B, C, A, B]
+
+
+async def test_given_very_many_failures_then_the_dispatcher_is_told_of_the_last_ones() -> None:
+    addresses = [Address("h", port) for port in range(1, 2 * MAX_FAILED)]
+    dispatcher = FakeDispatcher(*[(address,) for address in addresses])
+    made = route(dispatcher)
+    for _ in addresses:
+        fail(made, await made.next())
+    assert dispatcher.asked[-1][1] == tuple(addresses[-1 - MAX_FAILED : -1])
+
+
+async def test_given_a_dispatcher_that_says_when_to_come_back_then_only_addresses_that_did_not_fail_are_tried_before() -> None:
+    dispatcher = FakeDispatcher((A, B), None, None)
+    dispatcher.retry_after_s = 7
+    made = route(dispatcher)
+    assert await made.next() == A
+    fail(made, A)
+    assert await made.next() == B
+    fail(made, B)
+    with pytest.raises(DispatchError) as raised:
+        await made.next()
+    assert raised.value.retry_after_s == 7
 
 
 async def test_given_nothing_known_and_no_dispatcher_then_dispatch_error() -> None:
@@ -285,7 +334,7 @@ async def test_given_a_session_that_waits_then_back_to_its_room_first() -> None:
     assert await made.next() == A
     fail(made, A, resumable=True)
     assert await made.next() == B
-    assert dispatcher.asked == [(0, None), (2, A)]
+    assert dispatcher.asked == [(0, ()), (2, (A,))]
 
 
 async def test_given_a_server_reference_then_at_once_and_only_so_often() -> None:
@@ -311,7 +360,7 @@ async def test_given_use_another_server_without_a_reference_then_not_back_to_the
     await made.next()
     made.ended(move, A, held_s=5, resumable=True)
     assert await made.next() == B
-    assert dispatcher.asked == [(0, None), (1, A)]
+    assert dispatcher.asked == [(0, ()), (1, (A,))]
 
 
 async def test_given_a_server_that_said_it_is_busy_then_no_session_waits_there() -> None:

@@ -79,3 +79,23 @@ def test_listeners_by_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGWIRE_CENTER__API_KEY", "lw_very_secret")
     assert "very_secret" not in repr(load())
+
+
+def test_given_labels_that_the_dispatcher_could_not_understand_then_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGWIRE_ROOM__LABELS", '{"pool": "a,b", "idc": "FRA 1", "networks": "4g,5g", "rack": "What You Like"}')
+    with pytest.raises(BadSettings) as raised:
+        load()
+    assert "label pool 'a,b'" in str(raised.value)
+    assert "label idc 'FRA 1'" in str(raised.value)
+    assert "networks" not in str(raised.value)
+    monkeypatch.setenv("LONGWIRE_ROOM__LABELS", '{"pool": "a", "networks": "4g,5g", "rack": "What You Like"}')
+    assert load().room.labels["networks"] == "4g,5g"
+
+
+def test_given_a_region_table_then_a_bad_network_or_region_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGWIRE_CENTER__REGIONS", '{"203.0.113.0/24": "eu", "2001:db8::/32": "us"}')
+    assert set(load().center.regions.values()) == {"eu", "us"}
+    for bad in ('{"203.0.113.1/24": "eu"}', '{"203.0.113.0/24": "Eu rope"}'):
+        monkeypatch.setenv("LONGWIRE_CENTER__REGIONS", bad)
+        with pytest.raises(BadSettings, match="regions"):
+            load()
