@@ -25,6 +25,11 @@ def cpu_seconds(pid: int) -> float:
     return total / 1e9
 
 
+def waited_seconds(pid: int) -> float:
+    """For how long its threads could have run, and others had the core, s: what a measurement of times must not have in it."""
+    return sum(int((thread / "schedstat").read_text().split()[1]) for thread in Path(f"/proc/{pid}/task").iterdir()) / 1e9
+
+
 def until_quiet(pids: Collection[int]) -> float:
     """Wait until these processes have nothing more to do; returns their CPU-seconds so far. Raises TimeoutError."""
     deadline = time.monotonic() + PATIENCE

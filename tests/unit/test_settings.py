@@ -21,7 +21,7 @@ def test_the_shipped_example_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load()
     assert settings.room.drain == 60
     assert settings.kafka.partitions == 48
-    assert settings.room.labels == {"idc": "fra1"}
+    assert settings.room.labels == {"idc": "fra1", "region": "eu"}
 
 
 def test_a_variable_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from infra.lifecycle import Loops
+from workers.center.intake import Intake
 
 GRACE: Final = 5
 """How long requests in flight may take when the server stops, s."""
@@ -43,7 +44,7 @@ class HttpServer:
         self._server = _Quiet(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=Intake,
                 ws="none",
                 lifespan="off",
                 log_config=None,
