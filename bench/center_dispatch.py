@@ -18,7 +18,7 @@ from nats.aio.client import Client
 
 from bench.center_world import Failed, World
 from bench.dispatch_load import Done, Order
-from bench.process import cpu_seconds, pin, waited_seconds
+from bench.process import before_others, cpu_seconds, pin, waited_seconds
 from infra import wire
 from infra.documents import Product, product_key
 from infra.labels import IDC, POOL, REGION
@@ -162,7 +162,8 @@ async def _paced(world: World, load: LoadProcess, order: Order) -> tuple[float, 
     others had."""
     pids = (world.pid("center"), load.pid)
     before = sum(map(waited_seconds, pids))
-    done = await load.run(order)
+    with before_others(pids):
+        done = await load.run(order)
     waited = sum(map(waited_seconds, pids)) - before
     return _quantile(done.took_ms, 0.5), _quantile(done.took_ms, 0.99), waited / done.seconds
 

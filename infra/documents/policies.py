@@ -59,7 +59,7 @@ class Policy(Document):
     park_after: Seconds = 1800.0
     dispatch_ttl_s: int = Field(default=300, ge=1)
     dispatch_per_address: int = Field(default=100, ge=1)
-    dispatch_rate: int = Field(default=4_000, ge=1)
+    dispatch_rate: int = Field(default=3_000, ge=1)
     backoff_base: Seconds = 0.5
     backoff_cap: Seconds = 30.0
 
