@@ -16,7 +16,7 @@ from typing import Any, Final
 import uvloop
 from rich.console import Console
 
-from bench import center_dispatch
+from bench import center_dispatch, center_uplinks
 from bench.center_world import Failed, World
 from bench.counters import save
 from bench.process import raise_descriptor_limit
@@ -24,12 +24,14 @@ from bench.process import raise_descriptor_limit
 FILE: Final = Path("build/bench-center.json")
 PARTS: Final[dict[str, Callable[[World], Awaitable[dict[str, Any]]]]] = {
     "dispatch": center_dispatch.measure,
+    "uplinks": center_uplinks.measure,
 }
 CHANGES: Final = {"center": center_dispatch.SETTINGS}
 TARGETS: Final[dict[str, tuple[str, float]]] = {
     "dispatch_per_cpu_s": ("≥", 3_000),
     "dispatch_p99_ms": ("<", 10),
     "dispatch_moved_fraction": ("≤", 0.015),
+    "uplinks_per_room_cpu_s": ("≥", 15_000),
 }
 
 

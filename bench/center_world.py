@@ -18,7 +18,7 @@ from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
 from infra.system import System
 
 UNLIMITED: Final = 1_000_000
-"""Questions to the dispatcher a second: more than there are."""
+"""Connects, uplinks of a client, questions to the dispatcher a second: more than there are."""
 
 
 class Failed(Exception):
@@ -43,7 +43,13 @@ class World:
             kafka=KafkaSettings(bootstrap=found.kafka),
             redis=RedisSettings(url=found.redis),
         )
-        policy = Policy(connect_ramp_from=1.0, dispatch_rate=UNLIMITED)
+        policy = Policy(
+            connect_rate=UNLIMITED,
+            connect_ramp_from=1.0,
+            dispatch_rate=UNLIMITED,
+            publish_rate=UNLIMITED,
+            publish_burst=UNLIMITED,
+        )
         self._running = RunningSystem(self.settings, rooms=1, policy=policy, changes=lambda name: self._changes.get(name, {}))
         self.system: System = await self._running.start()
         for name in self._running.agent.processes:

@@ -72,8 +72,8 @@ class Crowd:
 
     # --- joining ------------------------------------------------------------------------------------------------------
 
-    def join(self, count: int, hello: Callable[[int], bytes] | None = None) -> None:
-        """Connect `count` more. `hello(i)`: CONNECT and SUBSCRIBE at QoS 0 of connection i; both must be granted.
+    def join(self, count: int, hello: Callable[[int], bytes] | None = None, *, qos: int = 0) -> None:
+        """Connect `count` more. `hello(i)`: CONNECT and SUBSCRIBE at `qos` of connection i; both must be granted.
 
         Raises Failed, OSError.
         """
@@ -84,7 +84,7 @@ class Crowd:
                 for i, item in enumerate(batch, low):
                     item.sendall(hello(i))
                 for item in batch:
-                    granted(item, (CONNACK, SUBACK), qos=0)
+                    granted(item, (CONNACK, SUBACK), qos=qos)
             for item in batch:
                 item.setblocking(False)
                 self._sockets[item.fileno()] = item
