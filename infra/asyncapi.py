@@ -128,17 +128,21 @@ def _records() -> Json:
 
 
 def _record(record: type[Record]) -> Json:
-    schema, older = codec.load_schema(record.SCHEMA), getattr(record, "OLDER", ())
-    also = f" Read as well: {', '.join(older)}." if older else ""
+    schema = codec.load_schema(record.SCHEMA)
     return {
         "name": record.SCHEMA,
         "title": record.__name__,
         "summary": schema.get("doc", ""),
-        "description": f"Avro single-object encoding, at most {codec.MAX_RECORD} bytes.{also}",
+        "description": f"Avro single-object encoding, or Confluent's wire format where there is a registry. {_bounds(record)}",
         "contentType": "application/avro",
         "payload": {"schemaFormat": AVRO, "schema": schema},
         "bindings": {"kafka": {"key": {"type": "string"}, "bindingVersion": KAFKA_BINDING}},
     }
+
+
+def _bounds(record: type[Record]) -> str:
+    older = getattr(record, "OLDER", ())
+    return f"At most {codec.MAX_RECORD} bytes." + (f" Read as well: {', '.join(older)}." if older else "")
 
 
 # --- MQTT --------------------------------------------------------------------------------------------------------------

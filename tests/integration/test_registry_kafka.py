@@ -15,6 +15,7 @@ from typing import Any
 import fastavro
 import pytest
 import pytest_asyncio
+import redis.asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from core import eventually, unique
 from joserfc import jwt
@@ -26,6 +27,7 @@ from infra.bus import Bus
 from infra.documents import Issuer, Product, SigningKey, issuer_key, product_key
 from infra.journal import Journal, JournalDown
 from infra.keeper import Keeper
+from infra.register import Register, RegisterDown
 from infra.scratch import close, scratch_consumer
 from infra.settings import Settings
 from pushclient import PushClient
@@ -206,6 +208,33 @@ async def test_given_a_consumer_without_a_group_then_it_reads_records_one_by_one
                 batches = [[await consumer.getone()]] if one_by_one else (await consumer.getmany(timeout_ms=500)).values()
                 found += [codec.decode_as(Uplink, record.value) for batch in batches for record in batch]
         await close(consumer)
+
+
+async def test_given_redis_emptied_then_what_is_pending_is_folded_from_kafka_in_that_format_too(shop: Shop) -> None:
+    schema = shop.registry.add(json.dumps(SCHEMA), "push.messages-value")
+    async with shop.device("phone-7"):
+        pass
+    register = Register(shop.settings.redis)
+    await register.start()
+
+    async def pending() -> bool:
+        try:
+            view = await register.show(names.client_key(names.DEFAULT_REALM, "phone-7"), [PRODUCT])
+        except RegisterDown:
+            return False
+        return view is not None and view.pending.get(PRODUCT) == 1
+
+    try:
+        await shop.send(schema, "phone-7", b"pending")
+        await eventually(pending, what="the message in the register")
+        async with redis.asyncio.from_url(shop.settings.redis.url) as server:
+            await server.flushall()
+        assert not await pending()
+        await eventually(pending, within=60, what="the message, folded again")
+    finally:
+        await register.stop()
+    async with shop.device("phone-7"):
+        await eventually(lambda: shop.got["phone-7", b"pending"], what="the message")
 
 
 async def test_given_a_registry_that_refuses_a_schema_then_a_process_does_not_start_and_says_why(shop: Shop) -> None:
