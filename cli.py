@@ -20,6 +20,7 @@ from infra import VERSION
 from infra.ops.access_commands import access
 from infra.ops.audience_commands import audience
 from infra.ops.job_commands import broadcast, job
+from infra.ops.key_commands import keys
 from infra.ops.log_commands import dlq, register, replay, tail
 from infra.ops.queue_commands import queue
 from infra.ops.shell import (
@@ -345,7 +346,7 @@ def print_asyncapi() -> None:
     click.echo(json.dumps(document(VERSION), indent=2))
 
 
-for command in (broadcast, job, audience, tail, dlq, replay, register, queue, access, revocation, issuer):
+for command in (broadcast, job, audience, tail, dlq, replay, register, queue, access, revocation, issuer, keys):
     cli.add_command(command)
 
 

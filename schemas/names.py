@@ -227,7 +227,11 @@ KV_KEEPER: Final = "keeper"
 KV_ROOMS: Final = "rooms"
 KV_JOBS: Final = "jobs"
 KV_REVOCATIONS: Final = "revocations"
-KV_TTL_S: Final = {KV_JOBS: 30 * 24 * 3600, KV_REVOCATIONS: 370 * 24 * 3600}
+KV_API_KEYS: Final = "apikeys"
+KV_SECRETS: Final = "secrets"
+KV_APPROVALS: Final = "approvals"
+"""In the bucket `secrets`: by what confirmations of broadcasts are signed."""
+KV_TTL_S: Final = {KV_JOBS: 30 * 24 * 3600, KV_REVOCATIONS: 370 * 24 * 3600, KV_SECRETS: 24 * 3600}
 """Seconds after its last put for which a bucket has an entry, where it does not keep it for ever. The owner of a job that is not
 over puts its entry again all the time, so this is how long the API shows one that is."""
 
@@ -342,6 +346,15 @@ def settled_jobs_key(key: str, product_name: str) -> str:
 def idempotency_key(product_name: str, record: str) -> str:
     """STRING: the digest of the body that came first under the key that decides this record's id (in a slot of its own)."""
     return f"i:{{{product_name}:{record}}}"
+
+
+def limit_key(name: str) -> str:
+    """STRING: when the bucket of a rate that several processes share is full again, ms (in a slot of its own)."""
+    return f"l:{{{name}}}"
+
+
+API_KEYS_USED: Final = "longwire:{apikeys}:used"
+"""HASH: the id of an API key → when it was used last, seconds since the epoch."""
 
 
 def user_key(realm_name: str, product_name: str, user_id: str) -> str:

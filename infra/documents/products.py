@@ -52,7 +52,8 @@ class Queue(Document):
 
 
 class Product(Document):
-    """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `services`: uplink types that a NATS
+    """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `confirm_over`:
+    persons above which one is confirmed, None: never; `services`: uplink types that a NATS
     service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own; `fallback_webhook`: where
     what is in `push.fallback` is posted; `pool`: the dispatcher sends its devices to rooms with this label, and to no others;
     `webhooks`: who is told of its events; `debounce`: how long a client is gone before they are told, at least (0: at once)."""
@@ -62,6 +63,7 @@ class Product(Document):
     max_payload: int = Field(default=16 * 1024, ge=1, le=MAX_PAYLOAD)
     max_pending: int = Field(default=1000, ge=1, le=MAX_PENDING)
     rate: int = Field(default=10_000, ge=1)
+    confirm_over: int | None = Field(default=None, ge=0)
     services: tuple[Annotated[str, AfterValidator(names.uplink_type)], ...] = ()
     service_timeout: Seconds = 3.0
     health: Health | None = None

@@ -22,11 +22,12 @@ class NotFound(Exception):
 
 
 class Answered(Exception):
-    """Center refused; the text is its problem's title and detail (RFC 9457), `kind` the end of its type."""
+    """Center refused; the text is its problem's title and detail (RFC 9457), `kind` the end of its type, `document` all of it."""
 
-    def __init__(self, text: str, kind: str = "") -> None:
+    def __init__(self, text: str, kind: str = "", document: dict[str, Any] | None = None) -> None:
         super().__init__(text)
         self.kind = kind
+        self.document = document or {}
 
 
 class CenterClient:
@@ -78,4 +79,4 @@ class CenterClient:
         text = ": ".join(str(document[name]) for name in ("title", "detail") if document.get(name)) or str(answer.status_code)
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise NotFound(text)
-        raise Answered(text, str(document.get("type", "")).rpartition(":")[2])
+        raise Answered(text, str(document.get("type", "")).rpartition(":")[2], document)

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from infra.ops.shell import FAILED, Ending, ask_center, data_option, json_option, run_main, show, system_of
+from infra.ops.log_commands import yes_option
+from infra.ops.shell import FAILED, REFUSED, Ending, ask_center, data_option, json_option, run_main, show, system_of
 
 by_option = click.option("--by", default="", help="Who does it, for the audit (default: the user of this shell).")
 why_option = click.option("--reason", default="", help="Why, for the audit.")
@@ -44,7 +45,10 @@ timeout_option = click.option("--timeout", type=click.FloatRange(0), default=0, 
 @by_option
 @click.option("--dry-run", is_flag=True, help="Only say whom it would reach.")
 @click.option("--watch", is_flag=True, help="Show it until every room has sent it.")
-def broadcast(data: Path | None, *, as_json: bool, payload: str, dry_run: bool, watch: bool, by: str, **fields: Any) -> None:
+@yes_option
+def broadcast(
+    data: Path | None, *, as_json: bool, payload: str, dry_run: bool, watch: bool, by: str, yes: bool, **fields: Any
+) -> None:
     """Push one content to everyone bound to a product, or to who meets every condition, at a controlled rate."""
     canary = {name: fields.pop(name) for name in ("share", "wait", "min_acked", "max_failed")}
     fields |= {"by": who(by), "canary": _canary(canary), "quiet": _quiet(fields.pop("quiet"), fields.pop("zone"))}
@@ -57,12 +61,38 @@ def broadcast(data: Path | None, *, as_json: bool, payload: str, dry_run: bool, 
 
         show(ask_center(data, "POST", "/v1/broadcasts/estimate", body), as_json, estimate_text)
         return
-    accepted = ask_center(data, "POST", "/v1/broadcasts", body)
+    accepted = _start(data, body, yes=yes)
     if watch:
         _watch(data, accepted["id"], as_json=as_json, every=False, timeout=0)
     else:
         hint = f"; start it: pushctl job start {accepted['id']}" if body.get("draft") else ""
         show(accepted, as_json, lambda shown: f"job {shown['id']} {shown['state']}{hint}")
+
+
+def _start(data: Path | None, body: dict[str, Any], *, yes: bool) -> Any:
+    """Start it; where it is for so many persons that it has to be confirmed, ask, unless that was answered before."""
+
+    async def ask(confirm: str | None) -> Any:
+        from infra.ops.http import Answered, CenterClient
+
+        async with CenterClient(system_of(data)) as center:
+            try:
+                return await center.post("/v1/broadcasts", {**body, "confirm": confirm} if confirm else body)
+            except Answered as error:
+                if confirm or not error.document.get("confirm"):
+                    raise
+                return error
+
+    found = run_main(ask(None))
+    if not isinstance(found, Exception):
+        return found
+    question: dict[str, Any] = found.document  # type: ignore[attr-defined]
+    if not yes:
+        try:
+            click.confirm(f"{question['detail'].partition(': ask again')[0]}. Send it?", abort=True, err=True)
+        except click.Abort:
+            raise Ending("nothing was sent; --yes answers the question", REFUSED) from None
+    return run_main(ask(question["confirm"]))
 
 
 def _canary(given: dict[str, str | None]) -> dict[str, str] | None:

@@ -110,7 +110,10 @@ async def test_given_a_connected_client_when_it_is_denied_by_the_api_then_it_has
             return [item for item in audit.records if isinstance(item, Audit) and attacker[:-1] in item.after]
 
         found = await eventually(lambda: audits() if len(audits()) == 2 else [], what="the audit")
-    assert [(item.action, item.by, item.reason) for item in found] == [("deny", "ann", "a flood"), ("deny", "bob", None)]
+    assert [(item.action, item.by, item.reason) for item in found] == [
+        ("deny", "ann (key operator)", "a flood"),
+        ("deny", "bob (key operator)", None),
+    ]
 
 
 async def test_given_two_centers_when_changes_come_at_once_then_none_is_lost(settings: Settings, tmp_path: Path) -> None:

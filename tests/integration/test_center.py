@@ -42,15 +42,19 @@ async def bus(settings: Settings) -> AsyncIterator[Bus]:
 
 
 @pytest_asyncio.fixture(scope="module")
-async def http(settings: Settings, bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a running center that already knows the product."""
+async def center(settings: Settings, bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Any]]:
+    """A running center that already knows the product: where it listens."""
     folder: Path = tmp_path_factory.mktemp("center")
     keeper = Keeper(bus, disk=folder / "keeper")
     await keeper.put(product_key(PRODUCT), Product(name=PRODUCT, rate=100))
-    async with (
-        running(MAIN, settings, folder / "run", LONGWIRE_CENTER__API_KEY=KEY) as report,
-        httpx.AsyncClient(base_url=report["url"], headers={"X-API-Key": KEY}, timeout=10) as client,
-    ):
+    async with running(MAIN, settings, folder / "run", LONGWIRE_CENTER__API_KEY=KEY) as report:
+        yield report
+
+
+@pytest_asyncio.fixture(scope="module")
+async def http(center: dict[str, Any]) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of it."""
+    async with httpx.AsyncClient(base_url=center["url"], headers={"X-API-Key": KEY}, timeout=10) as client:
         yield client
 
 
@@ -94,9 +98,14 @@ async def leased(bus: Bus, room: str, *, epoch: int, state: str = "open") -> Asy
         await bucket.delete(room)
 
 
-async def test_given_all_brokers_then_ready_and_the_metrics_count(http: httpx.AsyncClient) -> None:
+async def test_given_all_brokers_then_ready_and_the_metrics_are_on_the_internal_listener_alone(
+    center: dict[str, Any], http: httpx.AsyncClient
+) -> None:
     assert (await http.get("/readyz")).json()["reasons"] == {}
-    assert "longwire_center_requests_total" in (await http.get("/metrics")).text
+    assert (await http.get("/metrics")).status_code == 404
+    async with httpx.AsyncClient(base_url=center["internal"], timeout=10) as internal:
+        assert "longwire_center_requests_total" in (await internal.get("/metrics")).text
+        assert [(await internal.get(path)).status_code for path in ("/healthz", "/readyz")] == [200, 200]
 
 
 async def test_given_a_202_then_the_message_is_in_kafka_under_its_client(settings: Settings, http: httpx.AsyncClient) -> None:
@@ -133,7 +142,7 @@ async def test_given_access_lists_when_changed_then_center_shows_them_and_the_ch
         return (await http.get("/v1/access")).json() == changed.json()
 
     await until(is_shown)
-    _, record = await read(settings, names.AUDIT, "ann-of-access", by="by")
+    _, record = await read(settings, names.AUDIT, "ann-of-access (key operator)", by="by")
     assert isinstance(record, Audit)
     assert record.after.endswith(": +203.0.113.9/32 +phone-9")
     lifted = await http.post("/v1/access", json={"list": "deny", "remove": body["add"]})

@@ -38,7 +38,7 @@ from infra.keeper import Keeper
 from infra.settings import Settings
 from tests.unit.center_world import World
 from workers.center.audiences import STREAMED
-from workers.center.gate import MAX_BODY
+from workers.center.bodies import MAX_BODY
 
 pytestmark = [pytest.mark.xdist_group("generated-requests"), pytest.mark.timeout(180)]
 

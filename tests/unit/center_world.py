@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import msgspec
 
 from infra.audiences import Audience
 from infra.bus import BusDown
@@ -26,6 +27,7 @@ from infra.register import (
     Standing,
 )
 from infra.register.idempotency import Claim
+from infra.register.limits import Taken
 from infra.revoked import Revocation
 from infra.rooms import RoomView
 from infra.tokens import Verifier
@@ -36,12 +38,17 @@ from schemas.records import PushMessage, Receipt
 from tests.unit.journal_twin import APPEND_MS, JournalTwin
 from workers.center import app
 from workers.center.access_change import AccessWriter
+from workers.center.apikey import ApiKey, new_id, new_secret
+from workers.center.auth import Role
 from workers.center.census import Known, RoomAnswer
 from workers.center.dispatch.askers import Askers
 from workers.center.dispatch.regions import Regions
 from workers.center.jobs import JobIndex
-from workers.center.ports import Parts, QueueChange
-from workers.center.problems import Problem
+from workers.center.keyring import KeyRing
+from workers.center.keysmith import dropped, rotated
+from workers.center.limits import Limits
+from workers.center.ports import KeyOrder, Parts, QueueChange
+from workers.center.problems import Problem, bus_down
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
 from workers.center.switch import changed
@@ -61,9 +68,11 @@ def room(
     labels: dict[str, str] | None = None,
     connections: int = 3,
     capacity: int = 0,
+    bound: dict[str, int] | None = None,
 ) -> RoomView:
+    bound = {"shop": 2} if bound is None else bound
     entry = RoomEntry(name, epoch, "10.0.0.1", port, {"zone": "a"} if labels is None else labels)
-    return RoomView(entry, Lease(name, epoch, 1000, state, connections, {"shop": 2}, capacity=capacity), time.monotonic())
+    return RoomView(entry, Lease(name, epoch, 1000, state, connections, bound, capacity=capacity), time.monotonic())
 
 
 @dataclass
@@ -350,6 +359,73 @@ class AccessTwin:
 
 
 @dataclass
+class ApprovalsTwin:
+    """A secret that is there; `down`: NATS is."""
+
+    secret: bytes = b"s" * 32
+    down: bool = False
+
+    async def current(self) -> bytes:
+        if self.down:
+            raise bus_down()
+        return self.secret
+
+
+@dataclass
+class SharedTwin:
+    """What Redis grants of each key: always what is asked for, or, when `left` is set, no more than that."""
+
+    left: int | None = None
+    down: bool = False
+    asked: list[tuple[str, int, int, int]] = field(default_factory=list)
+
+    async def take(self, name: str, *, rate: int, burst: int, most: int) -> Taken:
+        self.asked.append((name, rate, burst, most))
+        if self.down:
+            raise RegisterDown("the twin is down")
+        granted = most if self.left is None else min(most, self.left)
+        if self.left is not None:
+            self.left -= granted
+        return Taken(granted, 0.0 if granted else 2.5)
+
+
+@dataclass
+class ApiKeysTwin:
+    """The ring's own keys. `used`: each key's id at each request."""
+
+    ring: KeyRing
+    used: list[str] = field(default_factory=list)
+    orders: list[tuple[str, KeyOrder]] = field(default_factory=list)
+
+    def known(self) -> list[ApiKey]:
+        return sorted(self.ring.keys.values(), key=lambda key: key.id)
+
+    async def last_used(self, keys: list[str]) -> dict[str, float]:
+        return {key: 1_000.0 for key in keys if key in self.used}
+
+    async def create(self, key: ApiKey, order: KeyOrder) -> tuple[ApiKey, str]:
+        key_id = new_id()
+        shown, secret = new_secret(key_id, time.time())
+        return self._put("create", msgspec.structs.replace(key, id=key_id, secrets=(secret,)), order), shown
+
+    async def rotate(self, key_id: str, grace_s: float, order: KeyOrder) -> tuple[ApiKey, str]:
+        now = time.time()
+        shown, secret = new_secret(key_id, now)
+        return self._put("rotate", rotated(self.ring.keys[key_id], secret, grace_s, now), order), shown
+
+    async def drop(self, key_id: str, order: KeyOrder) -> ApiKey:
+        return self._put("drop", dropped(self.ring.keys[key_id]), order)
+
+    async def revoke(self, key_id: str, order: KeyOrder) -> ApiKey:
+        return self._put("revoke", msgspec.structs.replace(self.ring.keys[key_id], revoked_at=time.time()), order)
+
+    def _put(self, action: str, key: ApiKey, order: KeyOrder) -> ApiKey:
+        self.orders.append((action, order))
+        assert self.ring.put(key.id, msgspec.json.encode(key))
+        return key
+
+
+@dataclass
 class HealthTwin:
     found: dict[str, str] = field(default_factory=dict)
 
@@ -379,6 +455,11 @@ class World:
         self.health = HealthTwin()
         self.census = CensusTwin()
         self.trail = TrailTwin()
+        self.clock = 100.0
+        self.shared = SharedTwin()
+        self.approvals = ApprovalsTwin()
+        self.ring = KeyRing()
+        self.api_keys = ApiKeysTwin(self.ring)
         self.streams = Streams(most=2, keep_alive=0.02)
         self.balancers: list[str] = []
         self.regions = Regions({})
@@ -411,7 +492,29 @@ class World:
                 lambda: self.documents.policy, lambda: self.documents.access, balancers=self.balancers, regions=self.regions
             ),
             api_key=KEY,
+            ring=self.ring,
+            api_keys=self.api_keys,
+            used=self.api_keys.used.append,
+            approvals=self.approvals,
+            limits=Limits(self.shared, clock=lambda: self.clock, most=2),
         )
+
+    def key(self, *roles: Role, products: tuple[str, ...] | None = ("shop",), key_id: str = "", **more: Any) -> str:
+        """A key of the ring, as it is shown."""
+        key_id = key_id or new_id()
+        shown, secret = new_secret(key_id, time.time())
+        made = ApiKey(
+            id=key_id,
+            name="a test",
+            products=products,
+            roles=roles,
+            created_at=time.time(),
+            created_by="ann",
+            secrets=(secret,),
+            **more,
+        )
+        assert self.ring.put(key_id, msgspec.json.encode(made))
+        return shown
 
     def client(self, *, key: str = KEY) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app.build(self.parts, version="0.0.0"))

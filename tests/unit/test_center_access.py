@@ -46,7 +46,13 @@ async def test_given_entries_when_denied_then_the_document_has_them_and_is_answe
     assert (status, shown["deny"], shown["uncounted"]) == (200, deny, list(NOT_COUNTED))
     assert world.access.stored == Access.model_validate(shown)
     [record] = audits(world)
-    assert (record.product, record.subject, record.action, record.by, record.reason) == ("-", "access", "deny", "ann", "a flood")
+    assert (record.product, record.subject, record.action, record.by, record.reason) == (
+        "-",
+        "access",
+        "deny",
+        "ann (key operator)",
+        "a flood",
+    )
     assert record.before == "0 networks, 1 clients, 0 patterns"
     assert record.after == "2 networks, 2 clients, 1 patterns: +198.51.100.7/32 +2001:db8::/32 +phone-7 +bot-*"
 
@@ -57,7 +63,7 @@ async def test_given_a_list_when_some_leave_and_some_come_then_it_is_one_change(
     status, shown = await post(world, list="deny", remove=remove, add={"clients": ["c"]})
     assert (status, shown["deny"]) == (200, {"networks": [], "clients": ["c"], "patterns": ["b*"]})
     [record] = audits(world)
-    assert (record.by, record.reason) == ("api", None)
+    assert (record.by, record.reason) == ("api (key operator)", None)
     assert record.after.endswith(": +c -198.51.100.7/32 -a*")
 
 

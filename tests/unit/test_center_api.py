@@ -11,15 +11,18 @@ from typing import Any
 import httpx
 import pytest
 from center_world import World, room
-from starlette.types import Message, Receive, Scope, Send
+from prometheus_client import generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.register import ClientView, SessionView
 from infra.wire import Bind
 from schemas.broadcasts import Broadcast
 from workers.center import app
-from workers.center.auth import KeyCheck, NoKey
+from workers.center.bodies import Bodies
 from workers.center.gate import Gate
 from workers.center.ids import uuid7
+from workers.center.keycheck import Keys, NoKey
+from workers.center.keyring import KeyRing
 from workers.center.readiness import Readiness
 from workers.center.server import HttpServer
 
@@ -174,15 +177,18 @@ async def test_given_live_rooms_then_they_are_listed_with_address_labels_and_cou
 # --- health, key, gate -------------------------------------------------------------------------------------------------
 
 
-async def test_given_no_key_then_health_and_metrics_answer_and_readyz_names_who_is_away() -> None:
+async def test_given_no_key_then_health_answers_and_readyz_names_who_is_away_and_metrics_are_elsewhere() -> None:
     world = World()
     async with world.client(key="") as http:
         assert (await http.get("/healthz")).status_code == 200
         assert (await http.get("/readyz")).status_code == 200
         world.health.found = {"kafka": "JournalDown: no answer"}
         ready = await http.get("/readyz")
-        assert (ready.status_code, ready.json()["reasons"]) == (503, world.health.found)
-        assert 'longwire_center_requests_total{route="/readyz",status="503"}' in (await http.get("/metrics")).text
+        assert (ready.status_code, ready.json()["reasons"]) == (503, {"kafka": "can't be used"})
+        assert (await http.get("/metrics")).status_code == 401
+    assert 'longwire_center_requests_total{route="/readyz",status="503"}' in generate_latest().decode()
+    async with world.client() as http:
+        assert (await http.get("/metrics")).status_code == 404
 
 
 async def test_given_probes_then_readiness_has_each_reason_until_it_is_mended() -> None:
@@ -206,11 +212,8 @@ async def test_given_probes_then_readiness_has_each_reason_until_it_is_mended() 
 
 
 def test_given_an_empty_key_then_the_application_is_not_built() -> None:
-    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-        """Never called."""
-
     with pytest.raises(NoKey, match="LONGWIRE_CENTER__API_KEY"):
-        KeyCheck(nothing, key="")
+        Keys(KeyRing(), operator="")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ async def test_given_no_such_page_then_a_problem(method: str, path: str, status:
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
 
 
-async def gated(gate: Gate, *chunks: bytes | None, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Message:
+async def gated(gate: ASGIApp, *chunks: bytes | None, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Message:
     """Send a request in chunks (None: then silence) and return the answer's start."""
     waiting = list(chunks)
     sent: list[Message] = []
@@ -257,16 +260,16 @@ CHUNKED = ((b"transfer-encoding", b"chunked"),)
 
 
 async def test_given_a_body_that_stops_then_408() -> None:
-    assert (await gated(Gate(held, body_timeout=0.02), b"x", None, headers=CHUNKED))["status"] == 408
+    assert (await gated(Gate(Bodies(held, timeout=0.02)), b"x", None, headers=CHUNKED))["status"] == 408
 
 
 @pytest.mark.parametrize("length", [b"262145", b"-1", b"9" * 5000, b"x"])
 async def test_given_a_declared_length_out_of_bounds_then_413_without_reading(length: bytes) -> None:
-    assert (await gated(Gate(held), None, headers=((b"content-length", length),)))["status"] == 413
+    assert (await gated(Gate(Bodies(held)), None, headers=((b"content-length", length),)))["status"] == 413
 
 
 async def test_given_chunks_over_the_cap_then_413() -> None:
-    assert (await gated(Gate(held), *[b"x" * 65_536] * 5, headers=CHUNKED))["status"] == 413
+    assert (await gated(Gate(Bodies(held)), *[b"x" * 65_536] * 5, headers=CHUNKED))["status"] == 413
 
 
 # --- the document ------------------------------------------------------------------------------------------------------
@@ -279,7 +282,7 @@ async def test_given_the_document_then_problems_are_described_and_examples_are_a
         document = (await http.get("/openapi.json")).json()
     assert "HTTPValidationError" not in document["components"]["schemas"]
     operation = document["paths"]["/v1/messages"]["post"]
-    assert set(operation["responses"]) == {"202", "400", "401", "403", "404", "408", "409", "413", "503"}
+    assert set(operation["responses"]) == {"202", "400", "401", "403", "404", "408", "409", "413", "429", "503"}
     assert "application/problem+json" in operation["responses"]["400"]["content"]
     assert operation["security"] == [{"bearer": ["send"]}, {"key": ["send"]}]
     assert "security" not in document["paths"]["/v1/dispatch"]["get"]

@@ -13,7 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 from schemas import codec
 from schemas.broadcasts import MAX_AUDIENCE, MAX_CHUNK, AudienceChunk
 from workers.center import app, uploads
-from workers.center.gate import MAX_BODY, Gate, Streamed
+from workers.center.bodies import MAX_BODY, Bodies, Streamed
+from workers.center.gate import Gate
 from workers.center.problems import Problem
 from workers.center.uploads import Slots, Upload
 
@@ -245,7 +246,7 @@ async def through(gate: Gate, parts: list[tuple[float, bytes]], *, path: str = "
         nonlocal status
         status = message.get("status", status)
 
-    await gate({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
+    await gate({"type": "http", "method": method, "path": path, "headers": [(b"transfer-encoding", b"chunked")]}, receive, send)
     return status
 
 
@@ -269,7 +270,7 @@ async def reader(scope: Scope, receive: Receive, send: Send) -> None:
     ],
 )
 async def test_given_a_streamed_body_then_its_size_its_pauses_and_its_time_are_bounded(parts, more, status):
-    gate = Gate(reader, streamed=Streamed("PUT", "/s/", 4 * MAX_BODY, 1.0), body_timeout=0.25)
+    gate = Gate(Bodies(reader, streamed=Streamed("PUT", "/s/", 4 * MAX_BODY, 1.0), timeout=0.25))
     assert await through(gate, parts, **more) == status
 
 

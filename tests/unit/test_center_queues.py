@@ -56,8 +56,10 @@ async def test_given_changes_then_the_switch_is_asked_with_who_and_why_and_the_a
         for action, body, outcome in asked:
             response = await http.post(f"{SHOP}/{action}", json=body)
             assert (response.status_code, response.json()) == (200, {"product": "shop", **outcome})
-    assert world.queues.changes[0] == QueueChange(action="rate", rate=100, by="ann", reason="sale")
-    assert [change.by for change in world.queues.changes] == ["ann", "ann", "api", "api", "api"]
+    assert world.queues.changes[0] == QueueChange(action="rate", rate=100, by="ann (key operator)", reason="sale")
+    assert [change.by for change in world.queues.changes] == [
+        f"{by} (key operator)" for by in ("ann", "ann", "api", "api", "api")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from cli_world import Center, forget_settings, pushctl, system_at
+from click.testing import CliRunner
 from rich.console import Console
 
+import cli
 from infra.ops.job_text import audit_text, estimate_text, funnel_line, job_text, list_text, span, watch_view
 from infra.ops.jobs import Meter
 
@@ -253,3 +255,36 @@ def test_given_counts_then_the_rate_is_that_of_the_last_seconds() -> None:
     for second in range(20, 40):
         rate = meter.take(1000, float(second))
     assert rate == 0, "a job that stands has no rate"
+
+
+# --- one that has to be confirmed --------------------------------------------------------------------------------------
+
+QUESTION = {
+    "type": "urn:longwire:problem:confirm-needed",
+    "title": "It must be confirmed",
+    "detail": "it is for about 5 persons, and more than 4 have to be confirmed: ask again with `confirm`",
+    "estimate": 5,
+    "confirm": "a-token",
+}
+
+
+@pytest.mark.parametrize(("more", "answer"), [(["--yes"], None), ([], "y\n")])
+def test_given_many_persons_when_it_is_confirmed_then_it_is_asked_again_with_the_token(
+    more: list[str], answer: str | None, center: Center, tmp_path: Path
+) -> None:
+    center.will(409, QUESTION)
+    center.will(202, {"id": "j-1", "state": "accepted"})
+    command = ["broadcast", "--data", str(tmp_path), "hi", "--product", "demo", "--by", "ann", *more]
+    result = CliRunner().invoke(cli.cli, command, input=answer)
+    assert (result.exit_code, result.stdout) == (0, "job j-1 accepted\n")
+    assert ("more than 4" in result.stderr) == (answer is not None)
+    body = {"product": "demo", "payload": "hi", "by": "ann"}
+    assert [asked[2] for asked in center.asked] == [body, {**body, "confirm": "a-token"}]
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_given_many_persons_when_it_is_not_confirmed_then_nothing_is_sent(answer: str, center: Center, tmp_path: Path) -> None:
+    center.will(409, QUESTION)
+    result = CliRunner().invoke(cli.cli, ["broadcast", "--data", str(tmp_path), "hi", "--product", "demo"], input=answer)
+    assert (result.exit_code, len(center.asked)) == (5, 1)
+    assert "--yes" in result.stderr

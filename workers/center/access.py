@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS, pattern
 from infra.documents import Access, Network, Rules
 from schemas import names
-from workers.center.auth import Role, needs
+from workers.center.auth import Role, Who, needs
 from workers.center.ports import AccessChange, Parts
 from workers.center.problems import responses
 from workers.center.queues import Words
@@ -92,27 +92,29 @@ def router(parts: Parts) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["access"])
 
-    @routes.get("/v1/access", dependencies=needs(Role.READ), response_model=Access, responses=responses("unauthorized"))
+    @routes.get(
+        "/v1/access", dependencies=needs(Role.READ, everywhere=True), response_model=Access, responses=responses("unauthorized")
+    )
     async def show_access() -> Access:
         """The lists that are in force, as this center knows them."""
         return parts.documents.access
 
     @routes.post(
         "/v1/access",
-        dependencies=needs(Role.ADMIN),
+        dependencies=needs(Role.ADMIN, everywhere=True),
         response_model=Access,
         responses=responses(
             *("bad-input", "unauthorized", "unknown-entry", "changed-meanwhile", "confirm-needed", "journal-down", "bus-down")
         ),
     )
-    async def change_access(request: AccessRequest) -> Access:
+    async def change_access(who: Who, request: AccessRequest) -> Access:
         """Add to a list and remove from it. Rooms obey within a moment: they close who is connected and denied
         (0x98) or not allowed any more (0x87). What is there already stays as it is."""
         change = AccessChange(
             target=request.target,
             add=request.add.rules(),
             remove=request.remove.rules(),
-            by=request.by,
+            by=who.signed(request.by),
             reason=request.reason,
             confirm=request.confirm,
         )

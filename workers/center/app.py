@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp
 
 from infra import asyncapi
@@ -17,6 +16,7 @@ from workers.center import (
     clients,
     document,
     estimate,
+    keys,
     messages,
     page,
     problems,
@@ -28,19 +28,22 @@ from workers.center import (
     steering,
     watching,
 )
-from workers.center.auth import KeyCheck
+from workers.center.bodies import Bodies
 from workers.center.dispatch import route as dispatch
 from workers.center.gate import Gate
+from workers.center.keycheck import KeyCheck, Keys
 from workers.center.ports import Parts
 
 DESCRIPTION: Final = "Push to one device, to a user's devices, or to everyone at a controlled rate."
 
 
 def build(parts: Parts, *, version: str) -> ASGIApp:
-    """The whole application; raises auth.NoKey if no API key is configured."""
+    """The whole application; raises keycheck.NoKey if no API key is configured."""
     dispatcher = dispatch.Dispatcher(parts)
     app = api(parts, dispatcher, version=version)
-    return Gate(dispatch.Front(KeyCheck(app, key=parts.api_key), dispatcher), streamed=audiences.STREAMED)
+    bodies = Bodies(app, streamed=audiences.STREAMED)
+    checked = KeyCheck(bodies, parts, Keys(parts.ring, operator=parts.api_key))
+    return Gate(dispatch.Front(checked, dispatcher))
 
 
 def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastAPI:
@@ -69,6 +72,7 @@ def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastA
         rooms,
         revocations,
         access,
+        keys,
     ):
         app.include_router(noun.router(parts))
     app.include_router(dispatch.router(dispatcher))
@@ -94,16 +98,11 @@ def _operations(parts: Parts) -> APIRouter:
         """The process is alive."""
         return {"status": "ok", "process": "center"}
 
-    @routes.get("/readyz", responses={503: {"description": "A broker can't be reached; the body says which and why."}})
+    @routes.get("/readyz", responses={503: {"description": "A broker can't be used; the body says which."}})
     async def ready() -> JSONResponse:
-        """Kafka, NATS and Redis can be reached; else 503 with each reason."""
-        reasons = parts.health.reasons()
+        """Kafka, NATS and Redis can be used; else 503 with those that can't. Why is told by the internal listener alone."""
+        reasons = dict.fromkeys(parts.health.reasons(), "can't be used")
         body = {"status": "not ready" if reasons else "ok", "process": "center", "reasons": reasons}
         return JSONResponse(body, 503 if reasons else 200)
-
-    @routes.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Prometheus's text format: counts only."""
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

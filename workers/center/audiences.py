@@ -14,8 +14,8 @@ from infra.journal import JournalDown
 from schemas import names
 from schemas.broadcasts import MAX_AUDIENCE, Broadcast
 from workers.center.auth import Role, Who, needs
+from workers.center.bodies import Streamed
 from workers.center.content import ProductName, RecordId, product_of
-from workers.center.gate import Streamed
 from workers.center.lines import FORMATS, MAX_LINE, Lines
 from workers.center.ports import Parts
 from workers.center.problems import Problem, bad_input, journal_down, responses

@@ -8,6 +8,7 @@ import json
 import time
 from typing import Annotated, Any, Final
 
+import msgspec
 from fastapi import APIRouter, Path, Query, Response
 
 from infra.documents import Product
@@ -16,12 +17,14 @@ from schemas import names
 from schemas.broadcasts import Broadcast
 from schemas.codes import PLACES
 from schemas.jobs import JobState
+from workers.center.approval import approved, limit_of, token_of
 from workers.center.audiences import check_audience
 from workers.center.auth import Caller, Role, Who, needs
 from workers.center.campaign import BroadcastRequest, expires_ms, record_of
 from workers.center.content import IdempotencyKey, accept, claim_key, product_of
 from workers.center.jobs import Document, accepted_document
 from workers.center.jobview import Job, JobList, JobView, summary, view
+from workers.center.persons import persons_of
 from workers.center.ports import Parts
 from workers.center.problems import Problem, bad_input, responses
 
@@ -34,7 +37,17 @@ def router(parts: Parts) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["broadcasts"])
     refusals = responses(
-        "bad-input", "unauthorized", "unknown-product", "too-large", "key-reused", "too-many-broadcasts", "journal-down", "busy"
+        "bad-input",
+        "unauthorized",
+        "unknown-product",
+        "too-large",
+        "key-reused",
+        "id-taken",
+        "too-many-broadcasts",
+        "confirm-needed",
+        "bus-down",
+        "journal-down",
+        "busy",
     )
 
     @routes.post("/v1/broadcasts", dependencies=needs(Role.BROADCAST), status_code=202, response_model=Job, responses=refusals)
@@ -43,13 +56,15 @@ def router(parts: Parts) -> APIRouter:
     ) -> Job:
         """Accept a broadcast: answered when Kafka has it. It is sent at `rate` to who is bound when it starts."""
         product = product_of(parts, who, request.product)
-        record = record_of(product, request, idempotency_key, now_ms())
+        record = record_of(who, product, request, idempotency_key, now_ms())
+        check_id(parts, record)
         if request.first_state() is JobState.RUNNING:
             check_place(parts, product.name, record.id)
         await check_audience(parts, record)
         if request.validate_only:
             response.status_code = 200
             return _answer(product, record, request.first_state(), None)
+        record = await confirmed(parts, who, product, request, record, keyed=idempotency_key is not None)
         await claim_key(parts, request, idempotency_key, record.id)
         position = await accept(parts, Entry(names.BROADCASTS, product.name, record), kind="broadcast", record_id=record.id)
         job = _answer(product, record, JobState.ACCEPTED, position.timestamp_ms)
@@ -85,6 +100,28 @@ def router(parts: Parts) -> APIRouter:
     return routes
 
 
+async def confirmed(
+    parts: Parts, who: Caller, product: Product, request: BroadcastRequest, record: Broadcast, *, keyed: bool
+) -> Broadcast:
+    """The record, if it is for no more persons than may be reached unasked, or was confirmed; else raises a Problem (409)."""
+    limit = limit_of(who, product.confirm_over)
+    if limit is None:
+        return record
+    wrong = ""
+    if request.confirm is not None:
+        own = approved(await parts.approvals.current(), request.confirm, who, request, time.time())
+        if own is not None:
+            return record if keyed or request.id is not None else msgspec.structs.replace(record, id=own)
+        wrong = "what was given is of another request, or too old; "
+    persons = await persons_of(parts, record)
+    if persons is not None and persons <= limit:
+        return record
+    about = "as many persons as can't be told now" if persons is None else f"about {persons} persons"
+    detail = f"{wrong}it is for {about}, and more than {limit} have to be confirmed: ask again with `confirm`"
+    token = token_of(await parts.approvals.current(), who, request, time.time())
+    raise Problem("confirm-needed", detail, estimate=persons, confirm=token)
+
+
 async def document_of(parts: Parts, who: Caller, job: str) -> Document:
     """A broadcast's document; raises a Problem (404, the same for one of a product that the caller does not see; or 503 where
     that can't be told now)."""
@@ -93,6 +130,16 @@ async def document_of(parts: Parts, who: Caller, job: str) -> Document:
     if document is None or foreign or document.get("job") != job:  # two ids may share a key of the bucket
         raise Problem("unknown-broadcast", f"broadcast {job} is not known; one accepted a moment ago may need a second")
     return document
+
+
+def check_id(parts: Parts, record: Broadcast) -> None:
+    """Raise a Problem (409) if another product's broadcast is known under this id, or under one that shares its key in the KV.
+
+    By the mirror: an id that somebody has just taken can't be known to whoever does not see that product.
+    """
+    found = parts.jobs.known(names.kv_job_key(record.id))
+    if found is not None and (found.get("product"), found.get("job")) != (record.product, record.id):
+        raise Problem("id-taken", f"the id {record.id} stands for something else; take another, or none: you are given one")
 
 
 def check_place(parts: Parts, product: str, job: str) -> None:

@@ -22,6 +22,7 @@ from schemas.broadcasts import MAX_BY, MAX_GROUPS, MAX_RAMP_S, MAX_RATE, MAX_SEG
 from schemas.checks import MAX_TTL_S
 from schemas.codes import WHOLE
 from schemas.jobs import JobState
+from workers.center.auth import Caller
 from workers.center.content import PRIORITIES, Content, GroupName, PriorityName, RecordId, Text, Ttl, no_bool
 from workers.center.ids import choose_id
 from workers.center.problems import Problem, bad_input
@@ -195,6 +196,9 @@ class BroadcastRequest(Content):
         default=None, description="What is unsettled so long after the start is handed to another channel, once."
     )
     by: Words | None = Field(default=None, description="Who starts it: for the audit.")
+    confirm: Annotated[str, Field(max_length=256)] | None = Field(
+        default=None, description="For one to many persons: what the problem `confirm-needed` gave for this very request."
+    )
     validate_only: bool = Field(default=False, description="Check the request, keep and send nothing (answered 200).")
 
     @model_validator(mode="after")
@@ -212,7 +216,7 @@ class BroadcastRequest(Content):
         return JobState.RUNNING if self.start_at is None else JobState.SCHEDULED
 
 
-def record_of(product: Product, request: BroadcastRequest, idempotency_key: str | None, now_ms: int) -> Broadcast:
+def record_of(who: Caller, product: Product, request: BroadcastRequest, idempotency_key: str | None, now_ms: int) -> Broadcast:
     """The record of a broadcast; raises a Problem for what does not fit the product or the time, which is `now_ms`."""
     check_rate(product, request.rate)
     start_ms = _future_ms("start_at", request.start_at, now_ms)
@@ -220,7 +224,7 @@ def record_of(product: Product, request: BroadcastRequest, idempotency_key: str 
     if fallback_s is not None and fallback_s > (ttl_s or product.ttl_s):
         raise bad_input("fallback_after", fallback_s, f"is after its time to live of {ttl_s or product.ttl_s} s: it is over then")
     record = Broadcast(
-        id=choose_id(request.id, idempotency_key, product.name),
+        id=choose_id(request.id, idempotency_key, product.name, who.key),
         product=product.name,
         realm=request.realm,
         groups=request.groups,

@@ -126,7 +126,7 @@ async def claim_key(parts: Parts, request: Content, key: str | None, record_id: 
     id alone keeps a repeat from being stored twice."""
     if key is None:
         return
-    digest = sha256(request.model_dump_json().encode()).hexdigest()
+    digest = sha256(request.model_dump_json(exclude={"confirm"}).encode()).hexdigest()
     try:
         [same] = await parts.keys.claim([Claim(request.product, record_id, digest)])
     except RegisterDown:

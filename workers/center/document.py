@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from workers.center.gate import MAX_BODY
+from workers.center.bodies import MAX_BODY
 from workers.center.problems import MEDIA_TYPE, ProblemDocument, responses
 
 _PROBLEM: Final = {"schema": {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}}
@@ -58,6 +58,6 @@ def _answers(*kinds: str) -> dict[str, Any]:
 
 _GATE: Final = _answers("busy")
 _GATE_OF_BODIES: Final = _answers("body-timeout", "too-large")
-"""Of workers/center/gate.py: to any operation, and to one with a body."""
-_KEY: Final = _answers("unauthorized", "forbidden")
-"""Of workers/center/auth.py: to an operation that needs a key."""
+"""Of workers/center/gate.py, to any operation, and of bodies.py, to one with a body."""
+_KEY: Final = _answers("unauthorized", "forbidden", "too-fast")
+"""Of workers/center/keycheck.py and auth.py: to an operation that needs a key."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.documents import Product
-from infra.journal import JournalDown
-from infra.wire import JobContent
 from schemas.broadcasts import Broadcast
 from workers.center.auth import Role, Who, needs
 from workers.center.broadcasts import now_ms
 from workers.center.campaign import BroadcastRequest, record_of
 from workers.center.census import Known, RoomAnswer
 from workers.center.content import product_of
+from workers.center.persons import counted
 from workers.center.ports import Parts
 from workers.center.problems import bad_input, responses
 
@@ -71,39 +68,11 @@ def router(parts: Parts) -> APIRouter:
         product = product_of(parts, who, request.product)
         if request.audience is not None:
             raise bad_input("audience", request.audience, "an explicit list has as many clients as it has; leave it out")
-        record = record_of(product, request, None, now_ms())
-        content = _content(record, now_ms())
-        live = [view.entry.room for view in parts.rooms.live()]
-        answers, known = await asyncio.gather(parts.census.online(live, content), _known(parts, content))
+        record = record_of(who, product, request, None, now_ms())
+        answers, known = await counted(parts, record)
         return _view(product, record, answers, known)
 
     return routes
-
-
-async def _known(parts: Parts, content: JobContent) -> Known | None:
-    try:
-        return await parts.census.known(content)
-    except JournalDown:
-        return None
-
-
-def _content(record: Broadcast, at_ms: int) -> JobContent:
-    """What a room needs to decide, without the payload. Whoever is bound now would be when it starts: with `include_new` no two
-    clocks are compared."""
-    return JobContent(
-        job=record.id,
-        number=(-1, -1),
-        product=record.product,
-        groups=list(record.groups),
-        payload=b"",
-        expires_in_ms=60_000,
-        started_ms=at_ms,
-        include_new=True,
-        every_group=record.every_group,
-        segment=record.segment or "",
-        sample_bp=record.sample_bp,
-        sample_seed=record.sample_seed or record.id,
-    )
 
 
 def _view(product: Product, record: Broadcast, answers: list[RoomAnswer], known: Known | None) -> EstimateView:

@@ -32,10 +32,10 @@ def time_of(record_id: str) -> int | None:
     return found.int >> 80 if found.version == 7 and str(found) == record_id else None
 
 
-def choose_id(own: str | None, idempotency_key: str | None, product: str) -> str:
+def choose_id(own: str | None, idempotency_key: str | None, product: str, caller: str) -> str:
     """The id of a request's record; raises a Problem if both an id and a key are given, or the key is out of bounds.
 
-    The same key of the same product always gives the same id, so a repeat is stored once.
+    The same key of the same product and caller always gives the same id, so a repeat is stored once; another caller's is another.
     """
     if idempotency_key is None:
         return own if own is not None else str(uuid7(time.time_ns() // 1_000_000, os.urandom(10)))
@@ -43,5 +43,5 @@ def choose_id(own: str | None, idempotency_key: str | None, product: str) -> str
         raise bad_input("id", own, "give an id or an Idempotency-Key, not both")
     if not 1 <= len(idempotency_key) <= MAX_KEY:
         raise bad_input("Idempotency-Key", idempotency_key, f"has 1 to {MAX_KEY} characters")
-    digest = sha256(f"{product}\0{idempotency_key}".encode("utf-8", "surrogateescape"))
+    digest = sha256(f"{product}\0{caller}\0{idempotency_key}".encode("utf-8", "surrogateescape"))
     return f"{KEYED}{digest.hexdigest()[:40]}"

@@ -16,6 +16,7 @@ from infra.mirror import Mirror
 from infra.queues import OwnQueues
 from infra.register import Register
 from infra.register.idempotency import IdempotencyKeys
+from infra.register.limits import SharedLimits
 from infra.revocations import Revocations
 from infra.rooms import Rooms
 from infra.settings import Settings
@@ -24,13 +25,18 @@ from infra.tokens import Verifier
 from schemas import names
 from workers.center import app
 from workers.center.access_change import AccessWriter
-from workers.center.auth import NoKey
+from workers.center.approval import Secrets
 from workers.center.census import Census
 from workers.center.confirm import Confirmations
 from workers.center.dispatch.askers import Askers
 from workers.center.dispatch.regions import Regions
 from workers.center.jobs import JobIndex, JobMirror
+from workers.center.keycheck import NoKey
+from workers.center.keyring import MirroredKeys
+from workers.center.keysmith import KeySmith
 from workers.center.kick import Kicks
+from workers.center.lastused import LastUsed
+from workers.center.limits import Limits
 from workers.center.ports import Parts
 from workers.center.readiness import Readiness
 from workers.center.revoker import Revoker
@@ -58,6 +64,7 @@ async def main(settings: Settings) -> int:
     jobs = Mirror(bus, names.KV_JOBS, on_change=index.take, needed=False, fail=life.fail)
     readiness = Readiness({"kafka": journal.ping, "nats": lambda: _connected(bus), "redis": register.ping}, fail=life.fail)
     revocations = Revocations(bus, disk=settings.data / NAME, refill=True, fail=life.fail)
+    keys, used = MirroredKeys(bus, disk=settings.data / NAME, fail=life.fail), LastUsed(register, fail=life.fail)
     tokens, streams = Verifier(revocations.revoked), Streams()
     keeper.on_change.append(lambda: tokens.load(keeper.issuers, keeper.key_sets))
     parts = Parts(
@@ -92,6 +99,11 @@ async def main(settings: Settings) -> int:
                 settings.center.geo_regions,
             ),
         ),
+        ring=keys.ring,
+        api_keys=KeySmith(bus, journal, keys.ring, used),
+        used=used.note,
+        approvals=Secrets(bus),
+        limits=Limits(SharedLimits(register)),
         api_key=settings.center.api_key.get_secret_value(),
     )
     try:
@@ -106,10 +118,12 @@ async def main(settings: Settings) -> int:
     life.add("bus", bus)
     life.add("keeper", keeper)
     life.add("revocations", revocations)
+    life.add("api keys", keys)
     life.add("rooms", rooms)
     life.add("jobs", jobs)
     life.add("journal", journal)
     life.add("register", register)
+    life.add("last used", used)
     life.add("readiness", readiness)
     life.add("http", server)
     life.add("streams", streams)

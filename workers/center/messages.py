@@ -13,7 +13,7 @@ from infra.journal import Entry
 from infra.settings import Seconds
 from schemas import names
 from schemas.records import MAX_PULL_AFTER_MS, PushMessage
-from workers.center.auth import Role, Who, needs
+from workers.center.auth import Caller, Role, Who, needs
 from workers.center.content import (
     PRIORITIES,
     Content,
@@ -87,7 +87,7 @@ def router(parts: Parts) -> APIRouter:
     async def send_message(who: Who, message: Message, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
         """Accept a message: answered when Kafka has it, with the id that its receipts and its MQTT property `id` carry."""
         product = product_of(parts, who, message.product)
-        record = _record(product, message, idempotency_key)
+        record = _record(who, product, message, idempotency_key)
         if message.validate_only:
             response.status_code = 200
         else:
@@ -100,10 +100,10 @@ def router(parts: Parts) -> APIRouter:
     return routes
 
 
-def _record(product: Product, message: Message, idempotency_key: str | None) -> PushMessage:
+def _record(who: Caller, product: Product, message: Message, idempotency_key: str | None) -> PushMessage:
     """The record of a message; raises a Problem."""
     record = PushMessage(
-        id=choose_id(message.id, idempotency_key, product.name),
+        id=choose_id(message.id, idempotency_key, product.name, who.key),
         product=product.name,
         client=message.client,
         user=message.user,

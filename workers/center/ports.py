@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from infra.audiences import SEARCH, Audience
 from infra.documents import Access, Document, Issuer, KeySet, Policy, Product, Rules
@@ -16,9 +16,12 @@ from infra.rooms import RoomView
 from infra.tokens import Grant
 from infra.wire import JobContent, PullItem
 from schemas.records import Receipt
+from workers.center.apikey import ApiKey
 from workers.center.census import Known, RoomAnswer
 from workers.center.dispatch.askers import Askers
 from workers.center.jobs import JobIndex
+from workers.center.keyring import KeyRing
+from workers.center.limits import Limits
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
 from workers.center.trail import AuditPage
@@ -241,6 +244,42 @@ class AccessLists(Protocol):
         """Change a list, audited; returns all of them as they are then. Raises problems.Problem, JournalDown."""
 
 
+class KeyOrder(NamedTuple):
+    """Who changes an API key, and why."""
+
+    by: str
+    reason: str | None
+
+
+class ApiKeys(Protocol):
+    """The API keys, and who makes them (workers.center.keysmith.KeySmith). What changes raises problems.Problem, JournalDown."""
+
+    def known(self) -> list[ApiKey]:
+        """All of them, by their ids, those that ended lately, too."""
+
+    async def last_used(self, keys: list[str]) -> dict[str, float]:
+        """Key → when it was used last, seconds since the epoch, where that is known. Never raises."""
+
+    async def create(self, key: ApiKey, order: KeyOrder) -> tuple[ApiKey, str]:
+        """Give it an id and a secret, audited; returns it, and the text that is to be shown once."""
+
+    async def rotate(self, key_id: str, grace_s: float, order: KeyOrder) -> tuple[ApiKey, str]:
+        """Give it another secret, audited; the one before is good for so long."""
+
+    async def drop(self, key_id: str, order: KeyOrder) -> ApiKey:
+        """End the older of two secrets, audited."""
+
+    async def revoke(self, key_id: str, order: KeyOrder) -> ApiKey:
+        """End it, audited."""
+
+
+class ApprovalSecrets(Protocol):
+    """By what confirmations of broadcasts are signed (workers.center.approval.Secrets)."""
+
+    async def current(self) -> bytes:
+        """The secret of all centers; raises problems.Problem."""
+
+
 class AudienceTable(Protocol):
     """Explicit lists as they lie in Kafka (infra.audiences.Audiences)."""
 
@@ -282,3 +321,8 @@ class Parts:
     streams: Streams
     askers: Askers
     api_key: str
+    ring: KeyRing
+    api_keys: ApiKeys
+    used: Callable[[str], None]
+    limits: Limits
+    approvals: ApprovalSecrets

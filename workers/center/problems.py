@@ -37,6 +37,9 @@ _TITLES: Final = {
     "too-many-queues": (409, "As many products as may have a queue of their own"),
     "unknown-revocation": (404, "There is no such revocation"),
     "too-many-revocations": (409, "As many revocations as may hold at one time"),
+    "unknown-key": (404, "There is no such API key"),
+    "too-many-keys": (409, "As many API keys as there may be"),
+    "two-secrets": (409, "The key has two secrets already"),
     "unknown-entry": (404, "The list does not have it"),
     "confirm-needed": (409, "It must be confirmed"),
     "unknown-client": (404, "Nothing is known of this client"),
@@ -55,9 +58,11 @@ _TITLES: Final = {
     "body-timeout": (408, "The body did not arrive in time"),
     "too-large": (413, "The request is too large"),
     "too-many-streams": (429, "So many streams are open already"),
+    "too-fast": (429, "The key asks faster than it may"),
     "too-often": (429, "This address asks too often"),
     "busy": (503, "Too many requests are in flight"),
     "changed-meanwhile": (409, "Somebody else changed it meanwhile"),
+    "id-taken": (409, "The id stands for something else"),
     "key-reused": (409, "The Idempotency-Key stands for another request"),
     "journal-down": (503, "Kafka did not acknowledge"),
     "register-down": (503, "Redis did not answer"),
@@ -95,6 +100,10 @@ class ProblemDocument(BaseModel):
     possible: list[str] | None = Field(default=None, description="For `wrong-state`: what may be asked of it there.")
     bad: list[dict[str, Any]] | None = Field(default=None, description="For `bad-lines`: the first 100, `line` and `reason`.")
     bad_count: int | None = Field(default=None, description="For `bad-lines`: how many there are.")
+    estimate: int | None = Field(
+        default=None, description="For `confirm-needed` of a broadcast: persons that it is for; null: that can't be told now."
+    )
+    confirm: str | None = Field(default=None, description="For `confirm-needed` of a broadcast: give it with the same request.")
     missing: str | None = Field(default=None, description="For `forbidden`: the role that the key does not have.")
 
 

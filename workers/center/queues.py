@@ -90,7 +90,7 @@ def router(parts: Parts) -> APIRouter:
         product = product_of(parts, who, name)
         if (request.rate is not None) != (action == "rate"):
             raise bad_input("rate", request.rate, "belongs to the action rate, and to no other")
-        change = QueueChange(action=action, rate=request.rate, by=request.by, reason=request.reason)
+        change = QueueChange(action=action, rate=request.rate, by=who.signed(request.by), reason=request.reason)
         return _view(await parts.switch.change(product.name, change))
 
     return routes

@@ -12,9 +12,10 @@ from infra.documents import Issuer, KeySet
 from infra.revoked import MAX_S, Revocation
 from infra.tokens import MAX_JTI
 from schemas import names
-from workers.center.auth import Role, needs
+from workers.center.auth import Caller, Role, Who, needs
+from workers.center.content import product_of
 from workers.center.ports import Documents, Parts
-from workers.center.problems import responses
+from workers.center.problems import Problem, responses
 from workers.center.queues import Words
 
 DEFAULT_S: Final = 30 * 24 * 3600
@@ -129,21 +130,30 @@ def router(parts: Parts) -> APIRouter:
         response_model=RevocationList,
         responses=responses("bad-input", "unauthorized"),
     )
-    async def list_revocations(limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100) -> RevocationList:
-        """What is revoked, as this center knows it."""
-        found = sorted(parts.revocations.known(), key=lambda entry: entry.before, reverse=True)
+    async def list_revocations(who: Who, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100) -> RevocationList:
+        """What is revoked, as this center knows it: with a key for some products, of the users in them."""
+        found = sorted(
+            (entry for entry in parts.revocations.known() if _may(who, entry)), key=lambda entry: entry.before, reverse=True
+        )
         return RevocationList(revocations=[_view(entry) for entry in found[:limit]], total=len(found))
 
     @routes.post(
         "/v1/revocations",
         dependencies=needs(Role.OPERATE),
         response_model=RevocationView,
-        responses=changing | responses("bad-input", "too-many-revocations"),
+        responses=changing | responses("bad-input", "unknown-product", "too-many-revocations"),
     )
-    async def revoke_tokens(request: RevokeRequest) -> RevocationView:
+    async def revoke_tokens(who: Who, request: RevokeRequest) -> RevocationView:
         """Refuse tokens that were issued until now, and end the connections that hold them, within a moment (0x87). A token that
         is issued later is good. Again for the same one: it holds for longer."""
-        return _view(await parts.revocations.revoke(_entry(request, parts.documents, time.time())))
+        entry = _entry(request, parts.documents, time.time(), by=who.signed(request.by))
+        if entry.product:
+            product_of(parts, who, entry.product)
+        elif not _may(who, entry):
+            raise Problem(
+                "forbidden", f"the key {who.key} is for some products; of these it may revoke users", missing=Role.OPERATE
+            )
+        return _view(await parts.revocations.revoke(entry))
 
     @routes.post(
         "/v1/revocations/{id}/lift",
@@ -151,22 +161,30 @@ def router(parts: Parts) -> APIRouter:
         response_model=RevocationView,
         responses=changing | responses("bad-input", "unknown-revocation"),
     )
-    async def lift_revocation(key: Annotated[str, Path(alias="id", max_length=64)], request: LiftRequest) -> RevocationView:
+    async def lift_revocation(
+        who: Who, key: Annotated[str, Path(alias="id", max_length=64)], request: LiftRequest
+    ) -> RevocationView:
         """Let the tokens hold again that it covers."""
-        return _view(await parts.revocations.lift(key, by=request.by, reason=request.reason))
+        if not any(entry.id == key and _may(who, entry) for entry in parts.revocations.known()):
+            raise Problem("unknown-revocation", f"there is no revocation {key[:64]!a}")
+        return _view(await parts.revocations.lift(key, by=who.signed(request.by), reason=request.reason))
 
     @routes.get("/v1/issuers", dependencies=needs(Role.READ), response_model=IssuerList, responses=responses("unauthorized"))
-    async def list_issuers() -> IssuerList:
+    async def list_issuers(who: Who) -> IssuerList:
         """Who signs tokens, with which keys, and how old those are that were fetched."""
         documents, now = parts.documents, time.time()
-        return IssuerList(
-            issuers=[_issuer(issuer, documents.key_sets.get(iss), now) for iss, issuer in sorted(documents.issuers.items())]
-        )
+        seen = [issuer for _, issuer in sorted(documents.issuers.items()) if not issuer.products or who.seen(issuer.products)]
+        return IssuerList(issuers=[_issuer(who, issuer, documents.key_sets.get(issuer.iss), now) for issuer in seen])
 
     return routes
 
 
-def _entry(request: RevokeRequest, documents: Documents, now: float) -> Revocation:
+def _may(who: Caller, entry: Revocation) -> bool:
+    """Does it concern the caller's products, and no other?"""
+    return who.products is None or (bool(entry.product) and who.sees(entry.product))
+
+
+def _entry(request: RevokeRequest, documents: Documents, now: float, *, by: str) -> Revocation:
     kind: Literal["client", "user", "token"]
     if request.issuer is not None:
         kind, scope = "token", request.issuer
@@ -184,7 +202,7 @@ def _entry(request: RevokeRequest, documents: Documents, now: float) -> Revocati
         product=request.product or "",
         before=now,
         until=now + min(MAX_S, request.expires_in_s or default),
-        by=request.by,
+        by=by,
         reason=request.reason or "",
     )
 
@@ -205,7 +223,7 @@ def _view(entry: Revocation) -> RevocationView:
     )
 
 
-def _issuer(issuer: Issuer, key_set: KeySet | None, now: float) -> IssuerView:
+def _issuer(who: Caller, issuer: Issuer, key_set: KeySet | None, now: float) -> IssuerView:
     fetched = key_set if key_set is not None and key_set.url == issuer.jwks else None
     keys = [KeyView(kid=key.kid, alg=key.alg, fetched=False) for key in issuer.keys]
     if fetched is not None:
@@ -214,7 +232,7 @@ def _issuer(issuer: Issuer, key_set: KeySet | None, now: float) -> IssuerView:
         iss=issuer.iss,
         realm=issuer.realm,
         audience=issuer.audience,
-        products=list(issuer.products),
+        products=[name for name in issuer.products if who.sees(name)],
         max_lifetime_s=issuer.max_lifetime,
         keys=keys,
         jwks=issuer.jwks,

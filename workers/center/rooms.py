@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from infra.rooms import RoomView
-from workers.center.auth import Role, needs
+from workers.center.auth import Caller, Role, Who, needs
 from workers.center.ports import Parts
 from workers.center.problems import responses
 
@@ -35,14 +35,14 @@ def router(parts: Parts) -> APIRouter:
     routes = APIRouter(tags=["rooms"])
 
     @routes.get("/v1/rooms", dependencies=needs(Role.READ), response_model=RoomList, responses=responses("unauthorized"))
-    async def list_rooms() -> RoomList:
+    async def list_rooms(who: Who) -> RoomList:
         """The rooms with a young lease, with their connections."""
-        return RoomList(rooms=[_room(view) for view in parts.rooms.live()])
+        return RoomList(rooms=[_room(who, view) for view in parts.rooms.live()])
 
     return routes
 
 
-def _room(view: RoomView) -> Room:
+def _room(who: Caller, view: RoomView) -> Room:
     entry, lease = view.entry, view.lease
     return Room(
         room=entry.room,
@@ -52,5 +52,5 @@ def _room(view: RoomView) -> Room:
         labels=entry.labels,
         state=lease.state,
         connections=lease.connections,
-        bound=lease.bound,
+        bound={name: count for name, count in lease.bound.items() if who.sees(name)},
     )
