@@ -71,10 +71,24 @@ class Presence(msgspec.Struct, frozen=True):
 
 
 class ToldIndex:
-    """Reads and writes it. Everything raises RegisterDown, and RegisterNotReady while the shard is folded."""
+    """Reads and writes it; a part of the process (infra.lifecycle.Part). Everything raises RegisterDown, and RegisterNotReady
+    while the shard is folded."""
 
     def __init__(self, register: Register) -> None:
+        """`register`: its own; nobody else starts it."""
         self._register = register
+
+    async def start(self) -> None:
+        """Nothing: who has it may live without Redis, until `ready`."""
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        await self._register.stop()
+
+    async def ready(self) -> None:
+        """Connect, unless it was done."""
+        if not self._register.shards.all:
+            await self._register.start()
 
     async def read(self, keys: Sequence[str]) -> list[ToldView]:
         """What is known of these clients."""

@@ -43,6 +43,9 @@ class Taker:
             raise JournalDown("the test says so")
         self.events += events
 
+    async def caught_up(self) -> None:
+        """Nothing waits."""
+
     def of(self, product: str, *names_: str) -> list[tuple[str, Any]]:
         """(type, client, or user) of what a product was told, in order. Two consumers may tell the same event of a user at a
         time: one event, by its id; of clients a repeat counts."""
@@ -60,10 +63,10 @@ class Consumers:
 
     def __init__(self, core: Core, taker: Taker, group: str) -> None:
         asked = Asked(core.keeper)
-        self.status = StatusCallbacks(ToldIndex(core.register), taker, asked)
+        self.status = StatusCallbacks(ToldIndex(core.register), taker, taker, asked)
         self.runner = self._runner(core, names.STATUS, group, self.status, holds=self.status.floor)
         self.patience = Patience(self.status, self.runner, fail=core.failures.append)
-        self.receipts = self._runner(core, names.RECEIPTS, group + "-receipts", ReceiptCallbacks(taker, asked))
+        self.receipts = self._runner(core, names.RECEIPTS, group + "-receipts", ReceiptCallbacks(taker, taker, asked))
 
     @staticmethod
     def _runner(core: Core, topic: str, group: str, handler: Any, **more: Any) -> Runner:

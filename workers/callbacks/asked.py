@@ -35,6 +35,13 @@ class Sender(Protocol):
         """Post them, those of one key in order, or keep what is not taken for later; raises JournalDown."""
 
 
+class Kept(Protocol):
+    """What waits for endpoints already (workers.webhooks.Shelf): later events of its keys wait behind it."""
+
+    async def caught_up(self) -> None:
+        """Return when all that was kept before is known; raises JournalDown."""
+
+
 class Asked:
     """Derived again whenever a document changed; asking costs a look-up."""
 

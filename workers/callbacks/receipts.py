@@ -13,7 +13,7 @@ from schemas import names
 from schemas.codec import Undecodable, decode_as, second_text
 from schemas.codes import EventType, State
 from schemas.records import Receipt
-from workers.callbacks.asked import Asked, Sender
+from workers.callbacks.asked import Asked, Kept, Sender
 from workers.callbacks.telling import event_id, tell
 from workers.runner import Dead, Incoming
 from workers.webhooks import Event
@@ -34,12 +34,14 @@ KINDS: Final[dict[str, EventType]] = {
 class ReceiptCallbacks:
     """The runner's handler for `push.receipts`."""
 
-    def __init__(self, outbox: Sender, asked: Asked) -> None:
+    def __init__(self, outbox: Sender, kept: Kept, asked: Asked) -> None:
         self._outbox = outbox
+        self._kept = kept
         self._asked = asked
 
     async def assigned(self, partitions: frozenset[int]) -> None:
-        """Nothing is kept between batches."""
+        """What a former owner left waits; raises JournalDown."""
+        await self._kept.caught_up()
 
     async def revoked(self, partitions: frozenset[int]) -> None:
         """Nothing is kept between batches."""

@@ -23,7 +23,7 @@ from schemas.codec import Undecodable, decode_as
 from schemas.codes import EventType, Status
 from schemas.records import StatusEvent
 from workers.callbacks import users
-from workers.callbacks.asked import Asked, Sender
+from workers.callbacks.asked import Asked, Kept, Sender
 from workers.callbacks.presence import Change, Presence, Record
 from workers.callbacks.telling import Abandoned, event_id, persist, tell
 from workers.runner import Dead, Incoming
@@ -61,14 +61,17 @@ class _Partition:
 class StatusCallbacks:
     """The runner's handler for `push.status`."""
 
-    def __init__(self, told: ToldIndex, outbox: Sender, asked: Asked) -> None:
+    def __init__(self, told: ToldIndex, outbox: Sender, kept: Kept, asked: Asked) -> None:
         self._told = told
         self._outbox = outbox
+        self._kept = kept
         self._asked = asked
         self._partitions: dict[int, _Partition] = {}
 
     async def assigned(self, partitions: frozenset[int]) -> None:
-        """What was held back before is read again."""
+        """What was held back before is read again; raises JournalDown or RegisterDown."""
+        await self._told.ready()
+        await self._kept.caught_up()
         self._partitions |= {number: _Partition(Presence(self._asked)) for number in partitions}
 
     async def revoked(self, partitions: frozenset[int]) -> None:
