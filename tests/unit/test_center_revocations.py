@@ -50,7 +50,7 @@ async def test_given_whom_when_revoked_then_the_table_has_it(body: dict[str, Any
     [found] = world.revocations.entries.values()
     assert status == 200
     assert (found.kind, found.scope, found.product, found.subject) == entry
-    assert (shown["id"], shown["by"], shown["reason"]) == (found.id, "ann", "lost")
+    assert (shown["id"], shown["by"], shown["reason"]) == (found.id, "ann (key operator)", "lost")
     assert now <= found.before <= time.time()
     assert found.until == found.before + DEFAULT_S
     assert entry[3] in revocation_text(shown)
