@@ -220,7 +220,12 @@ async def test_given_rooms_with_leases_then_they_are_listed_and_devices_sent_to_
             return len((await http.get("/v1/rooms")).json()["rooms"]) == 2
 
         await until(both)
-        answer = (await http.get("/v1/dispatch", params={"client": "c1"})).json()
+
+        async def sent() -> dict[str, Any] | None:  # the dispatcher looks at the rooms four times a second
+            response = await http.get("/v1/dispatch", params={"client": "c1"})
+            return response.json() if response.is_success else None
+
+        answer = await until(sent)
         assert [entry["room"] for entry in answer["addresses"]] == ["center-r1"]
         assert answer["heartbeat_s"] == Policy().keep_alive_default
 
