@@ -25,7 +25,12 @@ _COLLAPSE: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 PRODUCT_FORM: Final = _PRODUCT.pattern
 GROUP_FORM: Final = _GROUP.pattern
+REALM_FORM: Final = _REALM.pattern
 TYPE_FORM: Final = _TYPE.pattern
+CLIENT_FORM: Final = _CLIENT.pattern
+USER_FORM: Final = _USER.pattern
+ID_FORM: Final = _ID.pattern
+COLLAPSE_FORM: Final = _COLLAPSE.pattern
 """For who describes the names."""
 
 

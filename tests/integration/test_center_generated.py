@@ -142,7 +142,8 @@ class Center:
             return case
         if isinstance(case.body, dict) and case.body and (example := self.example(case.operation)):
             self.turn += 1
-            name = sorted(case.body, key=str)[self.turn % len(case.body)]
+            given = sorted((name for name, value in case.body.items() if value is not None), key=str) or list(case.body)
+            name = given[self.turn % len(given)]
             case.body = {**example, name: case.body[name]}
         told = {**self.told.get(noun(case.operation), {}), **self.known}
         for place, names in ((case.path_parameters, told), (case.query, self.known), (case.body, self.known)):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import Header
 from prometheus_client import Counter
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from infra.documents import Product
 from infra.journal import Entry, JournalDown, Position
@@ -52,9 +52,20 @@ def _encodable(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
-ProductName = Annotated[str, AfterValidator(names.product)]
-GroupName = Annotated[str, AfterValidator(names.group)]
-RecordId = Annotated[str, AfterValidator(names.message_id)]
+
+
+def _form(pattern: str) -> WithJsonSchema:
+    """For the document: the check itself says more of what does not fit."""
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$"})
+
+
+ProductName = Annotated[str, AfterValidator(names.product), _form(names.PRODUCT_FORM)]
+GroupName = Annotated[str, AfterValidator(names.group), _form(names.GROUP_FORM)]
+RealmName = Annotated[str, AfterValidator(names.realm), _form(names.REALM_FORM)]
+ClientId = Annotated[str, AfterValidator(names.client), _form(names.CLIENT_FORM)]
+UserId = Annotated[str, AfterValidator(names.user), _form(names.USER_FORM)]
+RecordId = Annotated[str, AfterValidator(names.message_id), _form(names.ID_FORM)]
+CollapseKey = Annotated[str, AfterValidator(names.collapse_key), _form(names.COLLAPSE_FORM)]
 Ttl = Annotated[Seconds, Field(le=MAX_TTL_S, allow_inf_nan=False), BeforeValidator(no_bool)]
 IdempotencyKey = Annotated[
     str | None,
@@ -71,7 +82,7 @@ class Content(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     product: ProductName
-    realm: Annotated[str, AfterValidator(names.realm)] = names.DEFAULT_REALM
+    realm: RealmName = names.DEFAULT_REALM
     payload: Text | None = Field(default=None, description="Text; it is sent as UTF-8.")
     payload_base64: str | None = Field(default=None, description="Bytes, in base64 (RFC 4648 §4).")
     content_type: Text | None = Field(default=None, max_length=128)

@@ -6,21 +6,23 @@ import math
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.documents import Product
 from infra.journal import Entry
 from infra.settings import Seconds
-from schemas import names
 from schemas.records import MAX_PULL_AFTER_MS, PushMessage
 from workers.center.auth import Caller, Role, Who, needs
 from workers.center.content import (
     PRIORITIES,
+    ClientId,
+    CollapseKey,
     Content,
     GroupName,
     IdempotencyKey,
     PriorityName,
     Ttl,
+    UserId,
     accept,
     claim_key,
     from_base64,
@@ -40,11 +42,11 @@ class Message(Content):
         }
     )
 
-    client: Annotated[str, AfterValidator(names.client)] | None = None
-    user: Annotated[str, AfterValidator(names.user)] | None = None
+    client: ClientId | None = None
+    user: UserId | None = None
     qos: Literal[0, 1] = 1
     priority: PriorityName = "normal"
-    collapse_key: Annotated[str, AfterValidator(names.collapse_key)] | None = Field(
+    collapse_key: CollapseKey | None = Field(
         default=None, description="A later message with the same key replaces one that is still pending."
     )
     group: GroupName | None = Field(default=None, description="The topic it is delivered under: push/{product}/{group}.")

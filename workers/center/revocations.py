@@ -6,14 +6,14 @@ import time
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.documents import Issuer, KeySet
 from infra.revoked import MAX_S, Revocation
 from infra.tokens import MAX_JTI
 from schemas import names
 from workers.center.auth import Caller, Role, Who, needs
-from workers.center.content import product_of
+from workers.center.content import ClientId, ProductName, RealmName, UserId, product_of
 from workers.center.ports import Documents, Parts
 from workers.center.problems import Problem, responses
 from workers.center.queues import Words
@@ -30,14 +30,14 @@ class RevokeRequest(BaseModel):
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"client": "phone-1", "by": "ann", "reason": "stolen"}]}
     )
 
-    client: Annotated[str, AfterValidator(names.client)] | None = None
-    user: Annotated[str, AfterValidator(names.user)] | None = None
-    product: Annotated[str, AfterValidator(names.product)] | None = Field(default=None, description="Of the user.")
+    client: ClientId | None = None
+    user: UserId | None = None
+    product: ProductName | None = Field(default=None, description="Of the user.")
     jti: Annotated[str, Field(min_length=1, max_length=MAX_JTI)] | None = None
     issuer: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         default=None, description="Of the `jti`: its `iss`."
     )
-    realm: Annotated[str, AfterValidator(names.realm)] = Field(default=names.DEFAULT_REALM, description="Of the client or user.")
+    realm: RealmName = Field(default=names.DEFAULT_REALM, description="Of the client or user.")
     expires_in_s: int | None = Field(
         default=None,
         ge=1,
