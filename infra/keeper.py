@@ -17,7 +17,7 @@ from prometheus_client import Counter
 from pydantic import ValidationError
 
 from infra.bus import Bus, BusDown
-from infra.documents import Access, Document, Issuer, KeySet, Policy, Product, Queue, document_class
+from infra.documents import Access, ApiIssuer, Document, Issuer, KeySet, Policy, Product, Queue, document_class
 from infra.mirror import Mirror
 from infra.telemetry import write_json
 from schemas import names
@@ -37,8 +37,8 @@ class Unreadable(KeyError):
 class Keeper:
     """All documents, typed, as they are now.
 
-    `products`, `issuers` and `key_sets` (by `iss`), `policy` and `access` are replaced as a whole on a change, never mutated: a
-    reader may keep a reference for as long as one decision takes.
+    `products`, `issuers`, `api_issuers` and `key_sets` (by `iss`), `policy` and `access` are replaced as a whole on a change,
+    never mutated: a reader may keep a reference for as long as one decision takes.
     """
 
     def __init__(self, bus: Bus, *, disk: Path, refill: bool = False, fail: Callable[[str], None] = lambda reason: None) -> None:
@@ -46,6 +46,7 @@ class Keeper:
         them back where the bucket's store was wiped (a room may not write there)."""
         self.products: dict[str, Product] = {}
         self.issuers: dict[str, Issuer] = {}
+        self.api_issuers: dict[str, ApiIssuer] = {}
         self.key_sets: dict[str, KeySet] = {}
         self.policy = Policy()
         self.access = Access()
@@ -154,6 +155,7 @@ class Keeper:
         documents = self._documents.values()
         self.products = {item.name: item for item in documents if isinstance(item, Product)}
         self.issuers = {item.iss: item for item in documents if isinstance(item, Issuer)}
+        self.api_issuers = {item.iss: item for item in documents if isinstance(item, ApiIssuer)}
         self.key_sets = {item.iss: item for item in documents if isinstance(item, KeySet)}
         self.policy = next((item for item in documents if isinstance(item, Policy)), Policy())
         self.access = next((item for item in documents if isinstance(item, Access)), Access())

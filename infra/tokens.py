@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import msgspec
 
-from infra.documents import Issuer, KeySet, SigningKey
+from infra.documents import Issuer, KeySet, Signer, SigningKey
 from infra.grants import BadToken, Grant, Granter, ProductGrant, mark_of
 from infra.revoked import Revoked
 from infra.signatures import ED25519, Key, unbase64url
 from schemas import names
 
-__all__ = ["BadToken", "Grant", "ProductGrant", "Verifier"]
+__all__ = ["Authenticator", "BadToken", "Claims", "Grant", "ProductGrant", "Verifier", "check_audience", "check_times"]
+
+S = TypeVar("S", bound=Signer)
 
 LEEWAY_S: Final = 60
 """How far `nbf` and `iat` may lie in the future: the issuer's clock is not ours."""
@@ -37,7 +39,7 @@ class _Header(msgspec.Struct):
     crit: Any = msgspec.UNSET
 
 
-class _Claims(msgspec.Struct):
+class Claims(msgspec.Struct):
     """Read before the signature was checked, so that the key can be found; only `iss` is used until then."""
 
     iss: str
@@ -56,12 +58,12 @@ class _Key:
     key: Key
 
 
-class _Issuer:
+class _Issuer(Generic[S]):
     """An issuer with its keys: by `kid`, and those to try where a token names none."""
 
     __slots__ = ("by_kid", "document", "key_set", "unnamed")
 
-    def __init__(self, document: Issuer, key_set: KeySet | None) -> None:
+    def __init__(self, document: S, key_set: KeySet | None) -> None:
         self.document = document
         self.key_set = key_set
         fetched = key_set.keys if key_set is not None and key_set.url == document.jwks else ()
@@ -70,7 +72,7 @@ class _Issuer:
         self.by_kid = {kid: key for kid, key in (*others, *own) if kid}
         self.unnamed = tuple([key for _, key in own] + [key for kid, key in others if not kid])
 
-    def same(self, document: Issuer, key_set: KeySet | None) -> bool:
+    def same(self, document: S, key_set: KeySet | None) -> bool:
         """Do these documents say what the ones say that it was made of?"""
         old = self.key_set
         if document != self.document or (old is None) != (key_set is None):
@@ -95,19 +97,16 @@ class _Issuer:
         return fitting
 
 
-class Verifier:
-    """Verifies tokens by the issuers that `load` was given last."""
+class Authenticator(Generic[S]):
+    """Whose tokens are genuine, by the issuers that `load` was given last."""
 
-    def __init__(self, revoked: Revoked | None = None) -> None:
-        """`revoked`: what is refused although it is genuine."""
-        self._revoked = revoked
-        self._issuers: dict[str, _Issuer] = {}
+    def __init__(self) -> None:
+        self._issuers: dict[str, _Issuer[S]] = {}
         self._headers: dict[bytes, _Header] = {}
         self._header = msgspec.json.Decoder(_Header).decode
-        self._claims = msgspec.json.Decoder(_Claims).decode
-        self._granter = Granter()
+        self._claims = msgspec.json.Decoder(Claims).decode
 
-    def load(self, issuers: Mapping[str, Issuer], key_sets: Mapping[str, KeySet] | None = None) -> None:
+    def load(self, issuers: Mapping[str, S], key_sets: Mapping[str, KeySet] | None = None) -> None:
         """Replace all keys; those whose documents did not change stay as they are. `key_sets`: what their JWKS held, by `iss`."""
         sets = key_sets or {}
         before, self._issuers, self._headers = self._issuers, {}, {}
@@ -116,28 +115,8 @@ class Verifier:
             same = old is not None and old.same(document, sets.get(iss))
             self._issuers[iss] = old if old is not None and same else _Issuer(document, sets.get(iss))
 
-    def verify(self, token: bytes, client_id: str | None, wall: float) -> Grant:
-        """What the token allows `client_id` at `wall` (s since the epoch); None: whichever client it names. Raises BadToken."""
-        document, claims = self._authenticate(token)
-        expires_at, lifetime = _check_times(claims, wall, document.max_lifetime)
-        _check_audience(claims.aud, document.audience)
-        subject = claims.sub
-        if client_id is None:
-            client_id = _client(subject)
-        elif subject != client_id:
-            _bad("sub", "the token's sub is not this client id")
-        grant = Grant(
-            names.client_key(document.realm, client_id),
-            expires_at,
-            self._granter.products(claims.products, document),
-            self._granter.shared(lifetime),
-            _mark(document.iss, claims.jti),
-        )
-        if self._revoked is not None and self._revoked.covers(grant, wall):
-            raise BadToken("revoked", "the token was revoked", forbidden=True)
-        return grant
-
-    def _authenticate(self, token: bytes) -> tuple[Issuer, _Claims]:
+    def authenticate(self, token: bytes) -> tuple[S, Claims]:
+        """Who signed it, and what it says: its times and its audience are not checked yet. Raises BadToken."""
         if len(token) > MAX_TOKEN:
             _bad("size", f"a token of {len(token)} bytes, more than {MAX_TOKEN}")
         parts = token.split(b".")
@@ -159,13 +138,44 @@ class Verifier:
                 return issuer.document, claims
         raise BadToken("signature", "the token's signature is not of its issuer")
 
-    def _look(self, head: bytes, payload: bytes) -> tuple[_Header, _Claims]:
+    def _look(self, head: bytes, payload: bytes) -> tuple[_Header, Claims]:
         """What the token says of itself, not believed yet: only to find the key."""
         try:
             header = self._headers.get(head) or self._header(unbase64url(head))
             return header, self._claims(unbase64url(payload))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             _bad("form", "the JWT's header (alg) or payload (iss) can't be read")
+
+
+class Verifier(Authenticator[Issuer]):
+    """Verifies devices' tokens."""
+
+    def __init__(self, revoked: Revoked | None = None) -> None:
+        """`revoked`: what is refused although it is genuine."""
+        super().__init__()
+        self._revoked = revoked
+        self._granter = Granter()
+
+    def verify(self, token: bytes, client_id: str | None, wall: float) -> Grant:
+        """What the token allows `client_id` at `wall` (s since the epoch); None: whichever client it names. Raises BadToken."""
+        document, claims = self.authenticate(token)
+        expires_at, lifetime = check_times(claims, wall, document.max_lifetime)
+        check_audience(claims.aud, document.audience)
+        subject = claims.sub
+        if client_id is None:
+            client_id = _client(subject)
+        elif subject != client_id:
+            _bad("sub", "the token's sub is not this client id")
+        grant = Grant(
+            names.client_key(document.realm, client_id),
+            expires_at,
+            self._granter.products(claims.products, document),
+            self._granter.shared(lifetime),
+            _mark(document.iss, claims.jti),
+        )
+        if self._revoked is not None and self._revoked.covers(grant, wall):
+            raise BadToken("revoked", "the token was revoked", forbidden=True)
+        return grant
 
 
 def _made(item: SigningKey) -> _Key:
@@ -184,8 +194,8 @@ def _time(name: str, value: object) -> float | None:
     return float(value)
 
 
-def _check_times(claims: _Claims, wall: float, max_lifetime: float | None) -> tuple[float, float]:
-    """`exp`, and how long after `iat` it is (0: there is no `iat`)."""
+def check_times(claims: Claims, wall: float, max_lifetime: float | None) -> tuple[float, float]:
+    """`exp`, and how long after `iat` it is (0: there is no `iat`). Raises BadToken."""
     expires_at = _time("exp", claims.exp)
     if expires_at is None:
         _bad("exp", "the token has no exp")
@@ -216,6 +226,7 @@ def _client(subject: object) -> str:
         _bad("sub", "the token's sub is no client id")
 
 
-def _check_audience(aud: object, expected: str) -> None:
+def check_audience(aud: object, expected: str) -> None:
+    """Raises BadToken."""
     if aud != expected and not (isinstance(aud, list) and expected in aud):
         _bad("aud", f"the token's aud does not name {expected!a}")

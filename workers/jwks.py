@@ -21,7 +21,7 @@ from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from infra.bus import KvErrors
-from infra.documents import MAX_SET, Issuer, KeySet, SigningKey, check_kids, key_set_key
+from infra.documents import MAX_SET, KeySet, Signer, SigningKey, check_kids, key_set_key
 from infra.keeper import Keeper
 from infra.lifecycle import Loops
 from infra.signatures import ED25519, unbase64url
@@ -145,12 +145,13 @@ class KeySets:
 
     async def turn(self) -> None:
         """Fetch what is due, and forget the sets of issuers that have none any more."""
-        issuers, sets = self._keeper.issuers, self._keeper.key_sets
-        wanted = [issuer for issuer in issuers.values() if issuer.jwks is not None]
+        issuers = {**self._keeper.api_issuers, **self._keeper.issuers}  # who signs both has one JWKS
+        sets = self._keeper.key_sets
+        wanted: list[Signer] = [issuer for issuer in issuers.values() if issuer.jwks is not None]
         self._tried = {key: at for key, at in self._tried.items() if key in {(item.iss, item.jwks) for item in wanted}}
         limit = asyncio.Semaphore(AT_ONCE)
 
-        async def one(issuer: Issuer) -> None:
+        async def one(issuer: Signer) -> None:
             async with limit:
                 await self._renew(issuer)
 
@@ -163,7 +164,7 @@ class KeySets:
             for iss in sets.keys() - {issuer.iss for issuer in wanted}:
                 await self._forget(iss)
 
-    def _due(self, issuer: Issuer, found: KeySet | None) -> bool:
+    def _due(self, issuer: Signer, found: KeySet | None) -> bool:
         assert issuer.jwks is not None
         tried = self._tried.get((issuer.iss, issuer.jwks))
         if tried is not None and self._clock() < tried + RETRY:
@@ -173,7 +174,7 @@ class KeySets:
         since = self._wall() - found.tried_at
         return not 0 <= since < (RETRY if found.error else issuer.jwks_interval)
 
-    async def _renew(self, issuer: Issuer) -> None:
+    async def _renew(self, issuer: Signer) -> None:
         """Fetch one, and write what came of it."""
         assert issuer.jwks is not None
         self._tried[issuer.iss, issuer.jwks] = self._clock()

@@ -1,8 +1,8 @@
 """The typed documents that configure Longwire at run time; infra.keeper keeps them in sync in every process."""
 
 from infra.documents.base import Document
-from infra.documents.issuers import MAX_SET, Issuer, KeySet, SigningKey, check_kids
-from infra.documents.keys import ACCESS, POLICY, document_class, issuer_key, key_set_key, product_key
+from infra.documents.issuers import MAX_SET, ApiGrant, ApiIssuer, Issuer, KeySet, Signer, SigningKey, check_kids
+from infra.documents.keys import ACCESS, POLICY, api_issuer_key, document_class, issuer_key, key_set_key, product_key
 from infra.documents.policies import Access, Network, Policy, Rules
 from infra.documents.products import MAX_PENDING, MAX_QUEUE_RATE, FrequencyCap, Health, Product, Queue
 from infra.documents.webhooks import Endpoint
@@ -14,6 +14,8 @@ __all__ = [
     "MAX_SET",
     "POLICY",
     "Access",
+    "ApiGrant",
+    "ApiIssuer",
     "Document",
     "Endpoint",
     "FrequencyCap",
@@ -25,7 +27,9 @@ __all__ = [
     "Product",
     "Queue",
     "Rules",
+    "Signer",
     "SigningKey",
+    "api_issuer_key",
     "check_kids",
     "document_class",
     "issuer_key",

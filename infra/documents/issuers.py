@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, field_serializer, model_validator
 
@@ -49,28 +49,53 @@ class SigningKey(Document):
         raise BadKey(f"a key for {self.alg} has a {'secret' if self.alg in SECRET_BYTES else 'public_key'}, and nothing else")
 
 
-class Issuer(Document):
-    """Who signs tokens (`iss`): its keys sign only its own products, its client ids live in its realm. `products` empty: all.
+class Signer(Document):
+    """Who signs tokens (`iss`), for whom, and with which keys.
 
     `jwks`: a URL of further, public keys, asked every `jwks_interval` (RFC 7517); `max_lifetime`: how long after its `iat` a
     token may expire, at most. None: any time, and `iat` may be absent.
     """
 
     iss: str = Field(min_length=1, max_length=256)
-    realm: Annotated[str, AfterValidator(names.realm)] = names.DEFAULT_REALM
-    audience: str = "longwire"
+    audience: str
     keys: tuple[SigningKey, ...] = Field(default=(), max_length=4)
-    products: tuple[Annotated[str, AfterValidator(names.product)], ...] = ()
     jwks: Annotated[str, Field(max_length=2048), AfterValidator(_jwks_url)] | None = None
     jwks_interval: Annotated[Seconds, Field(ge=60, le=86_400)] = 300.0
     max_lifetime: Seconds | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> Issuer:
+    def _check(self) -> Self:
         if not self.keys and self.jwks is None:
             raise ValueError("an issuer has keys, or the URL of a JWKS")
         check_kids(self.keys)
         return self
+
+
+class Issuer(Signer):
+    """Of devices' tokens: its keys sign only its own products, its client ids live in its realm. `products` empty: all."""
+
+    audience: str = "longwire"
+    realm: Annotated[str, AfterValidator(names.realm)] = names.DEFAULT_REALM
+    products: tuple[Annotated[str, AfterValidator(names.product)], ...] = ()
+
+
+class ApiGrant(Document):
+    """What a token may whose claim has this value. `products` None: all."""
+
+    value: str = Field(min_length=1, max_length=256)
+    roles: tuple[Literal["send", "broadcast", "read", "operate", "admin"], ...] = Field(min_length=1, max_length=5)
+    products: tuple[Annotated[str, AfterValidator(names.product)], ...] | None = Field(min_length=1, max_length=64)
+
+
+class ApiIssuer(Signer):
+    """Of tokens that are shown to the HTTP API in place of a key (OIDC). A token may what the first of `grants` says whose value
+    its `claim`, a text or a list, has; `rate`: requests per second, for each `sub`; `confirm_over` as of a key."""
+
+    audience: str = Field(min_length=1, max_length=256)
+    claim: str = Field(default="groups", min_length=1, max_length=64)
+    grants: tuple[ApiGrant, ...] = Field(min_length=1, max_length=64)
+    rate: int = Field(default=100, ge=1, le=10_000)
+    confirm_over: int | None = Field(default=None, ge=0)
 
 
 class KeySet(Document):

@@ -1,4 +1,7 @@
-"""Where documents are in the bucket `keeper`: `products.<product>`, `issuers.<label>`, `keysets.<hash>`, `policy`, `access`."""
+"""Where documents are in the bucket `keeper`.
+
+`products.<product>`, `issuers.<label>`, `apiissuers.<label>`, `keysets.<hash>`, `policy`, `access`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from hashlib import blake2b
 from typing import Final
 
 from infra.documents.base import Document
-from infra.documents.issuers import Issuer, KeySet
+from infra.documents.issuers import ApiIssuer, Issuer, KeySet
 from infra.documents.policies import Access, Policy
 from infra.documents.products import Product
 from schemas import names
@@ -16,6 +19,7 @@ ACCESS: Final = "access"
 _KINDS: Final[dict[str, type[Document]]] = {
     "products": Product,
     "issuers": Issuer,
+    "apiissuers": ApiIssuer,
     "keysets": KeySet,
     POLICY: Policy,
     ACCESS: Access,
@@ -35,6 +39,11 @@ def product_key(product: str) -> str:
 def issuer_key(name: str) -> str:
     """The key of an issuer's document; `name` is a label, the `iss` claim is inside."""
     return f"issuers.{names.product(name)}"
+
+
+def api_issuer_key(name: str) -> str:
+    """The key of the document of an issuer of tokens for the HTTP API; `name` is a label."""
+    return f"apiissuers.{names.product(name)}"
 
 
 def key_set_key(iss: str) -> str:

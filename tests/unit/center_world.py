@@ -47,6 +47,7 @@ from workers.center.jobs import JobIndex
 from workers.center.keyring import KeyRing
 from workers.center.keysmith import dropped, rotated
 from workers.center.limits import Limits
+from workers.center.oidc import ApiTokens
 from workers.center.ports import KeyOrder, Parts, QueueChange
 from workers.center.problems import Problem, bus_down
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
@@ -458,6 +459,7 @@ class World:
         self.clock = 100.0
         self.shared = SharedTwin()
         self.approvals = ApprovalsTwin()
+        self.api_tokens = ApiTokens()
         self.ring = KeyRing()
         self.api_keys = ApiKeysTwin(self.ring)
         self.streams = Streams(most=2, keep_alive=0.02)
@@ -493,6 +495,7 @@ class World:
             ),
             api_key=KEY,
             ring=self.ring,
+            api_tokens=self.api_tokens,
             api_keys=self.api_keys,
             used=self.api_keys.used.append,
             approvals=self.approvals,

@@ -23,6 +23,7 @@ from workers.center.gate import Gate
 from workers.center.ids import uuid7
 from workers.center.keycheck import Keys, NoKey
 from workers.center.keyring import KeyRing
+from workers.center.oidc import ApiTokens
 from workers.center.readiness import Readiness
 from workers.center.server import HttpServer
 
@@ -213,7 +214,7 @@ async def test_given_probes_then_readiness_has_each_reason_until_it_is_mended() 
 
 def test_given_an_empty_key_then_the_application_is_not_built() -> None:
     with pytest.raises(NoKey, match="LONGWIRE_CENTER__API_KEY"):
-        Keys(KeyRing(), operator="")
+        Keys(KeyRing(), ApiTokens(), operator="")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from joserfc.jwk import import_key
 from token_world import pair, part, private_pem
 
 from infra.bus import BusDown
-from infra.documents import Document, Issuer, KeySet, key_set_key
+from infra.documents import ApiIssuer, Document, Issuer, KeySet, key_set_key
 from infra.tokens import BadToken, Verifier
 from workers.jwks import MAX_LOOKED_AT, RETRY, BadSet, KeySets, keys_of
 from workers.outside import NoAnswer
@@ -111,6 +111,7 @@ class Bucket:
 
     def __init__(self, *issuers: Issuer) -> None:
         self.issuers = {item.iss: item for item in issuers}
+        self.api_issuers: dict[str, ApiIssuer] = {}
         self.stored: dict[str, tuple[Document, int]] = {}
         self.down = False
         self.current = True

@@ -42,7 +42,7 @@ def build(parts: Parts, *, version: str) -> ASGIApp:
     dispatcher = dispatch.Dispatcher(parts)
     app = api(parts, dispatcher, version=version)
     bodies = Bodies(app, streamed=audiences.STREAMED)
-    checked = KeyCheck(bodies, parts, Keys(parts.ring, operator=parts.api_key))
+    checked = KeyCheck(bodies, parts, Keys(parts.ring, parts.api_tokens, operator=parts.api_key))
     return Gate(dispatch.Front(checked, dispatcher))
 
 

@@ -13,9 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from infra.buckets import Buckets
 from workers.center.auth import OPERATOR, Caller, NotAdmitted, is_open
 from workers.center.keyring import KeyRing
+from workers.center.oidc import ApiTokens
 from workers.center.ports import Parts
 from workers.center.problems import Problem
 
+JWT_DOTS: Final = 2
 WRONG_RATE: Final = 1.0
 WRONG_BURST: Final = 20.0
 """Wrong keys of an address that are told so, per second and at once; whoever has a good one is not concerned."""
@@ -30,9 +32,9 @@ class NoKey(ValueError):
 
 
 class Keys:
-    """Who shows what: the operator's key of the settings, or one of the ring."""
+    """Who shows what: the operator's key of the settings, one of the ring, or a token."""
 
-    def __init__(self, ring: KeyRing, *, operator: str, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, ring: KeyRing, tokens: ApiTokens, *, operator: str, wall: Callable[[], float] = time.time) -> None:
         """Raises NoKey for an empty key of the operator: nobody could make the first of the others."""
         if not operator:
             raise NoKey(
@@ -40,12 +42,15 @@ class Keys:
             )
         self._operator = operator.encode()
         self._ring = ring
+        self._tokens = tokens
         self._wall = wall
 
     def find(self, credential: bytes) -> Caller:
         """Who shows this; raises NotAdmitted."""
         if hmac.compare_digest(credential, self._operator):
             return OPERATOR
+        if credential.count(b".") == JWT_DOTS:
+            return self._tokens.find(credential, self._wall())
         caller = self._ring.find(credential, self._wall())
         if caller is None:
             raise NotAdmitted("unknown")
@@ -74,7 +79,8 @@ class KeyCheck:
             raise self._refusal(scope, error) from None
         with self._parts.limits.place(caller):
             await self._parts.limits.admit(caller)
-            self._parts.used(caller.key)
+            if caller.key in self._parts.ring.keys:
+                self._parts.used(caller.key)
             scope.setdefault("state", {})["caller"] = caller
             await self._app(scope, receive, send)
 

@@ -37,6 +37,7 @@ from workers.center.keysmith import KeySmith
 from workers.center.kick import Kicks
 from workers.center.lastused import LastUsed
 from workers.center.limits import Limits
+from workers.center.oidc import ApiTokens
 from workers.center.ports import Parts
 from workers.center.readiness import Readiness
 from workers.center.revoker import Revoker
@@ -67,6 +68,8 @@ async def main(settings: Settings) -> int:
     keys, used = MirroredKeys(bus, disk=settings.data / NAME, fail=life.fail), LastUsed(register, fail=life.fail)
     tokens, streams = Verifier(revocations.revoked), Streams()
     keeper.on_change.append(lambda: tokens.load(keeper.issuers, keeper.key_sets))
+    api_tokens = ApiTokens()
+    keeper.on_change.append(lambda: api_tokens.load(keeper.api_issuers, keeper.key_sets))
     parts = Parts(
         journal=journal,
         documents=keeper,
@@ -100,6 +103,7 @@ async def main(settings: Settings) -> int:
             ),
         ),
         ring=keys.ring,
+        api_tokens=api_tokens,
         api_keys=KeySmith(bus, journal, keys.ring, used),
         used=used.note,
         approvals=Secrets(bus),

@@ -22,6 +22,7 @@ from workers.center.dispatch.askers import Askers
 from workers.center.jobs import JobIndex
 from workers.center.keyring import KeyRing
 from workers.center.limits import Limits
+from workers.center.oidc import ApiTokens
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
 from workers.center.trail import AuditPage
@@ -322,6 +323,7 @@ class Parts:
     askers: Askers
     api_key: str
     ring: KeyRing
+    api_tokens: ApiTokens
     api_keys: ApiKeys
     used: Callable[[str], None]
     limits: Limits
