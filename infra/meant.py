@@ -33,6 +33,6 @@ def of_registry(content: JobContent) -> Callable[[ClientRecord], bool]:
             return False
         if shares is not None and shares.of(names.client_key(record.realm, record.client)) >= content.sample_bp:
             return False
-        return segment is None or segment.matches(bind.attrs)
+        return segment is None or segment.matches(bind.attrs, frozenset(bind.groups))
 
     return meant

@@ -4,7 +4,8 @@
 
 A comparison begins with an attribute; one that the client has not makes it false, never an error, and so does a value that is no
 number, or no version, where one is compared with. So `plan != "gold"` is about clients that have a plan; `!(plan == "gold")`
-is true for the others, too. Pure: text in, a function over a dict out. Work is bounded by the text: no loops, no patterns, no
+is true for the others, too. `group("news")` is about who has joined that group. Pure: text in, a function over a dict and a
+set of groups out. Work is bounded by the text: no loops, no patterns, no
 recursion deeper than `MAX_DEPTH`.
 """
 
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, NoReturn
 
 from infra.versions import Version, version
+from schemas import names
 from schemas.broadcasts import MAX_SEGMENT
 
 MAX_DEPTH: Final = 32
@@ -28,7 +30,10 @@ MAX_DIGITS: Final = 64
 """Characters of a number; what is longer is none."""
 
 Attrs = Mapping[str, str]
-Predicate = Callable[[Attrs], bool]
+Groups = Set[str]
+Predicate = Callable[[Attrs, Groups], bool]
+
+NO_GROUPS: Final[Groups] = frozenset()
 
 
 class BadSegment(ValueError):
@@ -42,11 +47,16 @@ class BadSegment(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A compiled expression. `matches(attrs)` is what it says of a client; `names` are the attributes that it looks at."""
+    """A compiled expression. `names` are the attributes and `groups` the groups that it looks at."""
 
     text: str
     names: frozenset[str]
-    matches: Predicate
+    groups: frozenset[str]
+    predicate: Predicate
+
+    def matches(self, attrs: Attrs, groups: Groups = NO_GROUPS) -> bool:
+        """What it says of a client with these attributes, which has joined these groups."""
+        return self.predicate(attrs, groups)
 
 
 def compile(text: str) -> Segment:  # noqa: A001 - agreed name
@@ -55,7 +65,7 @@ def compile(text: str) -> Segment:  # noqa: A001 - agreed name
         raise BadSegment(MAX_SEGMENT, f"more than {MAX_SEGMENT} characters")
     parser = _Parser(text)
     predicate = parser.whole()
-    return Segment(text, frozenset(parser.names), predicate)
+    return Segment(text, frozenset(parser.names), frozenset(parser.groups), predicate)
 
 
 # --- words -------------------------------------------------------------------------------------------------------------
@@ -145,6 +155,7 @@ class _Parser:
         self._at = 0
         self._depth = 0
         self.names: set[str] = set()
+        self.groups: set[str] = set()
 
     def whole(self) -> Predicate:
         """The whole text as one expression."""
@@ -190,6 +201,8 @@ class _Parser:
                 name = self._attribute()
                 self._needs(")")
                 return _has(name, wanted)
+        if self._calls("group"):
+            return self._group()
         name = self._attribute()
         if self._takes(".startsWith"):
             return self._starts_with(name)
@@ -216,6 +229,16 @@ class _Parser:
         self._needs("]")
         return _one_of(name, literals)
 
+    def _group(self) -> Predicate:
+        token = self._next
+        try:
+            name = names.group(self._text())
+        except names.BadName as error:
+            self._fail(str(error), token)
+        self._needs(")")
+        self.groups.add(name)
+        return _joined(name)
+
     # --- parts
 
     def _attribute(self) -> str:
@@ -231,7 +254,7 @@ class _Parser:
             if token.kind != "name" or token.text == "in":
                 self._fail(f"{token.text!a} where an attribute belongs", token)
             if self._next[:2] == ("mark", "("):
-                self._fail(f"no function {token.text!a}: there are has, missing, attr, version and .startsWith", token)
+                self._fail(f"no function {token.text!a}: there are has, missing, group, attr, version and .startsWith", token)
             name = token.text
         self.names.add(name)
         return name
@@ -298,9 +321,9 @@ class _Parser:
 
 
 def _any(parts: tuple[Predicate, ...]) -> Predicate:
-    def matches(attrs: Attrs) -> bool:
+    def matches(attrs: Attrs, groups: Groups) -> bool:
         for part in parts:  # noqa: SIM110 - a generator costs more than the parts
-            if part(attrs):
+            if part(attrs, groups):
                 return True
         return False
 
@@ -308,9 +331,9 @@ def _any(parts: tuple[Predicate, ...]) -> Predicate:
 
 
 def _all(parts: tuple[Predicate, ...]) -> Predicate:
-    def matches(attrs: Attrs) -> bool:
+    def matches(attrs: Attrs, groups: Groups) -> bool:
         for part in parts:  # noqa: SIM110 - a generator costs more than the parts
-            if not part(attrs):
+            if not part(attrs, groups):
                 return False
         return True
 
@@ -318,15 +341,19 @@ def _all(parts: tuple[Predicate, ...]) -> Predicate:
 
 
 def _not(part: Predicate) -> Predicate:
-    return lambda attrs: not part(attrs)
+    return lambda attrs, groups: not part(attrs, groups)
 
 
 def _has(name: str, wanted: bool) -> Predicate:
-    return lambda attrs: (name in attrs) is wanted
+    return lambda attrs, _: (name in attrs) is wanted
+
+
+def _joined(name: str) -> Predicate:
+    return lambda _, groups: name in groups
 
 
 def _starts_with(name: str, start: str) -> Predicate:
-    def matches(attrs: Attrs) -> bool:
+    def matches(attrs: Attrs, _: Groups) -> bool:
         value = attrs.get(name)
         return value is not None and value.startswith(start)
 
@@ -336,7 +363,7 @@ def _starts_with(name: str, start: str) -> Predicate:
 def _compare(name: str, word: str, literal: _Literal) -> Predicate:
     key, read, compare = literal.key, literal.read, _COMPARE[word]
 
-    def matches(attrs: Attrs) -> bool:
+    def matches(attrs: Attrs, _: Groups) -> bool:
         value = attrs.get(name)
         if value is None:
             return False
@@ -351,7 +378,7 @@ def _one_of(name: str, literals: list[_Literal]) -> Predicate:
     kinds = {literal.read for literal in literals}
     sets = tuple((read, frozenset(literal.key for literal in literals if literal.read is read)) for read in kinds)
 
-    def matches(attrs: Attrs) -> bool:
+    def matches(attrs: Attrs, _: Groups) -> bool:
         value = attrs.get(name)
         if value is None:
             return False

@@ -84,19 +84,21 @@ def _sampled(most: int, seed: str) -> Condition:
 
 
 class Segmented:
-    """A segment as a condition, evaluated once for each attribute set."""
+    """A segment as a condition, evaluated once for each attribute set, with those of its groups that the bind has joined."""
 
-    __slots__ = ("_known", "_matches")
+    __slots__ = ("_groups", "_known", "_matches")
 
     def __init__(self, segment: segments.Segment) -> None:
-        self._matches = segment.matches
-        self._known: dict[Attributes, bool] = {}
+        self._groups = segment.groups
+        self._matches = segment.predicate
+        self._known: dict[Attributes | tuple[Attributes, segments.Groups], bool] = {}
 
     def __call__(self, bind: BindState) -> bool:
-        """Does the segment match the bind's attributes?"""
-        known = self._known.get(bind.attrs)
+        """Does the segment match the bind's attributes and groups?"""
+        key = (bind.attrs, self._groups & bind.groups) if self._groups else bind.attrs
+        known = self._known.get(key)
         if known is None:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            known = self._known[bind.attrs] = self._matches(bind.attrs)
+            known = self._known[key] = self._matches(bind.attrs, bind.groups)
         return known

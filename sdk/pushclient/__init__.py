@@ -31,6 +31,7 @@ from .errors import (
 )
 from .link import Timeouts
 from .messages import PushMessage
+from .notifications import Notification
 from .state import ConnectionState, Stats
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "NotAuthorized",
     "NotBound",
     "NotConnected",
+    "Notification",
     "ProtocolViolation",
     "PullRefused",
     "PullTimeout",

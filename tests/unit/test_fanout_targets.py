@@ -38,6 +38,8 @@ def content(**fields: object) -> JobContent:
         ({"attrs": IOS}, {"segment": "has(app)", "groups": ["a"]}, False),
         ({"attrs": IOS, "first_bind_ms": 1_001}, {"segment": "has(app)"}, False),
         ({"attrs": IOS, "first_bind_ms": 1_001}, {"segment": "has(app)", "include_new": True}, True),
+        ({"attrs": IOS, "groups": ("a",)}, {"segment": 'has(app) && group("a") && !group("b")'}, True),
+        ({"attrs": IOS, "groups": ("a", "b")}, {"segment": 'has(app) && group("a") && !group("b")'}, False),
         ({}, {"sample_bp": WHOLE, "sample_seed": "s"}, True),
         ({}, {"sample_bp": Shares("s").of("main:c1") + 1, "sample_seed": "s"}, True),
         ({}, {"sample_bp": Shares("s").of("main:c1"), "sample_seed": "s"}, False),
@@ -63,7 +65,7 @@ async def test_given_a_segment_when_thousands_are_walked_then_it_is_evaluated_on
     asked = []
 
     def compiled(text: str) -> Segment:
-        return Segment(text, frozenset("n"), lambda attrs: asked.append(attrs["n"]) is None and attrs["n"] == "1")
+        return Segment(text, frozenset("n"), frozenset(), lambda attrs, _: asked.append(attrs["n"]) is None and attrs["n"] == "1")
 
     monkeypatch.setattr(eligibility.segments, "compile", compiled)
     room = Room()
@@ -74,9 +76,17 @@ async def test_given_a_segment_when_thousands_are_walked_then_it_is_evaluated_on
     assert sorted(asked) == ["0", "1", "2"]
 
 
+async def test_given_a_segment_of_groups_when_attributes_are_the_same_then_each_has_the_answer_of_its_own_groups():
+    room = Room()
+    for i in range(300):
+        room.join(f"main:c{i}", attrs=IOS, groups=("a", "x") if i % 3 else ("b",))
+    room.announce(segment='has(app) && group("a")')
+    assert (await room.slice()).persons == 200
+
+
 def test_given_more_attribute_sets_than_are_remembered_when_asked_then_the_answers_stay_right():
     room = Room()
-    condition = Segmented(Segment("", frozenset(), lambda attrs: int(attrs["n"]) % 2 == 0))
+    condition = Segmented(Segment("", frozenset(), frozenset(), lambda attrs, _: int(attrs["n"]) % 2 == 0))
     for n in [*range(MAX_KNOWN + 10), 0, 1]:
         bind = room.join(f"main:c{n % 7}", attrs={"n": str(n)}, product=f"p{n}")
         assert condition(bind) is (n % 2 == 0)

@@ -68,10 +68,14 @@ IPHONE = {
         ('tz < 3 || tz >= 3 || tz < version("1")', False),
         ('version == "1" || has == "1" || missing == "1" || attr == "1"', False),
         (r'platform == "i\"\\os"', False),
+        ('group("news") && platform == "ios"', True),
+        ('group("sports") || group("news") && !group("sports")', True),
+        ('group("sports")', False),
+        ('group == "news" || has(group)', False),  # without parentheses: an attribute
     ],
 )
 def test_given_an_expression_when_asked_about_a_client_then_it_says_so(text, says):
-    assert segments.compile(text).matches(IPHONE) is says
+    assert segments.compile(text).matches(IPHONE, {"news", "vip"}) is says
 
 
 def test_given_escapes_when_compared_then_they_mean_the_character():
@@ -80,6 +84,7 @@ def test_given_escapes_when_compared_then_they_mean_the_character():
 
 def test_given_an_expression_when_compiled_then_its_attributes_are_named():
     assert segments.compile('a == "x" && (has(b.c) || attr("d e") in [1])').names == {"a", "b.c", "d e"}
+    assert segments.compile('group("a") || group("b") && has(c)').groups == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +115,9 @@ def test_given_an_expression_when_compiled_then_its_attributes_are_named():
         ("attr(a) == 1", 5, "a text in quotes"),
         ("a >= version('ios')", 13, "is no version"),
         ("a == " + "1" * 65, 5, "a number of more than"),
+        ("group(a)", 6, "a text in quotes"),
+        ("group('A')", 6, "group 'A' does not fit"),
+        ("group('a'", 9, ") belongs here"),
         ("a == 1 # b", 7, "belongs to no word"),
         ("a == \x00", 5, "belongs to no word"),
         ("(" * (MAX_DEPTH + 1) + "a == 1", MAX_DEPTH + 1, "in one another"),

@@ -30,6 +30,8 @@ from workers.center import (
 )
 from workers.center.bodies import Bodies
 from workers.center.dispatch import route as dispatch
+from workers.center.fcm import send as fcm
+from workers.center.fcm.errors import GoogleErrors
 from workers.center.gate import Gate
 from workers.center.keycheck import KeyCheck, Keys
 from workers.center.ports import Parts
@@ -43,7 +45,7 @@ def build(parts: Parts, *, version: str) -> ASGIApp:
     app = api(parts, dispatcher, version=version)
     bodies = Bodies(app, streamed=audiences.STREAMED)
     checked = KeyCheck(bodies, parts, Keys(parts.ring, parts.api_tokens, operator=parts.api_key))
-    return Gate(dispatch.Front(checked, dispatcher))
+    return GoogleErrors(Gate(dispatch.Front(checked, dispatcher)))
 
 
 def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastAPI:
@@ -61,6 +63,7 @@ def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastA
     for noun in (
         messages,
         states,
+        fcm,
         broadcasts,
         estimate,
         steering,

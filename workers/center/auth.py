@@ -23,6 +23,10 @@ HEADER: Final = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="ke
 """For the OpenAPI document only. `KeyCheck` decides (workers/center/keycheck.py)."""
 
 
+KEYED: Final = [Security(BEARER), Security(HEADER)]
+"""The `dependencies` of a route whose role depends on the request: it calls `require` itself."""
+
+
 class NotAdmitted(Exception):
     """A key that opens nothing. `kind`: why, for the counter; the text is for whoever has shown it."""
 
@@ -78,6 +82,12 @@ async def caller_of(request: Request) -> Caller:
 Who = Annotated[Caller, Depends(caller_of)]
 
 
+def require(who: Caller, role: Role) -> None:
+    """Raise a Problem (403) for a key without this role."""
+    if role not in who.roles:
+        raise Problem("forbidden", f"the key {who.key} does not have the role {role}", missing=role)
+
+
 def needs(role: Role, *, everywhere: bool = False) -> list[Any]:
     """The `dependencies` of a route: a key with this role, else a Problem (403). The document says so, too.
 
@@ -85,8 +95,7 @@ def needs(role: Role, *, everywhere: bool = False) -> list[Any]:
     """
 
     async def check(who: Who) -> None:
-        if role not in who.roles:
-            raise Problem("forbidden", f"the key {who.key} does not have the role {role}", missing=role)
+        require(who, role)
         if everywhere and who.products is not None:
             raise Problem("forbidden", f"the key {who.key} is for some products, and this concerns all of them", missing=role)
 

@@ -55,21 +55,11 @@ def router(parts: Parts) -> APIRouter:
         who: Who, request: BroadcastRequest, response: Response, idempotency_key: IdempotencyKey = None
     ) -> Job:
         """Accept a broadcast: answered when Kafka has it. It is sent at `rate` to who is bound when it starts."""
-        product = product_of(parts, who, request.product)
-        record = record_of(who, product, request, idempotency_key, now_ms())
-        check_id(parts, record)
-        if request.first_state() is JobState.RUNNING:
-            check_place(parts, product.name, record.id)
-        await check_audience(parts, record)
+        job = await start(parts, who, request, idempotency_key)
         if request.validate_only:
             response.status_code = 200
-            return _answer(product, record, request.first_state(), None)
-        record = await confirmed(parts, who, product, request, record, keyed=idempotency_key is not None)
-        await claim_key(parts, request, idempotency_key, record.id)
-        position = await accept(parts, Entry(names.BROADCASTS, product.name, record), kind="broadcast", record_id=record.id)
-        job = _answer(product, record, JobState.ACCEPTED, position.timestamp_ms)
-        await parts.jobs.announce(accepted_document(record, job.rate, job.expires_ms))
-        response.headers["Location"] = f"/v1/broadcasts/{record.id}"
+        else:
+            response.headers["Location"] = f"/v1/broadcasts/{job.id}"
         return job
 
     @routes.get(
@@ -98,6 +88,24 @@ def router(parts: Parts) -> APIRouter:
         return view(await document_of(parts, who, job))
 
     return routes
+
+
+async def start(parts: Parts, who: Caller, request: BroadcastRequest, idempotency_key: str | None) -> Job:
+    """Put a broadcast into Kafka, unless it is only to be checked. Raises a Problem."""
+    product = product_of(parts, who, request.product)
+    record = record_of(who, product, request, idempotency_key, now_ms())
+    check_id(parts, record)
+    if request.first_state() is JobState.RUNNING:
+        check_place(parts, product.name, record.id)
+    await check_audience(parts, record)
+    if request.validate_only:
+        return _answer(product, record, request.first_state(), None)
+    record = await confirmed(parts, who, product, request, record, keyed=idempotency_key is not None)
+    await claim_key(parts, request, idempotency_key, record.id)
+    position = await accept(parts, Entry(names.BROADCASTS, product.name, record), kind="broadcast", record_id=record.id)
+    job = _answer(product, record, JobState.ACCEPTED, position.timestamp_ms)
+    await parts.jobs.announce(accepted_document(record, job.rate, job.expires_ms))
+    return job
 
 
 async def confirmed(

@@ -88,18 +88,23 @@ def router(parts: Parts) -> APIRouter:
     @routes.post("/v1/messages", dependencies=needs(Role.SEND), status_code=202, response_model=Accepted, responses=problems)
     async def send_message(who: Who, message: Message, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
         """Accept a message: answered when Kafka has it, with the id that its receipts and its MQTT property `id` carry."""
-        product = product_of(parts, who, message.product)
-        record = _record(who, product, message, idempotency_key)
         if message.validate_only:
             response.status_code = 200
-        else:
-            await claim_key(parts, message, idempotency_key, record.id)
-            topic = await parts.topics.topic_of(product)
-            entry = Entry(topic, record.client or record.user or "", record)
-            await accept(parts, entry, kind="message", record_id=record.id)
-        return Accepted(id=record.id)
+        return Accepted(id=await send(parts, who, message, idempotency_key))
 
     return routes
+
+
+async def send(parts: Parts, who: Caller, message: Message, idempotency_key: str | None) -> str:
+    """Put a message into Kafka, unless it is only to be checked; returns its id. Raises a Problem."""
+    product = product_of(parts, who, message.product)
+    record = _record(who, product, message, idempotency_key)
+    if not message.validate_only:
+        await claim_key(parts, message, idempotency_key, record.id)
+        topic = await parts.topics.topic_of(product)
+        entry = Entry(topic, record.client or record.user or "", record)
+        await accept(parts, entry, kind="message", record_id=record.id)
+    return record.id
 
 
 def _record(who: Caller, product: Product, message: Message, idempotency_key: str | None) -> PushMessage:

@@ -71,6 +71,9 @@ _TITLES: Final = {
     "no-room": (503, "No room admits clients now"),
 }
 
+_OWN_WORDS: Final = {"extra_forbidden": "is none of the fields that are understood here"}
+"""Instead of what pydantic says, by the type of its error."""
+
 log = structlog.get_logger("center")
 
 
@@ -191,7 +194,7 @@ def _field_error(item: Mapping[str, Any]) -> dict[str, Any]:
         if known or item["type"] == "missing"
         else "body",
         "value": shown(item["input"]) if known else None,
-        "bound": ascii(item["msg"].removeprefix("Value error, "))[1:-1][:300],
+        "bound": ascii(_OWN_WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, "))[1:-1][:300],
     }
 
 
