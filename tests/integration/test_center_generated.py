@@ -277,5 +277,6 @@ def test_given_a_body_that_is_too_large_then_it_is_refused_as_the_document_says(
 def test_given_no_key_then_what_asks_for_one_is_not_answered(label: str, center: Center) -> None:
     operation = center.operation(label)
     answer = center.send(operation, b"", {"X-API-Key": "wrong", "Authorization": "Bearer wrong"})
-    assert (answer.status_code == 401) == bool(operation.definition.raw.get("security")), answer.text
+    refused = answer.status_code in (401, 429)  # 429: so many wrong keys came from this address before
+    assert refused == bool(operation.definition.raw.get("security")), answer.text
     operation.validate_response(answer)
