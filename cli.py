@@ -39,6 +39,7 @@ from infra.ops.shell import (
     system_of,
 )
 from infra.ops.token_commands import issuer, revocation
+from infra.ops.webhook_commands import webhook
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -346,7 +347,7 @@ def print_asyncapi() -> None:
     click.echo(json.dumps(document(VERSION), indent=2))
 
 
-for command in (broadcast, job, audience, tail, dlq, replay, register, queue, access, revocation, issuer, keys):
+for command in (broadcast, job, audience, tail, dlq, replay, register, queue, access, revocation, issuer, keys, webhook):
     cli.add_command(command)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import uvloop
 from rich.console import Console
 
-from bench import center_dispatch, center_uplinks
+from bench import center_dispatch, center_reply, center_uplinks
 from bench.center_world import Failed, World
 from bench.counters import save
 from bench.process import raise_descriptor_limit
@@ -25,6 +25,7 @@ FILE: Final = Path("build/bench-center.json")
 PARTS: Final[dict[str, Callable[[World], Awaitable[dict[str, Any]]]]] = {
     "dispatch": center_dispatch.measure,
     "uplinks": center_uplinks.measure,
+    "reply": center_reply.measure,
 }
 CHANGES: Final = {"center": center_dispatch.SETTINGS}
 TARGETS: Final[dict[str, tuple[str, float]]] = {
@@ -32,12 +33,14 @@ TARGETS: Final[dict[str, tuple[str, float]]] = {
     "dispatch_p99_ms": ("<", 10),
     "dispatch_moved_fraction": ("≤", 0.015),
     "uplinks_per_room_cpu_s": ("≥", 15_000),
+    "reply_p99_ms": ("<", 200),
 }
 
 
 async def run(parts: list[str], folder: Path, console: Console) -> dict[str, Any]:
     """The figures; raises Failed."""
-    world, found = World(folder, CHANGES), dict[str, Any]()
+    changes = {**CHANGES, "coordinator": center_reply.settings(center_reply.certificate(folder))}
+    world, found = World(folder, changes), dict[str, Any]()
     try:
         await world.start()
         for part in parts:

@@ -29,7 +29,7 @@ class World:
     """`start()` it, measure, `stop()` it. `changes`: variables of a process by its name."""
 
     def __init__(self, folder: Path, changes: dict[str, dict[str, str]]) -> None:
-        self._folder = folder
+        self.folder = folder
         self._changes = changes
         self._brokers = LocalBrokers(folder / "brokers")
         self.core, self.other_cores = cores()
@@ -38,7 +38,7 @@ class World:
         """Everything, center on a core of its own and all the rest on the others."""
         found = await self._brokers.start()
         self.settings = Settings(
-            data=self._folder / "system",
+            data=self.folder / "system",
             nats=NatsSettings(url=found.nats),
             kafka=KafkaSettings(bootstrap=found.kafka),
             redis=RedisSettings(url=found.redis),
@@ -80,7 +80,7 @@ class World:
 
     async def put(self, key: str, document: Document) -> None:
         """Write a document of the keeper."""
-        await Keeper(self._bus, disk=self._folder / "keeper").put(key, document)
+        await Keeper(self._bus, disk=self.folder / "keeper").put(key, document)
 
     async def get(self, path: str) -> Any:
         """A document of center's API."""

@@ -40,13 +40,13 @@ SETTLE_S: Final = 2.5
 
 
 class Certificate:
-    """Self-signed, for `NAME`, as files in a folder."""
+    """Self-signed, for a name, as files in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = NAME) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.file, self.key = folder / "room.crt", folder / "room.key"
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
         now = datetime.now(UTC)
         made = (
             x509.CertificateBuilder()
@@ -56,7 +56,7 @@ class Certificate:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
             .sign(key, hashes.SHA256())
         )
         self.file.write_bytes(made.public_bytes(Encoding.PEM))

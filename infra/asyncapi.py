@@ -100,8 +100,7 @@ def _topic_channel(topic: Topic, spec: TopicSpec) -> Json:
 
 
 def _topic_binding(spec: TopicSpec) -> Json:
-    policy = spec.config.get("cleanup.policy", "delete")
-    config: Json = {"cleanup.policy": [policy]}
+    config: Json = {"cleanup.policy": spec.config.get("cleanup.policy", "delete").split(",")}
     if "retention.ms" in spec.config:
         config["retention.ms"] = int(spec.config["retention.ms"])
     return {"partitions": spec.partitions, "topicConfiguration": config, "bindingVersion": KAFKA_BINDING}
@@ -110,7 +109,8 @@ def _topic_binding(spec: TopicSpec) -> Json:
 def _kept(spec: TopicSpec) -> str:
     if spec.config.get("cleanup.policy") == "compact":
         return "Compacted: the newest record of a key is kept."
-    return f"Kept for {int(spec.config['retention.ms']) // DAY_MS} days, by the broker's time of the append."
+    kept = f"Kept for {int(spec.config['retention.ms']) // DAY_MS} days, by the broker's time of the append."
+    return f"{kept} Compacted, too." if "compact" in spec.config.get("cleanup.policy", "") else kept
 
 
 def _topic_operations() -> Json:

@@ -194,6 +194,7 @@ def topic_specs(partitions: int) -> tuple[TopicSpec, ...]:
         TopicSpec(names.JOBS, partitions, compacted),
         TopicSpec(names.AUDIENCES, partitions, kept(30)),
         TopicSpec(names.FALLBACK, partitions, kept(30)),
+        TopicSpec(names.RETRIES, partitions, {**kept(7), "cleanup.policy": "compact,delete", "segment.bytes": str(64 << 20)}),
         TopicSpec(names.AUDIT, partitions, kept(365)),
         TopicSpec(names.DEAD, partitions, kept(30)),
         TopicSpec(names.REGISTER, 1, compacted),

@@ -159,6 +159,7 @@ DEAD: Final = "push.dead"
 REGISTER: Final = "push.register"
 AUDIENCES: Final = "push.audiences"
 FALLBACK: Final = "push.fallback"
+RETRIES: Final = "push.retries"
 AUDIT: Final = "push.audit"
 
 DELIVERY_GROUP: Final = "longwire-delivery"
@@ -185,6 +186,19 @@ def queue_product(topic: str) -> str:
 def queue_group(product_name: str) -> str:
     """The consumer group of a product's own queue: its rebalances and its pace are nobody else's."""
     return f"{DELIVERY_GROUP}.{product(product_name)}"
+
+
+def retry_key(product_name: str, endpoint_name: str, event: str) -> str:
+    """The compaction key of an event that waits for its webhook."""
+    return f"{product_name}/{endpoint_name}/{event}"
+
+
+def parse_retry_key(key: str) -> tuple[str, str, str]:
+    """`product/endpoint/event` → its parts; raises BadName."""
+    parts = key.split("/")
+    if len(parts) != 3:
+        raise BadName(f"key {key[:80]!a} is not <product>/<endpoint>/<event>")
+    return product(parts[0]), endpoint(parts[1]), message_id(parts[2])
 
 
 def job_key(job: str, term: int) -> str:

@@ -203,6 +203,25 @@ class Fallback(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """`push.retries`, key `product/endpoint/id` (compacted, partitioned by `key`): an event that its webhook has not taken yet.
+
+    `data`: the event's JSON object. It is settled when there is nothing under its key any more.
+    """
+
+    SCHEMA: ClassVar[str] = "Retry.v1"
+
+    id: str
+    product: str
+    endpoint: str
+    type: str
+    key: str
+    at_ms: int
+    data: bytes
+    since_ms: int
+    reason: str
+
+
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """`push.dead`: a record that could not be handled, with the reason and where it came from."""
 
@@ -243,6 +262,7 @@ Record = (
     | StatusEvent
     | ClientRecord
     | Fallback
+    | Retry
     | DeadLetter
     | ShardRecord
 )
@@ -258,6 +278,7 @@ RECORDS: tuple[type[Record], ...] = (
     StatusEvent,
     ClientRecord,
     Fallback,
+    Retry,
     DeadLetter,
     ShardRecord,
 )

@@ -166,22 +166,31 @@ async def broadcast(settings: Settings) -> int:
 
 
 async def coordinator(settings: Settings) -> int:
-    """Run a coordinator: uplinks into Kafka, from there to the products' services, fallbacks to their webhooks, and issuers'
+    """Run a coordinator: uplinks into Kafka, from there to the products' services and webhooks, fallbacks to theirs, and issuers'
     key sets; returns the exit status."""
-    from workers.coordinator import Ingress, Services
+    from workers.coordinator.egress import Hooks, Services
+    from workers.coordinator.ingress import Ingress
+    from workers.coordinator.replies import replying
     from workers.fallback import Webhooks
     from workers.jwks import KeySets
     from workers.outside import Outside
+    from workers.webhooks import Lanes, Outbox, Sender, Shelf, Waiting
 
     process = _Process("coordinator", settings)
     bus, journal, keeper = process.bus, process.journal, process.keeper
-    runner = process.runner(names.UPLINK, names.COORDINATOR_GROUP, Services(bus, journal, keeper))
-    ingress = Ingress(bus, journal, keeper, fail=process.life.fail)
-    outside = Outside(settings.outside)
+    outside, waiting, fail = Outside(settings.outside), Waiting(), process.life.fail
+    shelf = Shelf(settings.kafka, journal.partitions, waiting, fail=fail)
+    outbox = Outbox(journal, Sender(outside), waiting, replying(lambda: keeper.products))
+    lanes = Lanes(journal, outbox, waiting, shelf, keeper, fail=fail)
+    services = Services(bus, journal, keeper, Hooks(outbox, shelf, lanes, keeper))
+    runner = process.runner(names.UPLINK, names.COORDINATOR_GROUP, services)
+    ingress = Ingress(bus, journal, keeper, fail=fail)
     fallbacks = process.runner(names.FALLBACK, names.FALLBACK_GROUP, Webhooks(keeper, outside))
-    key_sets = KeySets(keeper, outside, fail=process.life.fail)
+    key_sets = KeySets(keeper, outside, fail=fail)
     parts = (
         ("outside", outside),
+        ("what waits", shelf),
+        ("lanes", lanes),
         ("ingress", ingress),
         ("runner", runner),
         ("fallbacks", fallbacks),

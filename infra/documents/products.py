@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -52,11 +52,12 @@ class Queue(Document):
 
 
 class Product(Document):
-    """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `confirm_over`:
-    persons above which one is confirmed, None: never; `services`: uplink types that a NATS
-    service `app.<product>.<type>` answers; `queue`: its unicast has a topic and a pace of its own; `fallback_webhook`: where
-    what is in `push.fallback` is posted; `pool`: the dispatcher sends its devices to rooms with this label, and to no others;
-    `webhooks`: who is told of its events; `debounce`: how long a client is gone before they are told, at least (0: at once)."""
+    """A tenant: limits and routes. `rate`: persons per second for its broadcasts; `confirm_over`: persons above which one is
+    confirmed, None: never; `services`: uplink types that a NATS service `app.<product>.<type>` answers; `uplink_types`: further
+    ones that are known; `unknown_types`: are others kept, or refused; `queue`: its unicast has a topic and a pace of its own;
+    `fallback_webhook`: where what is in `push.fallback` is posted; `pool`: the dispatcher sends its devices to rooms with this
+    label, and to no others; `webhooks`: who is told of its events; `debounce`: how long a client is gone before they are told,
+    at least (0: at once)."""
 
     name: Annotated[str, AfterValidator(names.product)]
     ttl_s: int = Field(default=7 * 24 * 3600, ge=1, le=MAX_TTL_S)
@@ -66,6 +67,8 @@ class Product(Document):
     confirm_over: int | None = Field(default=None, ge=0)
     services: tuple[Annotated[str, AfterValidator(names.uplink_type)], ...] = ()
     service_timeout: Seconds = 3.0
+    uplink_types: tuple[Annotated[str, AfterValidator(names.uplink_type)], ...] = Field(default=(), max_length=256)
+    unknown_types: Literal["keep", "refuse"] = "keep"
     health: Health | None = None
     frequency_cap: FrequencyCap | None = None
     queue: Queue | None = None
@@ -81,6 +84,11 @@ class Product(Document):
             if endpoints.count(name) > 1:
                 raise ValueError(f"webhook {name} is there twice")
         return self
+
+    def knows(self, uplink_type: str) -> bool:
+        """Is this a type of its uplinks, one that it lists or that goes somewhere by its name?"""
+        named = any(uplink_type in endpoint.uplinks for endpoint in self.webhooks)
+        return named or uplink_type in self.services or uplink_type in self.uplink_types
 
     def listening(self, event: str) -> tuple[Endpoint, ...]:
         """The webhooks that want this type of event, in the document's order."""

@@ -30,6 +30,7 @@ from infra.register.idempotency import Claim
 from infra.register.limits import Taken
 from infra.revoked import Revocation
 from infra.rooms import RoomView
+from infra.settings import OutsideSettings
 from infra.tokens import Verifier
 from infra.wire import JobContent, Lease, PullItem, RoomEntry
 from schemas import codec, names
@@ -54,6 +55,8 @@ from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
 from workers.center.switch import changed
 from workers.center.trail import AuditPage
+from workers.outside import Outside
+from workers.webhooks import Sender
 
 KEY = "a-secret-key"
 NOW_MS = APPEND_MS + 60_000
@@ -451,6 +454,7 @@ class World:
         self.jobs = JobsTwin()
         self.audiences = AudiencesTwin(self.journal)
         self.queues = QueuesTwin(self.documents)
+        self.outside = Outside(OutsideSettings.model_validate({"private": ["127.0.0.0/8"]}))
         self.revocations = RevocationsTwin()
         self.access = AccessTwin(self.documents)
         self.health = HealthTwin()
@@ -484,6 +488,7 @@ class World:
             audiences=self.audiences,
             topics=self.queues,
             switch=self.queues,
+            hooks=Sender(self.outside),
             revocations=self.revocations,
             access=AccessWriter(self.access, self.journal),
             health=self.health,

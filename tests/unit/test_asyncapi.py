@@ -162,7 +162,7 @@ def test_a_channel_has_the_records_of_its_topic_and_how_long_they_are_kept() -> 
         assert channel["messages"].keys() == {record.__name__ for record in records_of(spec.name)}
         config = channel["bindings"]["kafka"]["topicConfiguration"]
         assert str(config.get("retention.ms", "")) == spec.config.get("retention.ms", "")
-        assert config["cleanup.policy"] == [spec.config.get("cleanup.policy", "delete")]
+        assert config["cleanup.policy"] == spec.config.get("cleanup.policy", "delete").split(",")
     assert records_of(names.queue_topic("shop")) == records_of(names.MESSAGES)
 
 

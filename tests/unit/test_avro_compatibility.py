@@ -41,6 +41,7 @@ PUBLISHED: Final = {
     "PushMessage.v2": ("6865c632f38ddb4c", 706889367),
     "PushMessage.v3": ("499e312b8f8dd979", 3648492480),
     "Receipt.v1": ("dc2fa1e2a797f074", 3508407334),
+    "Retry.v1": ("30b221c5b7eca2cc", 445771147),
     "ShardRecord.v1": ("4ddf9ba7bcef235c", 2801216115),
     "StatusEvent.v1": ("8de923d2ef259a3f", 2239406130),
     "StatusEvent.v2": ("081ecb3aed034eea", 2067630819),

@@ -20,8 +20,10 @@ from infra.settings import NatsSettings
 from infra.wire import UplinkItem, UplinkResult
 from schemas import codec
 from schemas.records import PushMessage, Uplink
-from workers import coordinator
-from workers.coordinator import ATTEMPTS, IN_FLIGHT, Ingress, Services, refusal, reply_id, uplink_of
+from workers.coordinator import egress
+from workers.coordinator.egress import ATTEMPTS, IN_FLIGHT, Services
+from workers.coordinator.ingress import Ingress, refusal, uplink_of
+from workers.coordinator.replies import reply_id
 from workers.runner import Incoming
 
 NOW = 1_700_000_000_000
@@ -61,7 +63,7 @@ class BusTwin:
 
 @pytest.fixture(autouse=True)
 def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator, "BACKOFF_S", (0.0, 0.0))
+    monkeypatch.setattr(egress, "BACKOFF_S", (0.0, 0.0))
 
 
 def item(**changes: Any) -> UplinkItem:

@@ -15,7 +15,7 @@ from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, Broadcast, JobRecord, Quiet, RoomCursor
 from schemas.codes import MAX_PAYLOAD, SLOTS, State
 from schemas.partition import murmur2, partition_of, slot_of
-from schemas.records import RECORDS, ClientProduct, ClientRecord, Fallback, PushMessage, Receipt, StatusEvent
+from schemas.records import RECORDS, ClientProduct, ClientRecord, Fallback, PushMessage, Receipt, Retry, StatusEvent
 
 EXAMPLES = [
     PushMessage(id="m", product="p", client="c", payload=b"\0\xff", properties={"a": "b"}, ttl_s=5, correlation=b"x"),
@@ -55,6 +55,17 @@ EXAMPLES = [
     ),
     Receipt(id="m", product="p", realm="main", client="c", state="acked", at_ms=1),
     AudienceChunk(audience="a", product="p", upload="u", number=3, clients=("c", "d"), sealed=5),
+    Retry(
+        id="up-1",
+        product="shop",
+        endpoint="main",
+        type="uplink.received",
+        key="main:c",
+        at_ms=1,
+        data=b"{}",
+        since_ms=2,
+        reason="it answered 503",
+    ),
     Fallback(
         id="m",
         product="p",

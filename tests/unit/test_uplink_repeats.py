@@ -13,7 +13,8 @@ from infra.bus import Bus
 from infra.journal import Entry, JournalDown, Position
 from infra.lifecycle import Awake
 from infra.settings import NatsSettings
-from workers.coordinator import Ingress, Services
+from workers.coordinator.egress import Services
+from workers.coordinator.ingress import Ingress
 from workers.once import Once, Recent
 
 

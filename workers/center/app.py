@@ -27,6 +27,7 @@ from workers.center import (
     states,
     steering,
     watching,
+    webhooks,
 )
 from workers.center.bodies import Bodies
 from workers.center.dispatch import route as dispatch
@@ -70,6 +71,7 @@ def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastA
         watching,
         audiences,
         queues,
+        webhooks,
         clients,
         pull,
         rooms,

@@ -46,6 +46,8 @@ from workers.center.sightings import Sightings
 from workers.center.streams import Streams
 from workers.center.switch import Switch
 from workers.center.trail import Trail
+from workers.outside import Outside
+from workers.webhooks import Sender
 
 NAME: Final = "center"
 
@@ -70,6 +72,7 @@ async def main(settings: Settings) -> int:
     keeper.on_change.append(lambda: tokens.load(keeper.issuers, keeper.key_sets))
     api_tokens = ApiTokens()
     keeper.on_change.append(lambda: api_tokens.load(keeper.api_issuers, keeper.key_sets))
+    outside = Outside(settings.outside)
     parts = Parts(
         journal=journal,
         documents=keeper,
@@ -86,6 +89,7 @@ async def main(settings: Settings) -> int:
         audiences=Audiences(settings.kafka, journal.partitions, name=NAME),
         topics=OwnQueues(journal),
         switch=Switch(settings.kafka, keeper, journal),
+        hooks=Sender(outside),
         revocations=Revoker(bus, journal, revocations.revoked),
         access=AccessWriter(keeper, journal),
         health=readiness,
@@ -129,6 +133,7 @@ async def main(settings: Settings) -> int:
     life.add("register", register)
     life.add("last used", used)
     life.add("readiness", readiness)
+    life.add("outside", outside)
     life.add("http", server)
     life.add("streams", streams)
     return await life.run(ready=lambda: internal.report(url=server.url))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from infra.audiences import SEARCH, Audience
-from infra.documents import Access, Document, Issuer, KeySet, Policy, Product, Rules
+from infra.documents import Access, Document, Endpoint, Issuer, KeySet, Policy, Product, Rules
 from infra.journal import Entry, Position
 from infra.register import ClientView, PendingPage, Pulled, SessionView, Standing
 from infra.register.idempotency import Claim
@@ -26,6 +26,8 @@ from workers.center.oidc import ApiTokens
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
 from workers.center.trail import AuditPage
+from workers.webhooks.events import Batch
+from workers.webhooks.sender import Verdict
 
 
 class Producer(Protocol):
@@ -188,6 +190,13 @@ class QueueTopics(Protocol):
         """Every topic in which messages may lie. Never raises."""
 
 
+class WebhookSender(Protocol):
+    """How a webhook is tried (workers.webhooks.Sender)."""
+
+    async def post(self, endpoint: Endpoint, batch: Batch, *, within: float) -> Verdict:
+        """One attempt."""
+
+
 class QueueSwitch(Protocol):
     """Who changes a product's own queue (workers.center.switch.Switch)."""
 
@@ -314,6 +323,7 @@ class Parts:
     audiences: AudienceTable
     topics: QueueTopics
     switch: QueueSwitch
+    hooks: WebhookSender
     revocations: RevocationTable
     access: AccessLists
     health: Health

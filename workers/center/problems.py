@@ -33,6 +33,7 @@ _TITLES: Final = {
     "unauthorized": (401, "The API key is missing or wrong"),
     "not-found": (404, "There is no such page"),
     "unknown-product": (404, "There is no such product"),
+    "unknown-webhook": (404, "The product has no webhook of this name"),
     "unknown-queue": (404, "The product has no queue of its own"),
     "too-many-queues": (409, "As many products as may have a queue of their own"),
     "unknown-revocation": (404, "There is no such revocation"),

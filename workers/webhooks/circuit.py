@@ -1,0 +1,49 @@
+"""Whether an endpoint is asked at all: not while it fails again and again, and then by one request at a time."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+THRESHOLD: Final = 3
+"""Failures in a row that open it."""
+FIRST: Final = 1.0
+LONGEST: Final = 120.0
+"""Seconds that it stays open, at first and at most: twice as long each time, half of that by chance."""
+
+
+class Circuit:
+    """Of one endpoint, in one process. Closed, it lets everything through; open, nothing; half open, one request."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, chance: Callable[[], float] = random.random) -> None:
+        self._clock = clock
+        self._chance = chance
+        self._failures = 0
+        self._until = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """May everything go?"""
+        return self._failures < THRESHOLD and not self.wait()
+
+    def wait(self) -> float:
+        """Seconds until a request may be tried; 0: now."""
+        return max(0.0, self._until - self._clock())
+
+    def taken(self) -> None:
+        """It answered."""
+        self._failures, self._until = 0, 0.0
+
+    def failed(self, retry_after: float = 0.0) -> None:
+        """It did not, or asked us to come back after so many seconds."""
+        self._failures += 1
+        over = self._failures - THRESHOLD
+        pause = min(FIRST * 2.0 ** min(over, 16), LONGEST) * (0.5 + self._chance() / 2) if over >= 0 else 0.0
+        self._until = self._clock() + max(pause, min(retry_after, LONGEST))
+
+
+def pause_after(refusals: int, chance: Callable[[], float] = random.random) -> float:
+    """Seconds until an event that was refused so many times is tried again."""
+    return float(min(FIRST * 2.0 ** min(refusals, 16), LONGEST) * (0.5 + chance() / 2))
