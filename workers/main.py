@@ -166,8 +166,12 @@ async def broadcast(settings: Settings) -> int:
 
 
 async def coordinator(settings: Settings) -> int:
-    """Run a coordinator: uplinks into Kafka, from there to the products' services and webhooks, fallbacks to theirs, and issuers'
-    key sets; returns the exit status."""
+    """Run a coordinator: uplinks into Kafka, from there to the products' services and webhooks, fallbacks to theirs, what they
+    are told of clients, users and messages, and issuers' key sets; returns the exit status."""
+    from infra.register.told import ToldIndex
+    from workers.callbacks.asked import Asked
+    from workers.callbacks.receipts import ReceiptCallbacks
+    from workers.callbacks.status import Patience, StatusCallbacks
     from workers.coordinator.egress import Hooks, Services
     from workers.coordinator.ingress import Ingress
     from workers.coordinator.replies import replying
@@ -186,7 +190,12 @@ async def coordinator(settings: Settings) -> int:
     runner = process.runner(names.UPLINK, names.COORDINATOR_GROUP, services)
     ingress = Ingress(bus, journal, keeper, fail=fail)
     fallbacks = process.runner(names.FALLBACK, names.FALLBACK_GROUP, Webhooks(keeper, outside))
+    told, asked = ToldIndex(Register(settings.redis)), Asked(keeper)
+    callbacks = StatusCallbacks(told, outbox, shelf, asked)
+    status = process.runner(names.STATUS, names.STATUS_GROUP, callbacks, holds=callbacks.floor)
+    receipts = process.runner(names.RECEIPTS, names.RECEIPTS_GROUP, ReceiptCallbacks(outbox, shelf, asked))
     key_sets = KeySets(keeper, outside, fail=fail)
+    runners = (runner, fallbacks, status, receipts)
     parts = (
         ("outside", outside),
         ("what waits", shelf),
@@ -194,6 +203,10 @@ async def coordinator(settings: Settings) -> int:
         ("ingress", ingress),
         ("runner", runner),
         ("fallbacks", fallbacks),
+        ("told", told),
+        ("status", status),
+        ("patience", Patience(callbacks, status, fail=fail)),
+        ("receipts", receipts),
         ("key sets", key_sets),
     )
-    return await process.run(*parts, ready=lambda: "" if runner.joined and fallbacks.joined else NOT_JOINED)
+    return await process.run(*parts, ready=lambda: "" if all(each.joined for each in runners) else NOT_JOINED)
