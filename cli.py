@@ -22,6 +22,7 @@ from infra.ops.audience_commands import audience
 from infra.ops.job_commands import broadcast, job
 from infra.ops.key_commands import keys
 from infra.ops.log_commands import dlq, register, replay, tail
+from infra.ops.message_commands import message
 from infra.ops.queue_commands import queue
 from infra.ops.shell import (
     FAILED,
@@ -347,7 +348,7 @@ def print_asyncapi() -> None:
     click.echo(json.dumps(document(VERSION), indent=2))
 
 
-for command in (broadcast, job, audience, tail, dlq, replay, register, queue, access, revocation, issuer, keys, webhook):
+for command in (broadcast, job, audience, message, tail, dlq, replay, register, queue, access, revocation, issuer, keys, webhook):
     cli.add_command(command)
 
 

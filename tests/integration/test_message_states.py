@@ -21,6 +21,8 @@ from schemas import names
 from schemas.codes import State
 from schemas.records import PushMessage
 from workers.center.ids import uuid7
+from workers.center.problems import Problem
+from workers.center.sightings import Asked, Sightings
 
 pytestmark = pytest.mark.xdist_group("local-brokers")
 
@@ -272,6 +274,32 @@ async def test_given_another_product_or_no_message_then_the_same_404(world: Worl
         answer = await world.http.get(f"/v1/messages/{message}", params=params)
         assert (answer.status_code, answer.json()["type"]) == (404, "urn:longwire:problem:unknown-message")
     assert (await world.http.get(f"/v1/messages/{new_id()}")).json()["whole"]
+
+
+async def test_given_more_records_than_a_search_may_look_at_then_it_says_so(world: World) -> None:
+    product, client, began = await world.product(), unique("c"), time.time_ns() // 1_000_000
+    await world.core.push(*[PushMessage(id=f"{client}-{i}", product=product, client=client, payload=b"x") for i in range(200)])
+    few, many = [Sightings(world.core.settings.kafka, world.core.journal.partitions, most=most) for most in (50, 100_000)]
+
+    def asked(message: str, *times_ms: int) -> Asked:
+        products, topics = frozenset({product}), (names.MESSAGES,)
+        return Asked(id=message, products=products, topics=topics, realm="main", client=client, times_ms=times_ms)
+
+    async def found(log: Sightings, *args: Any) -> tuple[bool, bool]:
+        sighting = await log.find(asked(*args))
+        return sighting.message is not None, sighting.whole
+
+    assert await found(few, f"{client}-0", began) == (True, True), "from its time on it is the first one"
+    assert await found(few, f"{client}-199", began) == (False, False)
+    assert await found(few, f"{client}-199") == (True, True), "without a time the last ones are looked at"
+    assert await found(few, f"{client}-0") == (False, False)
+    assert await found(many, f"{client}-0") == (True, True)
+    assert await found(many, "nobody's", began) == (False, True)
+
+    answers = await asyncio.gather(*(many.find(asked("nobody's", began)) for _ in range(12)), return_exceptions=True)
+    refused = [each for each in answers if isinstance(each, Problem)]
+    assert [each.status for each in refused] == [503, 503], "two are read for, eight wait"
+    assert await found(many, f"{client}-0", began) == (True, True)
 
 
 # --- what is pending ---------------------------------------------------------------------------------------------------

@@ -184,6 +184,28 @@ async def test_given_a_trace_then_all_receipts_are_shown_also_of_what_the_regist
     ]
 
 
+async def test_given_a_dead_letter_that_was_sent_again_then_what_became_of_it_since_counts(world: World) -> None:
+    message = await send(world, client="phone-1")
+    receipt(world, message, State.DEAD, detail="unknown product shop")
+    assert (await state(world, message))["state"] == "dead"
+    stands(world, message, Standing(NOW_MS, expires_ms=NOW_MS + 5))
+    assert (await state(world, message, trace=True))["state"] == "stored"
+    world.standings.found.clear()
+    receipt(world, message, State.EXPIRED, at_ms=ACKED_MS + 1)
+    assert (await state(world, message))["state"] == "expired"
+    receipt(world, message, State.ACKED, at_ms=ACKED_MS + 2)
+    receipt(world, message, State.WRITTEN, at_ms=ACKED_MS + 3)
+    found = await state(world, message, trace=True)
+    assert (found["state"], found["at_ms"]) == ("expired", ACKED_MS + 1), "read as far as its end: no trace goes beyond"
+
+
+async def test_given_an_ack_whose_removal_is_under_way_then_it_is_acked(world: World) -> None:
+    message = await send(world, client="phone-1")
+    stands(world, message, Standing(NOW_MS, expires_ms=NOW_MS + 5))
+    receipt(world, message, State.ACKED)
+    assert (await state(world, message, trace=True))["state"] == "acked"
+
+
 # --- the register is away ----------------------------------------------------------------------------------------------
 
 
@@ -224,6 +246,14 @@ async def test_given_a_user_without_clients_then_its_message_is_dead_with_the_re
     receipt(world, message, State.DEAD, client="", detail="user ann has no clients in shop")
     found = await state(world, message)
     assert (found["state"], found["detail"], found["at_ms"]) == ("dead", "user ann has no clients in shop", ACKED_MS)
+
+
+async def test_given_a_users_dead_letter_that_was_sent_again_then_it_is_expanded(world: World) -> None:
+    message = await send(world, user="ann")
+    receipt(world, message, State.DEAD, client="", detail="user ann has no clients in shop")
+    receipt(world, message, State.EXPANDED, client="ann", count=1, detail="user phone-1")
+    found = await state(world, message)
+    assert (found["state"], [each["client"] for each in found["clients"]]) == ("expanded", ["phone-1"])
 
 
 async def test_given_a_users_message_and_a_bound_that_was_hit_then_it_is_unknown_whether_it_is_expanded(world: World) -> None:

@@ -12,6 +12,7 @@ from infra import asyncapi
 from workers.center import (
     access,
     audiences,
+    batch,
     broadcasts,
     clients,
     document,
@@ -44,7 +45,7 @@ def build(parts: Parts, *, version: str) -> ASGIApp:
     """The whole application; raises keycheck.NoKey if no API key is configured."""
     dispatcher = dispatch.Dispatcher(parts)
     app = api(parts, dispatcher, version=version)
-    bodies = Bodies(app, streamed=audiences.STREAMED)
+    bodies = Bodies(app, streamed=audiences.STREAMED, large=batch.LARGE)
     checked = KeyCheck(bodies, parts, Keys(parts.ring, parts.api_tokens, operator=parts.api_key))
     return GoogleErrors(Gate(dispatch.Front(checked, dispatcher)))
 
@@ -63,6 +64,7 @@ def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastA
     problems.install(app)
     for noun in (
         messages,
+        batch,
         states,
         fcm,
         broadcasts,

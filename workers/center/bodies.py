@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workers.center.problems import Problem
+from workers.center.problems import RETRY_AFTER_S, Problem
 
 MAX_BODY: Final = 256 * 1024
 BODY_TIMEOUT: Final = 10.0
@@ -29,15 +29,33 @@ class Streamed(NamedTuple):
         return bool(scope["method"] == self.method and scope["path"].startswith(self.prefix))
 
 
+class Large(NamedTuple):
+    """Requests whose body may have more bytes, `at_once` of them at a time."""
+
+    method: str
+    path: str
+    most: int
+    at_once: int
+
+    def fits(self, scope: Scope) -> bool:
+        """Is it one of these?"""
+        return bool(scope["method"] == self.method and scope["path"] == self.path)
+
+
 class Bodies:
-    """ASGI middleware: a body over `MAX_BODY` is 413, one that takes over `BODY_TIMEOUT` seconds 408, both raised as Problems.
+    """ASGI middleware: a body over `MAX_BODY` (but for what is `large`) is 413, one that takes over `BODY_TIMEOUT` seconds 408,
+    both raised as Problems.
 
     The body is read here, whole, so that what follows never waits for a slow sender; but for what is `streamed`.
     """
 
-    def __init__(self, app: ASGIApp, *, streamed: Streamed | None = None, timeout: float = BODY_TIMEOUT) -> None:
+    def __init__(
+        self, app: ASGIApp, *, streamed: Streamed | None = None, large: Large | None = None, timeout: float = BODY_TIMEOUT
+    ) -> None:
         self._app = app
         self._streamed = streamed
+        self._large = large
+        self._large_free = large.at_once if large is not None else 0
         self._body_timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,9 +64,21 @@ class Bodies:
             await self._app(scope, receive, send)
         elif self._streamed is not None and self._streamed.fits(scope):
             await self._app(scope, self._bounded(self._streamed, scope, receive), send)
+        elif self._large is not None and self._large.fits(scope):
+            await self._pass_large(self._large, scope, receive, send)
         else:
-            body = await self._read(scope, receive)
+            body = await self._read(scope, receive, MAX_BODY)
             await self._app(scope, _replay(body, receive), send)
+
+    async def _pass_large(self, bounds: Large, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._large_free <= 0:
+            raise Problem("busy", f"{bounds.at_once} such requests are in flight; ask again", retry_after_s=RETRY_AFTER_S)
+        self._large_free -= 1
+        try:
+            body = await self._read(scope, receive, bounds.most)
+            await self._app(scope, _replay(body, receive), send)
+        finally:
+            self._large_free += 1
 
     def _bounded(self, bounds: Streamed, scope: Scope, receive: Receive) -> Receive:
         """A `receive` that raises a Problem beyond the bounds of a streamed body."""
@@ -72,8 +102,8 @@ class Bodies:
 
         return bounded
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        if not _check_declared(scope, MAX_BODY):
+    async def _read(self, scope: Scope, receive: Receive, most: int) -> bytes:
+        if not _check_declared(scope, most):
             return b""
         body = bytearray()
         try:
@@ -81,8 +111,8 @@ class Bodies:
                 while True:
                     message = await receive()
                     body += message.get("body", b"")
-                    if len(body) > MAX_BODY:
-                        raise Problem("too-large", f"the body may have {MAX_BODY} bytes")
+                    if len(body) > most:
+                        raise Problem("too-large", f"the body may have {most} bytes")
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Final, Literal
 
@@ -135,16 +136,27 @@ def unknown_product(name: str) -> Problem:
 async def claim_key(parts: Parts, request: Content, key: str | None, record_id: str) -> None:
     """Raises a Problem (409) if the idempotency key was used for another request. Without Redis there is no check, counted: the
     id alone keeps a repeat from being stored twice."""
-    if key is None:
-        return
-    digest = sha256(request.model_dump_json(exclude={"confirm"}).encode()).hexdigest()
+    if key is not None:
+        [problem] = await claim_keys(parts, [(request, record_id)])
+        if problem is not None:
+            raise problem
+
+
+async def claim_keys(parts: Parts, requests: Sequence[tuple[Content, str]]) -> list[Problem | None]:
+    """The same for several requests with their ids, in one go: the problem of each, in order."""
+    claims = [Claim(request.product, record_id, _digest(request)) for request, record_id in requests]
     try:
-        [same] = await parts.keys.claim([Claim(request.product, record_id, digest)])
+        found = await parts.keys.claim(claims)
     except RegisterDown:
-        unchecked_keys.inc()
-        return
-    if not same:
-        raise Problem("key-reused", "this Idempotency-Key was used for another request of this product within the last day")
+        unchecked_keys.inc(len(claims))
+        return [None] * len(claims)
+    reused = "this Idempotency-Key was used for another request of this product within the last day"
+    return [None if same else Problem("key-reused", reused) for same in found]
+
+
+def _digest(request: Content) -> str:
+    """Of what is asked for, whichever way the key came."""
+    return sha256(request.model_dump_json(exclude={"idempotency_key", "confirm"}).encode()).hexdigest()
 
 
 async def accept(parts: Parts, entry: Entry, *, kind: str, record_id: str | None) -> Position:
@@ -152,13 +164,21 @@ async def accept(parts: Parts, entry: Entry, *, kind: str, record_id: str | None
 
     `record_id` is None for what has no id of its own, and may be repeated as it is.
     """
-    if parts.health.reasons().get("kafka"):  # known since the last probe: nobody has to wait for it
-        unacknowledged.labels(kind).inc()
-        raise journal_down(record_id)
     try:
-        [position] = await parts.journal.produce([entry], timeout=ACK_TIMEOUT)
+        [position] = await accept_all(parts, [entry], kind=kind)
     except JournalDown:
-        unacknowledged.labels(kind).inc()
         raise journal_down(record_id) from None
-    accepted.labels(kind).inc()
     return position
+
+
+async def accept_all(parts: Parts, entries: Sequence[Entry], *, kind: str) -> list[Position]:
+    """Put records into Kafka in one go; raises JournalDown if not every one of them is acknowledged in time."""
+    try:
+        if reason := parts.health.reasons().get("kafka"):  # known since the last probe: nobody has to wait for it
+            raise JournalDown(reason)
+        positions = await parts.journal.produce(entries, timeout=ACK_TIMEOUT)
+    except JournalDown:
+        unacknowledged.labels(kind).inc(len(entries))
+        raise
+    accepted.labels(kind).inc(len(entries))
+    return positions

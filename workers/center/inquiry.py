@@ -112,7 +112,9 @@ async def _product_of(parts: Parts, asked: Asked, client: str) -> tuple[str | No
     def its(found: Sequence[Receipt]) -> list[Receipt]:
         return [each for each in found if each.product in asked.products and each.realm == (asked.realm or names.DEFAULT_REALM)]
 
-    receipts = await parts.log.receipts(asked.id, {client: min(asked.times_ms, default=None)}, lambda found: bool(its(found)))
+    since = min(asked.times_ms, default=None)
+    wanted = {client: None if since is None else since - MARGIN_MS}
+    receipts = await parts.log.receipts(asked.id, wanted, lambda found: bool(its(found)))
     found = its(receipts.found)
     return (found[0].product if found else None), receipts.whole
 
@@ -134,14 +136,18 @@ async def _of_user(parts: Parts, outcome: Outcome, user: str, *, trace: bool) ->
         mine = [each for each in found if _is_of(each, outcome) and each.client in (user, "")]
         return [each for each in mine if each.state in (State.EXPANDED, State.DEAD)]
 
-    receipts = await parts.log.receipts(outcome.id, {user: since, outcome.product: since}, lambda found: bool(decisive(found)))
+    def expansion(found: Iterable[Receipt]) -> Receipt | None:
+        return next((each for each in decisive(found) if each.state == State.EXPANDED), None)
+
+    wanted = {user: since, outcome.product: since}
+    receipts = await parts.log.receipts(outcome.id, wanted, lambda found: expansion(found) is not None)
     found = decisive(receipts.found)
-    outcome.whole = bool(found) or receipts.whole
-    if not found:
+    last = expansion(found) or next(iter(found), None)  # a dead letter may have been sent again
+    outcome.whole = receipts.whole
+    if last is None:
         moved = any(_is_of(each, outcome) and each.state == State.MOVED for each in receipts.found)
         outcome.state = ("moved" if moved else "accepted") if receipts.whole else "unknown"
         return outcome
-    last = found[0]
     outcome.state, outcome.at_ms = ("expanded", last.at_ms) if last.state == State.EXPANDED else ("dead", last.at_ms)
     if last.state == State.DEAD:
         outcome.detail = last.detail
@@ -161,9 +167,11 @@ async def _states(parts: Parts, outcome: Outcome, clients: Sequence[str], *, sin
         for client, standing in zip(clients, standings, strict=True)
         if trace or _is_open(standing)
     }
+    parked = {client for client, standing in zip(clients, standings, strict=True) if standing and standing.state == State.DEAD}
 
     def enough(found: Sequence[Receipt]) -> bool:
-        return wanted.keys() <= {each.client for each in found if _is_of(each, outcome) and each.state in ENDS}
+        ended = {each.client for each in found if _is_of(each, outcome) and _is_final(each, parked)}
+        return wanted.keys() <= ended
 
     receipts = await parts.log.receipts(outcome.id, wanted, enough) if wanted else Receipts([], True)
     outcome.whole &= receipts.whole or enough(receipts.found)
@@ -203,6 +211,11 @@ def _since(standing: Standing | None, since: int | None, *, trace: bool) -> int 
     return since
 
 
+def _is_final(receipt: Receipt, parked: set[str]) -> bool:
+    """Does nothing come after it? A dead letter may be sent again, unless the register has it as settled."""
+    return receipt.state in ENDS and (receipt.state != State.DEAD or receipt.client in parked)
+
+
 def _is_of(receipt: Receipt, outcome: Outcome) -> bool:
     return receipt.product == outcome.product and receipt.realm == outcome.realm
 
@@ -212,8 +225,8 @@ def _state(client: str, standing: Standing | None, receipts: Sequence[Receipt], 
     events = [Event(str(each.state), each.at_ms, each.detail) for each in receipts]
     handed = any(each.state == State.FALLBACK for each in receipts) or (standing is not None and standing.handed)
     found = ClientState(client, "unknown", handed_over=handed, events=events)
-    end = _end(receipts)
-    if end is not None:
+    end, pending = _end(receipts), standing is not None and standing.expires_ms is not None
+    if end is not None and (end.state in ARRIVED or not pending):
         found.state, found.at_ms, found.detail = _name(end.state), end.at_ms, end.detail
     elif standing is None:
         raise RegisterDown("it has no receipt that ends it, and the register can't be asked whether it is pending")
@@ -231,10 +244,10 @@ def _state(client: str, standing: Standing | None, receipts: Sequence[Receipt], 
 
 
 def _end(receipts: Sequence[Receipt]) -> Receipt | None:
-    """The receipt that counts."""
+    """The receipt that counts: the first that says it arrived, else the last."""
     ends = [each for each in receipts if each.state in ENDS]
     arrived = [each for each in ends if each.state in ARRIVED]
-    return next(iter(arrived or ends), None)
+    return next(iter(arrived or reversed(ends)), None)
 
 
 _NAMES: Final[Mapping[State, StateName]] = {

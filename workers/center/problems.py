@@ -182,9 +182,14 @@ async def _on_problem(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_validation(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [_field_error(item) for item in error.errors()[:20]]
+    return misfit(error.errors()).response()
+
+
+def misfit(found: Sequence[Mapping[str, Any]]) -> Problem:
+    """A 400 with each field that does not fit, the first 20, as pydantic tells them."""
+    errors = [_field_error(item) for item in found[:20]]
     detail = "; ".join(f"{item['field']}{' ' + item['value'] if item['value'] else ''}: {item['bound']}" for item in errors)
-    return Problem("bad-input", detail, errors=errors).response()
+    return Problem("bad-input", detail, errors=errors)
 
 
 def _field_error(item: Mapping[str, Any]) -> dict[str, Any]:

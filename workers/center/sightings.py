@@ -26,7 +26,8 @@ from workers.center.seeking import End, Seeker, seeking
 MOST_READ: Final = 100_000
 """Records that are looked at for one part of an answer: of messages, and of receipts."""
 READERS: Final = 2
-"""Questions that are read for at a time; those beyond are told to come again."""
+WAITING: Final = 8
+"""Questions that are read for at a time, and that wait for one of them; those beyond are told to come again."""
 NEAR_MS: Final = (2_000, 3_000)
 """Before and after its id was made a record lies nearly always: clocks of hosts differ, Kafka takes a moment."""
 BEFORE_MS: Final = 60_000
@@ -97,6 +98,7 @@ class Sightings:
         self._partitions = partitions
         self._most = most
         self._readers = asyncio.Semaphore(READERS)
+        self._free = READERS + WAITING
 
     async def find(self, asked: Asked) -> Sighting:
         """See the port."""
@@ -141,12 +143,16 @@ class Sightings:
 
     @asynccontextmanager
     async def _seeker(self, topic: str) -> AsyncIterator[Seeker]:
-        if self._readers.locked():
+        if self._free <= 0:
             raise Problem("busy", "others are asking for states of messages; ask again", retry_after_s=RETRY_AFTER_S)
-        async with self._readers, seeking(self._settings, most=self._most) as seeker:
-            with took.labels(topic).time():
-                yield seeker
-            looked_at.labels(topic).inc(self._most - seeker.left)
+        self._free -= 1
+        try:
+            async with self._readers, seeking(self._settings, most=self._most) as seeker:
+                with took.labels(topic).time():
+                    yield seeker
+                looked_at.labels(topic).inc(self._most - seeker.left)
+        finally:
+            self._free += 1
 
 
 class _Search:
