@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequenceError
 from prometheus_client import Counter
 from pydantic import ValidationError
 
@@ -21,6 +21,9 @@ from infra.documents import Access, ApiIssuer, Document, Issuer, KeySet, Policy,
 from infra.mirror import Mirror
 from infra.telemetry import write_json
 from schemas import names
+
+WRONG_LAST_SEQUENCE: Final = (10071, 10164)
+"""JetStream's error codes where an entry is at another revision than the request says."""
 
 log = structlog.get_logger("keeper")
 refused = Counter("longwire_keeper_refused_total", "Documents that did not parse", ["kind"])
@@ -112,20 +115,30 @@ class Keeper:
             raise Unreadable(key, entry.revision)
         return document, entry.revision
 
-    async def replace(self, key: str, document: Document, revision: int) -> bool:
-        """Write a document over the revision that was read (0: nothing); False if somebody was faster. Raises BusDown or a NATS
-        error."""
+    async def replace(self, key: str, document: Document, revision: int) -> int:
+        """Write a document over the revision that was read (0: nothing); returns the new one, 0 if somebody was faster. Raises
+        BusDown or a NATS error."""
         bucket = await self._bus.bucket(names.KV_KEEPER)
         try:
-            await bucket.update(key, document.model_dump_json().encode(), last=revision)
+            return await bucket.update(key, document.model_dump_json().encode(), last=revision)
         except KeyWrongLastSequenceError:
-            return False
-        return True
+            return 0
 
     async def remove(self, key: str) -> None:
         """Remove a document. Raises BusDown or a NATS error."""
         bucket = await self._bus.bucket(names.KV_KEEPER)
         await bucket.delete(key)
+
+    async def withdraw(self, key: str, revision: int) -> bool:
+        """Remove a document at the revision that was read; False if somebody was faster. Raises BusDown or a NATS error."""
+        bucket = await self._bus.bucket(names.KV_KEEPER)
+        try:
+            await bucket.delete(key, last=revision)
+        except BadRequestError as error:
+            if error.err_code not in WRONG_LAST_SEQUENCE:
+                raise
+            return False
+        return True
 
     def _take(self, key: str, value: bytes | None) -> None:
         if value is None:

@@ -130,6 +130,31 @@ async def test_given_a_product_put_later_then_center_knows_it_within_a_moment(
     await until(known)
 
 
+async def test_given_a_product_by_the_api_then_it_can_be_sent_to_changed_by_its_tag_and_removed(
+    settings: Settings, http: httpx.AsyncClient
+) -> None:
+    where, body = "/v1/products/center-made", {"product": "center-made", "client": "c", "payload": "", "validate_only": True}
+    made = await http.put(where, json={"rate": 70}, headers={"If-None-Match": "*"}, params={"reason": "a-new-product"})
+    assert made.status_code == 200, made.text
+
+    async def sent(status: int) -> bool:
+        return (await http.post("/v1/messages", json=body)).status_code == status
+
+    await until(lambda: sent(200))
+    changes = [http.patch(where, json={"rate": rate}, headers={"If-Match": made.headers["ETag"]}) for rate in (71, 72, 73)]
+    answers = await asyncio.gather(*changes)
+    assert sorted(answer.status_code for answer in answers) == [200, 412, 412]
+    [won] = [answer for answer in answers if answer.status_code == 200]
+    shown = await http.get(where)
+    assert (shown.json(), shown.headers["ETag"]) == (won.json(), won.headers["ETag"])
+    assert (await http.delete(where, headers={"If-Match": made.headers["ETag"]})).status_code == 412
+    assert (await http.delete(where, headers={"If-Match": won.headers["ETag"]})).status_code == 204
+    await until(lambda: sent(404))
+    assert (await http.get(where)).status_code == 404
+    key, record = await read(settings, names.AUDIT, "a-new-product", by="reason")
+    assert (key, isinstance(record, Audit) and record.action) == ("center-made", "put")
+
+
 async def test_given_access_lists_when_changed_then_center_shows_them_and_the_change_is_in_the_audit(
     settings: Settings, http: httpx.AsyncClient
 ) -> None:

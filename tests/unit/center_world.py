@@ -51,6 +51,7 @@ from workers.center.limits import Limits
 from workers.center.oidc import ApiTokens
 from workers.center.ports import KeyOrder, Parts, QueueChange
 from workers.center.problems import Problem, bus_down
+from workers.center.shelf import Shelf
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
 from workers.center.switch import changed
@@ -430,6 +431,49 @@ class ApiKeysTwin:
 
 
 @dataclass
+class StoreTwin:
+    """The keeper's bucket. `overtaken`: what others write under a key just before we do; `down`: NATS is."""
+
+    documents: DocumentsTwin
+    entries: dict[str, tuple[Document | None, int]] = field(default_factory=dict)
+    revision: int = 0
+    unreadable: set[str] = field(default_factory=set)
+    overtaken: list[Document] = field(default_factory=list)
+    down: bool = False
+
+    def put(self, key: str, document: Document | None) -> int:
+        self.revision += 1
+        self.entries[key] = document, self.revision
+        self.unreadable.discard(key)
+        if isinstance(document, Policy):
+            self.documents.policy = document
+        elif isinstance(document, Product):
+            self.documents.products[document.name] = document
+        elif document is None:
+            self.documents.products.pop(key.partition(".")[2], None)
+        return self.revision
+
+    async def latest(self, key: str) -> tuple[Document | None, int]:
+        if self.down:
+            raise BusDown("the twin is down")
+        document, revision = self.entries.get(key, (None, 0))
+        if key in self.unreadable:
+            raise Unreadable(key, revision)
+        return document, revision
+
+    async def replace(self, key: str, document: Document, revision: int) -> int:
+        return self.put(key, document) if self._still(key, revision) else 0
+
+    async def withdraw(self, key: str, revision: int) -> bool:
+        return self._still(key, revision) and bool(self.put(key, None))
+
+    def _still(self, key: str, revision: int) -> bool:
+        if self.overtaken:
+            self.put(key, self.overtaken.pop(0))
+        return self.entries.get(key, (None, 0))[1] == revision
+
+
+@dataclass
 class HealthTwin:
     found: dict[str, str] = field(default_factory=dict)
 
@@ -457,6 +501,7 @@ class World:
         self.outside = Outside(OutsideSettings.model_validate({"private": ["127.0.0.0/8"]}))
         self.revocations = RevocationsTwin()
         self.access = AccessTwin(self.documents)
+        self.store = StoreTwin(self.documents)
         self.health = HealthTwin()
         self.census = CensusTwin()
         self.trail = TrailTwin()
@@ -491,6 +536,7 @@ class World:
             hooks=Sender(self.outside),
             revocations=self.revocations,
             access=AccessWriter(self.access, self.journal),
+            shelf=Shelf(self.store, self.journal),
             health=self.health,
             census=self.census,
             trail=self.trail,

@@ -12,9 +12,9 @@ from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS, pattern
 from infra.documents import Access, Network, Rules
 from schemas import names
 from workers.center.auth import Role, Who, needs
+from workers.center.etags import Words
 from workers.center.ports import AccessChange, Parts
 from workers.center.problems import responses
-from workers.center.queues import Words
 
 MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 

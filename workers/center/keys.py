@@ -12,10 +12,10 @@ from infra.settings import Seconds
 from workers.center.apikey import DEFAULT_RATE, ApiKey
 from workers.center.auth import Caller, Role, Who, needs
 from workers.center.content import ProductName, no_bool, product_of
+from workers.center.etags import Words
 from workers.center.keysmith import unknown_key
 from workers.center.ports import KeyOrder, Parts
 from workers.center.problems import Problem, responses
-from workers.center.queues import Words
 
 MAX_PRODUCTS: Final = 64
 MAX_RATE: Final = 10_000

@@ -42,6 +42,7 @@ from workers.center.ports import Parts
 from workers.center.readiness import Readiness
 from workers.center.revoker import Revoker
 from workers.center.server import HttpServer
+from workers.center.shelf import Shelf
 from workers.center.sightings import Sightings
 from workers.center.streams import Streams
 from workers.center.switch import Switch
@@ -92,6 +93,7 @@ async def main(settings: Settings) -> int:
         hooks=Sender(outside),
         revocations=Revoker(bus, journal, revocations.revoked),
         access=AccessWriter(keeper, journal),
+        shelf=Shelf(keeper, journal),
         health=readiness,
         census=Census(bus, settings.kafka, journal.partitions),
         trail=Trail(settings.kafka, journal.partitions),

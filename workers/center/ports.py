@@ -19,6 +19,7 @@ from schemas.records import Receipt
 from workers.center.apikey import ApiKey
 from workers.center.census import Known, RoomAnswer
 from workers.center.dispatch.askers import Askers
+from workers.center.etags import Writing
 from workers.center.jobs import JobIndex
 from workers.center.keyring import KeyRing
 from workers.center.limits import Limits
@@ -243,8 +244,21 @@ class AccessDocument(Protocol):
     async def latest(self, key: str) -> tuple[Document | None, int]:
         """A document as it is in the bucket now, and its revision; raises Unreadable, BusDown or a NATS error."""
 
-    async def replace(self, key: str, document: Document, revision: int) -> bool:
-        """Write over that revision; False if somebody was faster. Raises BusDown or a NATS error."""
+    async def replace(self, key: str, document: Document, revision: int) -> int:
+        """Write over that revision; returns the new one, 0 if somebody was faster. Raises BusDown or a NATS error."""
+
+
+class DocumentStore(Protocol):
+    """The keeper, as who changes any of its documents needs it (infra.keeper.Keeper)."""
+
+    async def latest(self, key: str) -> tuple[Document | None, int]:
+        """A document as it is in the bucket now, and its revision; raises Unreadable, BusDown or a NATS error."""
+
+    async def replace(self, key: str, document: Document, revision: int) -> int:
+        """Write over that revision; returns the new one, 0 if somebody was faster. Raises BusDown or a NATS error."""
+
+    async def withdraw(self, key: str, revision: int) -> bool:
+        """Remove it at that revision; False if somebody was faster. Raises BusDown or a NATS error."""
 
 
 class AccessLists(Protocol):
@@ -290,6 +304,29 @@ class ApprovalSecrets(Protocol):
         """The secret of all centers; raises problems.Problem."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What is asked of the document under `key`. `make(before)`: what it is to be, None: gone; it may raise a Problem. The audit
+    names `product` and `subject`."""
+
+    key: str
+    product: str
+    subject: str
+    action: str
+    asked: Writing
+    make: Callable[[Document | None], Document | None]
+
+
+class Documentation(Protocol):
+    """Who reads and changes documents of the keeper (workers.center.shelf.Shelf)."""
+
+    async def read(self, key: str) -> tuple[Document | None, int]:
+        """A document as it is in the bucket now, and its revision; raises problems.Problem."""
+
+    async def change(self, change: Change) -> tuple[Document | None, int]:
+        """Change it, audited; returns it as it is then, and its revision. Raises problems.Problem, JournalDown."""
+
+
 class AudienceTable(Protocol):
     """Explicit lists as they lie in Kafka (infra.audiences.Audiences)."""
 
@@ -326,6 +363,7 @@ class Parts:
     hooks: WebhookSender
     revocations: RevocationTable
     access: AccessLists
+    shelf: Documentation
     health: Health
     census: Counter
     trail: AuditTrail

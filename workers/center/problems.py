@@ -14,7 +14,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -62,6 +62,8 @@ _TITLES: Final = {
     "too-fast": (429, "The key asks faster than it may"),
     "too-often": (429, "This address asks too often"),
     "busy": (503, "Too many requests are in flight"),
+    "precondition-failed": (412, "It is not as the request says that it has to be"),
+    "unreadable": (409, "The document can't be read"),
     "changed-meanwhile": (409, "Somebody else changed it meanwhile"),
     "id-taken": (409, "The id stands for something else"),
     "key-reused": (409, "The Idempotency-Key stands for another request"),
@@ -202,6 +204,14 @@ def _field_error(item: Mapping[str, Any]) -> dict[str, Any]:
         "value": shown(item["input"]) if known else None,
         "bound": ascii(_OWN_WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, "))[1:-1][:300],
     }
+
+
+def invalid(error: ValidationError) -> Problem:
+    """A 400 for what does not parse as a document of the keeper. Shows no value: it may be a secret."""
+    errors = [
+        {**_field_error({**item, "loc": ("body", *item["loc"]), "input": None}), "value": None} for item in error.errors()[:20]
+    ]
+    return Problem("bad-input", "; ".join(f"{item['field']}: {item['bound']}" for item in errors), errors=errors)
 
 
 async def _on_bad_name(_: Request, error: Exception) -> JSONResponse:

@@ -5,25 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra.documents import MAX_QUEUE_RATE, Product
-from schemas.broadcasts import MAX_BY
 from workers.center.auth import Role, Who, needs
 from workers.center.content import ProductName, product_of
+from workers.center.etags import Words
 from workers.center.ports import Parts, QueueChange
 from workers.center.problems import Problem, bad_input, responses
 
 Action = Literal["pause", "resume", "rate", "off"]
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("has control characters")
-    return text
-
-
-Words = Annotated[str, Field(min_length=1, max_length=MAX_BY), AfterValidator(_printable)]
 
 
 class ChangeRequest(BaseModel):

@@ -14,9 +14,9 @@ from infra.tokens import MAX_JTI
 from schemas import names
 from workers.center.auth import Caller, Role, Who, needs
 from workers.center.content import ClientId, ProductName, RealmName, UserId, product_of
+from workers.center.etags import Words
 from workers.center.ports import Documents, Parts
 from workers.center.problems import Problem, responses
-from workers.center.queues import Words
 
 DEFAULT_S: Final = 30 * 24 * 3600
 """How long one holds where no issuer says how long its tokens live."""
