@@ -19,6 +19,7 @@ import click
 from infra import VERSION
 from infra.ops.access_commands import access
 from infra.ops.audience_commands import audience
+from infra.ops.drain_commands import drain
 from infra.ops.job_commands import broadcast, job
 from infra.ops.key_commands import keys
 from infra.ops.log_commands import dlq, register, replay, tail
@@ -348,7 +349,9 @@ def print_asyncapi() -> None:
     click.echo(json.dumps(document(VERSION), indent=2))
 
 
-for command in (broadcast, job, audience, message, tail, dlq, replay, register, queue, access, revocation, issuer, keys, webhook):
+for command in (
+    broadcast, job, audience, message, tail, dlq, replay, register, queue, drain, access, revocation, issuer, keys, webhook,
+):  # fmt: skip
     cli.add_command(command)
 
 

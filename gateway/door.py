@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -14,21 +13,19 @@ import structlog
 from gateway.backend.lease import LeaseKeeper
 from gateway.backend.saver_link import SaverLink
 from gateway.edge.front import Front
-from gateway.reasons import End, Reason
+from gateway.evacuation import Evacuation, send_away
 from gateway.room import Room
 from gateway.sessions.lifetime import Lifetime
 from gateway.wheel import RESOLUTION
 from infra.bus import Bus
 from infra.lifecycle import Loops
-from infra.wire import Control, ControlReply, Estimate, Hint, Kick, Reply, Request, Slice, SliceReply, encoder
+from infra.wire import Control, ControlReply, Drain, Estimate, Hint, Kick, Reply, Request, Slice, SliceReply, encoder
 from schemas import names
 
 SLICES_AT_ONCE: Final = 64
 """Slices of different jobs are written side by side, each at its own pace."""
 
 DRAIN_STEPS_S: Final = 0.1
-NAMED: Final = 3
-"""Addresses in a Server Reference (MQTT 5 §4.13), at most: others for each client."""
 FLUSH_S: Final = 2.0
 
 log = structlog.get_logger("door")
@@ -37,9 +34,10 @@ log = structlog.get_logger("door")
 class Endpoints:
     """`room.{room}.push`, `.control` and `.slice`."""
 
-    def __init__(self, bus: Bus, room: Room) -> None:
+    def __init__(self, bus: Bus, room: Room, evacuation: Evacuation) -> None:
         self._bus = bus
         self._room = room
+        self._evacuation = evacuation
         self._encoder = encoder()
         self._hints = msgspec.msgpack.Decoder(Request[Hint])
         self._control = msgspec.msgpack.Decoder(Control)
@@ -71,6 +69,8 @@ class Endpoints:
     async def _obey(self, message: Control) -> ControlReply:
         if isinstance(message, Kick):
             return self._room.kick(message)
+        if isinstance(message, Drain):
+            return await self._evacuation.obey(message)
         if isinstance(message, Estimate):
             return await self._room.fanout.estimate(message)
         return self._room.fanout.control(message)
@@ -124,7 +124,7 @@ class Door:
 
     async def _see_out(self) -> None:
         room = self._room
-        room.draining = True
+        room.draining = room.ending = True
         await self._lease.drain()
         log.info("draining", room=room.id, connections=room.connections, seconds=room.settings.drain)
         room.end_kept()
@@ -142,9 +142,7 @@ class Door:
         for step in range(1, steps + 1):
             until = math.ceil(len(leaving) * step / steps)
             for session in leaving[told:until]:
-                known = elsewhere.get(session.transport, [])
-                named = " ".join(random.sample(known, min(NAMED, len(known))))
-                session.close(Reason.USE_ANOTHER_SERVER, End.MOVING, "moving", named)
+                send_away(session, elsewhere.get(session.transport, []))
             told = until
             if told == len(leaving) or not self._room.connections:
                 break

@@ -22,6 +22,7 @@ from gateway.broadcast.sender import choose
 from gateway.door import Door, Endpoints
 from gateway.edge.certificates import Certificates
 from gateway.edge.front import Front
+from gateway.evacuation import Evacuation
 from gateway.host import Host
 from gateway.room import Room
 from infra import VERSION
@@ -103,23 +104,22 @@ async def main(settings: Settings) -> int:
     internal = InternalListener(settings.telemetry, process=name, ready=ready)
     certificates = Certificates(settings.room.tls, fail=life.fail) if settings.room.tls.certificates else None
     front = Front(room, certificates)
-    door = Door(
-        room,
-        saver,
-        LeaseKeeper(bus, room, entry, fail=life.fail),
-        front,
-        elsewhere=lambda: addresses(
-            bus, room=room_id, pool=settings.room.labels.get(POOL, ""), lease_interval=keeper.policy.lease_interval
-        ),
-        fail=life.fail,
-    )
+    lease = LeaseKeeper(bus, room, entry, fail=life.fail)
+
+    async def elsewhere() -> dict[str, list[str]]:
+        pool = settings.room.labels.get(POOL, "")
+        return await addresses(bus, room=room_id, pool=pool, lease_interval=keeper.policy.lease_interval)
+
+    evacuation = Evacuation(room, lease, elsewhere=elsewhere, fail=life.fail)
+    door = Door(room, saver, lease, front, elsewhere=elsewhere, fail=life.fail)
     life.add("internal listener", internal)
     life.add("bus", bus)
     life.add("keeper", keeper)
     life.add("revocations", revocations)
     life.add("saver link", saver)
     life.add("uplink link", uplinks)
-    life.add("endpoints", Endpoints(bus, room))
+    life.add("evacuation", evacuation)
+    life.add("endpoints", Endpoints(bus, room, evacuation))
     if certificates is not None:
         life.add("certificates", certificates)
     life.add("door", door)

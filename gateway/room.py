@@ -78,6 +78,7 @@ class Room:
         self.wall = wall
         self.wheel = Wheel(clock())
         self.draining = False
+        self.ending = False
         self.soft_cap = settings.max_write_buffer // 2
         self._later = later
         self.kept = Kept()

@@ -57,6 +57,11 @@ class LeaseKeeper:
         self._state = DRAINING
         await self._publish()
 
+    async def reopen(self) -> None:
+        """Tell everyone that this room takes clients again."""
+        self._state = OPEN
+        await self._publish()
+
     async def stop(self) -> None:
         """Say "stopped" and remove the entry."""
         await self._loops.stop()

@@ -32,7 +32,7 @@ from infra.wire.broadcasts import (
     SliceReply,
 )
 from infra.wire.messages import Downlink, Hint, HintResult, Page, size_of
-from infra.wire.rooms import Announce, Control, ControlReply, EndJob, Endpoint, Estimate, Kick, Lease, PauseJob, RoomEntry
+from infra.wire.rooms import Announce, Control, ControlReply, Drain, EndJob, Endpoint, Estimate, Kick, Lease, PauseJob, RoomEntry
 from infra.wire.sessions import (
     ELSEWHERE,
     GONE,
@@ -88,6 +88,7 @@ __all__ = [
     "DisconnectItem",
     "DoneResult",
     "Downlink",
+    "Drain",
     "EndJob",
     "Endpoint",
     "Estimate",

@@ -48,12 +48,20 @@ class Kick(msgspec.Struct, array_like=True, frozen=True, tag="kick"):
     reason: str
 
 
-Control = Announce | EndJob | PauseJob | Estimate | Kick
+class Drain(msgspec.Struct, array_like=True, frozen=True, tag="drain"):
+    """`room.{room}.control`: admit nobody, and send `rate` clients a second to the addresses `to` (none: to other rooms that you
+    find), until there are none. 0: open again."""
+
+    rate: int
+    to: list[str] = []
+
+
+Control = Announce | EndJob | PauseJob | Estimate | Kick | Drain
 
 
 class ControlReply(msgspec.Struct, array_like=True, frozen=True):
     """`status`: ok, gone (no such session or job, or the job has expired), old-term, full (no place for one more job), refused
-    (a content that can't be understood here). `persons` answers an Estimate.
+    (a content that can't be understood here; a room that ends). `persons` answers an Estimate.
     """
 
     status: str

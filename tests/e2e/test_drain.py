@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from system import PRODUCT, eventually
+from system import PRODUCT, Stand, eventually, unique
 
 from infra.documents import Policy
 from infra.ops.http import CenterClient
@@ -29,8 +29,8 @@ USE_ANOTHER_SERVER = 0x9C
 class _Mover:
     """A device of the room that is going to end, and what it saw: when it was told to go, and where it went."""
 
-    def __init__(self, data: Path, number: int, server: tuple[str, int]) -> None:
-        self.client = f"mover-{number}"
+    def __init__(self, data: Path, number: int, server: tuple[str, int], *, name: str = "mover") -> None:
+        self.client = f"{name}-{number}"
         self.got: list[str] = []
         self.seen: list[tuple[str, int]] = []
         self.told: list[tuple[int | None, float]] = []
@@ -92,3 +92,42 @@ async def test_given_a_room_that_is_told_to_end_then_its_devices_are_sent_to_the
 
     await eventually(reached, what="a message for each device")
     await asyncio.gather(*(mover.push.close() for mover in movers))
+
+
+async def test_given_a_room_that_an_operator_drains_then_its_devices_leave_at_the_rate_and_it_can_be_opened_again(
+    system: Stand,
+) -> None:
+    first, second = system.address.rooms
+    movers = [_Mover(system.data, number, (first.host, first.port), name=unique("drained")) for number in range(10)]
+    for mover in movers:
+        await mover.push.start()
+        await mover.push.bind(PRODUCT)
+    here = f"/v1/rooms/{first.id}"
+    try:
+        await system.center.post(f"{here}/drain", {"conn_evict_rate": 5, "redirect_to": [f"{second.host}:{second.port}"]})
+
+        async def moved() -> bool:
+            return all(mover.seen[-1] == (second.host, second.port) for mover in movers)
+
+        await eventually(moved, what="all devices in the other room", within=30)
+        assert {code for mover in movers for code, _ in mover.told} == {USE_ANOTHER_SERVER}
+        times = sorted(mover.told[0][1] for mover in movers)
+        assert 1.0 < times[-1] - times[0] < 10, "10 at 5 a second"
+
+        async def empty() -> bool:
+            return await system.center.get(f"{here}/drain") == {"room": first.id, "state": "draining", "connections": 0}
+
+        await eventually(empty, what="a drained room")
+        dispatched = (await system.http.get("/v1/dispatch", params={"client": "c"})).json()["addresses"]
+        assert {each["room"] for each in dispatched} == {second.id}
+    finally:
+        await system.center.post(f"{here}/drain/stop", {"reason": "the test is over"})
+
+    async def opened() -> bool:
+        return bool((await system.center.get(here))["state"] == "open")
+
+    await eventually(opened, what="an open room")
+    back = _Mover(system.data, 0, (first.host, first.port), name=unique("back"))
+    await back.push.start()
+    assert back.seen == [(first.host, first.port)]
+    await asyncio.gather(*(mover.push.close() for mover in (*movers, back)))

@@ -49,7 +49,7 @@ from workers.center.keyring import KeyRing
 from workers.center.keysmith import dropped, rotated
 from workers.center.limits import Limits
 from workers.center.oidc import ApiTokens
-from workers.center.ports import KeyOrder, Parts, QueueChange
+from workers.center.ports import DrainOrder, KeyOrder, Parts, QueueChange
 from workers.center.problems import Problem, bus_down
 from workers.center.shelf import Shelf
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
@@ -153,6 +153,14 @@ class KicksTwin:
         self.asked.append((key, session.room, reason))
         self.gone -= 1
         return self.gone < 0
+
+
+@dataclass
+class DrainsTwin:
+    orders: list[tuple[str, DrainOrder]] = field(default_factory=list)
+
+    async def drain(self, name: str, order: DrainOrder) -> None:
+        self.orders.append((name, order))
 
 
 @dataclass
@@ -494,6 +502,7 @@ class World:
         self.standings = StandingsTwin()
         self.pending = PendingTwin()
         self.kicks = KicksTwin()
+        self.drains = DrainsTwin()
         self.tokens = Verifier()
         self.jobs = JobsTwin()
         self.audiences = AudiencesTwin(self.journal)
@@ -525,6 +534,7 @@ class World:
             pending=self.pending,
             confirmations=self.pending,
             kicks=self.kicks,
+            drains=self.drains,
             tokens=self.tokens,
             keys=self.keys,
             log=self.log,

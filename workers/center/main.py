@@ -30,6 +30,7 @@ from workers.center.census import Census
 from workers.center.confirm import Confirmations
 from workers.center.dispatch.askers import Askers
 from workers.center.dispatch.regions import Regions
+from workers.center.drains import Drains
 from workers.center.jobs import JobIndex, JobMirror
 from workers.center.keycheck import NoKey
 from workers.center.keyring import MirroredKeys
@@ -82,6 +83,7 @@ async def main(settings: Settings) -> int:
         pending=register,
         confirmations=Confirmations(bus),
         kicks=Kicks(bus),
+        drains=Drains(bus, journal),
         tokens=tokens,
         keys=IdempotencyKeys(register),
         log=Sightings(settings.kafka, journal.partitions),

@@ -96,6 +96,25 @@ class Kicker(Protocol):
         """Close this session; False if its room does not have it any more. Raises problems.Problem if the room can't be asked."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainOrder:
+    """What is asked of a room: to send away so many clients a second, to these addresses (none: to other rooms); 0: to open
+    again. By whom and why; `before`: the state that it was seen in."""
+
+    rate: int
+    to: tuple[str, ...]
+    by: str
+    reason: str | None
+    before: str
+
+
+class RoomDrains(Protocol):
+    """Who drains rooms (workers.center.drains.Drains)."""
+
+    async def drain(self, room: str, order: DrainOrder) -> None:
+        """Give the order, audited. Raises problems.Problem, JournalDown."""
+
+
 class Confirmer(Protocol):
     """Who settles what a device had by HTTP (workers.center.confirm.Confirmations)."""
 
@@ -352,6 +371,7 @@ class Parts:
     pending: PendingTable
     confirmations: Confirmer
     kicks: Kicker
+    drains: RoomDrains
     tokens: TokenCheck
     keys: KeyTable
     log: MessageLog

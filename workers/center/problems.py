@@ -71,6 +71,8 @@ _TITLES: Final = {
     "register-down": (503, "Redis did not answer"),
     "not-confirmed": (503, "The confirmation was not stored"),
     "bus-down": (503, "NATS did not answer"),
+    "unknown-room": (404, "There is no such room"),
+    "room-ends": (409, "The room is ending"),
     "no-room": (503, "No room admits clients now"),
 }
 
