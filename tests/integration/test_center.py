@@ -153,6 +153,13 @@ async def test_given_a_product_by_the_api_then_it_can_be_sent_to_changed_by_its_
     assert (await http.get(where)).status_code == 404
     key, record = await read(settings, names.AUDIT, "a-new-product", by="reason")
     assert (key, isinstance(record, Audit) and record.action) == ("center-made", "put")
+    actions, cursor = [], ""
+    while cursor is not None:
+        page = (await http.get("/v1/audit", params={"product": "center-made", "limit": 1, "cursor": cursor})).json()
+        actions += [each["action"] for each in page["records"]]
+        cursor = page["next"]
+    assert (actions[0], actions[-1]) == ("delete", "put")
+    assert set(actions[1:-1]) == {"patch"}, "each attempt that was overtaken has a record, too"
 
 
 async def test_given_access_lists_when_changed_then_center_shows_them_and_the_change_is_in_the_audit(

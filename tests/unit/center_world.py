@@ -55,7 +55,7 @@ from workers.center.shelf import Shelf
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
 from workers.center.switch import changed
-from workers.center.trail import AuditPage
+from workers.center.trail import AuditPage, TrailPage
 from workers.outside import Outside
 from workers.webhooks import Sender
 
@@ -111,6 +111,12 @@ class ClientsTwin:
         if self.down:
             raise RegisterDown("the twin is down")
         return self.views.get(key)
+
+    async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
+        if self.down:
+            raise RegisterDown("the twin is down")
+        keys = [key for key, view in self.views.items() if (bind := view.binds.get(product)) and bind.user == user]
+        return [client for of, client in map(names.split_client_key, keys) if of == realm]
 
 
 @dataclass
@@ -293,6 +299,15 @@ class TrailTwin:
 
     async def of(self, product: str, job: str) -> AuditPage:
         return AuditPage([each for each in self.records if (each.product, each.subject) == (product, job)], whole=True)
+
+    async def page(self, product: str, subject: str, limit: int, before: int | None) -> TrailPage:
+        """Looks at three records at a time."""
+        end = len(self.records) if before is None else min(before, len(self.records))
+        begin = max(0, end - 3)
+        fits = [n for n in range(begin, end) if self.records[n].product == product and subject in ("", self.records[n].subject)]
+        shown = fits[-limit:]
+        older = shown[0] if len(fits) > limit else begin or None
+        return TrailPage([self.records[n] for n in reversed(shown)], older)
 
 
 @dataclass

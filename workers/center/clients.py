@@ -17,6 +17,8 @@ from workers.center.problems import Problem, responses
 
 KICK_TRIES: Final = 3
 
+ReasonString = Annotated[Text, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
 
 class Session(BaseModel):
     """The register's session. `live`: its room's lease is young; without it, the client is on its way elsewhere or gone."""
@@ -53,9 +55,7 @@ class Order(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "the phone was lost"}]})
 
-    reason: Annotated[Text, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")] = Field(
-        default="", description="Told to the client as Reason String."
-    )
+    reason: ReasonString = Field(default="", description="Told to the client as Reason String.")
 
 
 def router(parts: Parts) -> APIRouter:
@@ -84,15 +84,21 @@ def router(parts: Parts) -> APIRouter:
         It does not lock the client out: that is up to who gives it tokens.
         """
         key = names.client_key(names.realm(realm), names.client(client))
-        for _ in range(KICK_TRIES):  # it may be on its way to another room
-            view = _seen(who, await parts.clients.show(key))
-            if view is None or view.session is None:
-                break
-            if await parts.kicks.kick(key, view.session, order.reason):
-                return
-        raise Problem("not-connected", f"client {client} has no session in realm {realm}")
+        if not await kick(parts, who, key, order.reason):
+            raise Problem("not-connected", f"client {client} has no session in realm {realm}")
 
     return routes
+
+
+async def kick(parts: Parts, who: Caller, key: str, reason: str) -> bool:
+    """End a client's session; False if it has none that the caller sees. Raises a Problem, RegisterDown."""
+    for _ in range(KICK_TRIES):  # it may be on its way to another room
+        view = _seen(who, await parts.clients.show(key))
+        if view is None or view.session is None:
+            return False
+        if await parts.kicks.kick(key, view.session, reason):
+            return True
+    return False
 
 
 def _seen(who: Caller, view: ClientView | None) -> ClientView | None:
@@ -107,10 +113,11 @@ def _seen(who: Caller, view: ClientView | None) -> ClientView | None:
 def _client(parts: Parts, client: str, realm: str, view: ClientView) -> Client:
     binds = {name: Bind(qos=bind.qos, groups=bind.groups, user=bind.user, attrs=bind.attrs) for name, bind in view.binds.items()}
     pending = {name: count for name, count in view.pending.items() if count or name in binds}
-    return Client(client=client, realm=realm, session=_session(parts, view), binds=binds, pending=pending)
+    return Client(client=client, realm=realm, session=session_of(parts, view), binds=binds, pending=pending)
 
 
-def _session(parts: Parts, view: ClientView) -> Session | None:
+def session_of(parts: Parts, view: ClientView) -> Session | None:
+    """A client's session as it is shown."""
     found = view.session
     if found is None:
         return None

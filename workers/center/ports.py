@@ -26,7 +26,7 @@ from workers.center.limits import Limits
 from workers.center.oidc import ApiTokens
 from workers.center.sightings import Asked, Receipts, Sighting, Wanted
 from workers.center.streams import Streams
-from workers.center.trail import AuditPage
+from workers.center.trail import AuditPage, TrailPage
 from workers.webhooks.events import Batch
 from workers.webhooks.sender import Verdict
 
@@ -77,6 +77,9 @@ class ClientTable(Protocol):
 
     async def show(self, key: str, products: Sequence[str] = ()) -> ClientView | None:
         """A client's session, binds and pending counts, None if nothing is known; raises RegisterDown."""
+
+    async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
+        """The client ids of a user in a product; raises RegisterDown."""
 
 
 class PendingTable(Protocol):
@@ -188,6 +191,9 @@ class AuditTrail(Protocol):
 
     async def of(self, product: str, job: str) -> AuditPage:
         """The audit of one job, newest last; raises JournalDown."""
+
+    async def page(self, product: str, subject: str, limit: int, before: int | None) -> TrailPage:
+        """The newest records of a product before an offset (None: of all), of one subject ("": of any); raises JournalDown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

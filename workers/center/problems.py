@@ -44,6 +44,7 @@ _TITLES: Final = {
     "unknown-entry": (404, "The list does not have it"),
     "confirm-needed": (409, "It must be confirmed"),
     "unknown-client": (404, "Nothing is known of this client"),
+    "unknown-user": (404, "Nothing is known of this user"),
     "not-connected": (404, "The client has no session now"),
     "unknown-broadcast": (404, "There is no such broadcast"),
     "wrong-state": (409, "The broadcast is not in a state for this"),

@@ -57,6 +57,43 @@ async def read_tail(settings: KafkaSettings, topic: str, partitions: Iterable[in
     return Covered(sum(ends[place] - begins[place] for place in places), sum(ends[place] - first[place] for place in places))
 
 
+async def read_back(
+    settings: KafkaSettings,
+    topic: str,
+    partition: int,
+    *,
+    before: int | None,
+    most: int,
+    take: Callable[[int, bytes | None, bytes | None], None],
+) -> tuple[int, int]:
+    """Call `take(offset, key, value)` with the `most` records of a partition before an offset (None: its end), in their order.
+
+    Returns the offset at which it began, and the first one that there is; raises JournalDown.
+    """
+    place = TopicPartition(topic, partition)
+    consumer = scratch_consumer(settings, name="center-back")
+    try:
+        async with asyncio.timeout(DEADLINE):
+            await consumer.start()
+            consumer.assign([place])
+            consumer.pause(place)  # a fetch would hold up the questions
+            first, end = (await consumer.beginning_offsets([place]))[place], (await consumer.end_offsets([place]))[place]
+            end = end if before is None else max(first, min(before, end))
+            begin = max(first, end - most)
+            consumer.seek(place, begin)
+            consumer.resume(place)
+            while begin < end and await consumer.position(place) < end:
+                for record in (await consumer.getmany(timeout_ms=200, max_records=BATCH)).get(place, ()):
+                    if record.offset < end:
+                        take(record.offset, record.key, record.value)
+                await asyncio.sleep(0)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise JournalDown(f"{topic} not read: {type(error).__name__}: {error}") from error
+    finally:
+        await close(consumer)
+    return begin, first
+
+
 async def _read(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], take: Take) -> None:
     while [place for place, end in ends.items() if await consumer.position(place) < end]:
         for place, records in (await consumer.getmany(timeout_ms=200, max_records=BATCH)).items():
