@@ -24,6 +24,7 @@ from infra.ops.job_commands import broadcast, job
 from infra.ops.key_commands import keys
 from infra.ops.log_commands import dlq, register, replay, tail
 from infra.ops.message_commands import message
+from infra.ops.product_commands import audit, product
 from infra.ops.queue_commands import queue
 from infra.ops.shell import (
     FAILED,
@@ -350,8 +351,24 @@ def print_asyncapi() -> None:
 
 
 for command in (
-    broadcast, job, audience, message, tail, dlq, replay, register, queue, drain, access, revocation, issuer, keys, webhook,
-):  # fmt: skip
+    broadcast,
+    job,
+    audience,
+    message,
+    tail,
+    dlq,
+    replay,
+    register,
+    product,
+    queue,
+    drain,
+    access,
+    audit,
+    revocation,
+    issuer,
+    keys,
+    webhook,
+):
     cli.add_command(command)
 
 

@@ -58,6 +58,18 @@ class CenterClient:
         """PUT a JSON document; raises Unreachable, NotFound, Answered."""
         return await self._ask("PUT", path, json=body)
 
+    async def create(self, path: str, body: dict[str, Any], **params: str) -> Any:
+        """PUT a JSON document where there is none yet; raises Unreachable, NotFound, Answered."""
+        return await self._ask("PUT", path, json=body, params=params, headers={"If-None-Match": "*"})
+
+    async def patch(self, path: str, body: dict[str, Any], **params: str) -> Any:
+        """PATCH a JSON document; raises Unreachable, NotFound, Answered."""
+        return await self._ask("PATCH", path, json=body, params=params)
+
+    async def delete(self, path: str, **params: str) -> Any:
+        """DELETE; raises Unreachable, NotFound, Answered."""
+        return await self._ask("DELETE", path, params=params)
+
     async def upload(self, path: str, body: AsyncIterator[bytes], *, content_type: str, **params: str) -> Any:
         """PUT a body piece by piece; raises Unreachable, NotFound, Answered."""
         headers = {"Content-Type": content_type}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import time
-from typing import Annotated, Any, Final
+from types import NoneType
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Response
 
 from infra.documents import Product
 from infra.journal import Entry
@@ -24,11 +22,10 @@ from workers.center.campaign import BroadcastRequest, expires_ms, record_of
 from workers.center.content import IdempotencyKey, accept, claim_key, product_of
 from workers.center.jobs import Document, accepted_document
 from workers.center.jobview import Job, JobList, JobView, summary, view
+from workers.center.paging import Cursor, Limit, cursor_of, place_of
 from workers.center.persons import persons_of
 from workers.center.ports import Parts
-from workers.center.problems import Problem, bad_input, responses
-
-MAX_LISTED: Final = 100
+from workers.center.problems import Problem, responses
 
 JobId = Annotated[str, Path(alias="id")]
 
@@ -69,8 +66,8 @@ def router(parts: Parts) -> APIRouter:
         who: Who,
         product: str = "",
         state: JobState | None = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 20,
-        cursor: Annotated[str, Query(max_length=256, description="`next` of the page before.")] = "",
+        limit: Limit = 20,
+        cursor: Cursor = "",
     ) -> dict[str, Any]:
         """Broadcasts, newest first, as this process mirrors them. One that begins meanwhile may come twice."""
         keys, more = parts.jobs.index.page(who.sees, product, state or "", _place(cursor), limit)
@@ -181,16 +178,13 @@ def _answer(product: Product, record: Broadcast, state: JobState, accepted_ms: i
 
 
 def _cursor(document: Document) -> str:
-    """Where a page ends, as a text that means nothing to who holds it."""
-    text = json.dumps([document.get("started_ms"), document["job"]])
-    return base64.urlsafe_b64encode(text.encode()).decode()
+    """Where a page ends."""
+    return cursor_of(document.get("started_ms"), document["job"])
 
 
 def _place(cursor: str) -> tuple[float, str] | None:
-    if not cursor:
+    place = place_of(cursor, (int, float, NoneType), str)
+    if place is None:
         return None
-    try:
-        started_ms, job = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        return float("inf") if started_ms is None else float(started_ms), names.message_id(job)
-    except (ValueError, TypeError, binascii.Error):
-        raise bad_input("cursor", cursor, "is none that a page gave: begin without one") from None
+    started_ms, job = place
+    return float("inf") if started_ms is None else float(started_ms), job
