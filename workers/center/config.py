@@ -13,7 +13,7 @@ from schemas.broadcasts import NO_PRODUCT
 from workers.center.auth import Role, needs
 from workers.center.etags import Asked, Writing, tag_of
 from workers.center.ports import Change, Parts
-from workers.center.problems import Problem, responses
+from workers.center.problems import responses
 from workers.center.shelf import Json, merged, parsed, shown
 
 SUBJECT: Final = "config"
@@ -40,12 +40,12 @@ def router(parts: Parts) -> APIRouter:
             response.headers["ETag"] = tag_of(revision)
         return shown(document or Policy())
 
-    @routes.put("/v1/config", dependencies=needs(Role.ADMIN), response_model=PolicyDocument, responses=write)
+    @routes.put("/v1/config", dependencies=needs(Role.ADMIN, everywhere=True), response_model=PolicyDocument, responses=write)
     async def put_config(asked: Asked, request: PolicyDocument, response: Response) -> Json:
         """Write the policy, whole. Every process goes by it within a moment."""
         return await _write(parts, _change(asked, "put", lambda before: request.root), response)
 
-    @routes.patch("/v1/config", dependencies=needs(Role.ADMIN), response_model=PolicyDocument, responses=write)
+    @routes.patch("/v1/config", dependencies=needs(Role.ADMIN, everywhere=True), response_model=PolicyDocument, responses=write)
     async def patch_config(asked: Asked, request: PolicyDocument, response: Response) -> Json:
         """Change some fields of the policy, as a JSON merge patch (RFC 7396): null puts a field back to its default."""
         return await _write(
@@ -66,6 +66,4 @@ def _change(asked: Writing, action: str, given: Callable[[Document | None], Json
     def make(before: Document | None) -> Policy:
         return parsed(Policy, given(before))
 
-    if asked.who.products is not None:
-        raise Problem("forbidden", "the policy is of all products, and the key is of some")
     return Change(key=POLICY, product=NO_PRODUCT, subject=SUBJECT, action=action, asked=asked, make=make)

@@ -109,12 +109,15 @@ def router(parts: Parts) -> APIRouter:
         return _drain(_live(parts, name))
 
     @routes.post(
-        "/v1/rooms/{room}/drain", dependencies=needs(Role.OPERATE), status_code=202, response_model=DrainView, responses=refusals
+        "/v1/rooms/{room}/drain",
+        dependencies=needs(Role.OPERATE, everywhere=True),
+        status_code=202,
+        response_model=DrainView,
+        responses=refusals,
     )
     async def drain_room(who: Who, name: RoomId, request: DrainRequest) -> DrainView:
         """Empty a room: it admits nobody, devices are not sent to it, and its clients get DISCONNECT 0x9C at this rate. It
         lives on until it is stopped, or opened again. Asked again, it goes on at the new rate."""
-        _check_whole(who)
         view = _live(parts, name)
         if not request.confirm and not any(other.lease.state == OPEN for other in parts.rooms.live() if other.entry.room != name):
             raise Problem("confirm-needed", f'no other room is open: clients of {name} could go nowhere. "confirm": true does it')
@@ -123,25 +126,18 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.post(
         "/v1/rooms/{room}/drain/stop",
-        dependencies=needs(Role.OPERATE),
+        dependencies=needs(Role.OPERATE, everywhere=True),
         status_code=202,
         response_model=DrainView,
         responses=refusals,
     )
     async def stop_drain(who: Who, name: RoomId, request: StopRequest = NO_WORDS) -> DrainView:
         """Open a room again: who is left stays, and others come in."""
-        _check_whole(who)
         view = _live(parts, name)
         await parts.drains.drain(name, _order(who, view, 0, (), request.reason))
         return DrainView(room=name, state=OPEN, connections=view.lease.connections)
 
     return routes
-
-
-def _check_whole(who: Caller) -> None:
-    """A room is everybody's; raises a Problem (403) for a key of some products."""
-    if who.products is not None:
-        raise Problem("forbidden", "a room serves all products, and the key is of some")
 
 
 def _live(parts: Parts, name: str) -> RoomView:
