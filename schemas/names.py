@@ -352,7 +352,8 @@ def due_slots_key(marker: str) -> str:
 
 
 def first_bind_key(key: str, product_name: str) -> str:
-    """STRING: when the client first bound this product, ms."""
+    """HASH: when the client first bound this product, ms (`at`), its bind as the registry has it (`document`, `user`), which bind
+    it is (`bound`), and when the last session that had it ended, ms (`left`)."""
     return f"f:{{{key}}}:{product_name}"
 
 

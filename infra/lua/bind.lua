@@ -11,6 +11,7 @@ if not mine then return {'superseded'} end
 redis.call('HSET', s, 'b:' .. product, ARGV[2])
 redis.call('HSETNX', first, 'at', now)
 redis.call('HSET', first, 'bound', bind_mark())
+redis.call('HDEL', first, 'left') -- it is here; where Redis loses this session's end, nobody is told that of one before
 local known = redis.call('HMGET', first, 'at', 'document', 'user')
 redis.call('ZREMRANGEBYSCORE', p.j, '-inf', now)
 local content = page(p, owed, product, a[3], a[4], a[5], now, me, a[6])

@@ -160,6 +160,17 @@ local function register(s, c, me)
   if tonumber(redis.call('GET', c) or '0') < me.number then redis.call('SET', c, me.number) end
 end
 
+-- A session is over: its binds remember when it left, each beside what the registry knows of it (`f:{realm:client}:<product>`, in
+-- the session's own slot; which ones, only the session knows). A bind that is gone is not made again by that.
+local function forget_session(s, now)
+  for _, field in ipairs(redis.call('HKEYS', s)) do
+    local product = string.match(field, '^b:(.*)')
+    local first = product and 'f' .. string.sub(s, 2) .. ':' .. product
+    if first and redis.call('HEXISTS', first, 'at') == 1 then redis.call('HSET', first, 'left', now) end
+  end
+  redis.call('DEL', s)
+end
+
 -- Is this session the client's latest? A missing one is registered again, an older one replaced; the same number from another
 -- room loses, and so does a session whose number the counter has passed. A session that was folded from Kafka has no connection
 -- (-1) until its room claims it. Returns whether it is, and whether it had to be registered.

@@ -45,7 +45,7 @@ local mine = cur[1] and tonumber(cur[1]) == me.generation and tonumber(cur[2]) =
   and cur[3] == me.room and tonumber(cur[4]) == me.epoch
 -- The counter passes this session's number, so a late sync or bind of it can't register it again.
 if mine then
-  redis.call('DEL', s)
+  forget_session(s, now)
   redis.call('INCR', KEYS[2])
 end
 return {mine and 'ok' or 'superseded', owed_now(owed), parked}

@@ -241,7 +241,8 @@ class Register:
     # --- for readers ---------------------------------------------------------------------------------------------------
 
     async def show(self, key: str, products: Sequence[str] = ()) -> ClientView | None:
-        """A client's session, binds, and pending counts (of what is bound, and of `products`); None if nothing is known."""
+        """A client's session, binds, and pending counts (of what is bound, and of `products`); None if nothing is known. Where it
+        has no session, also when it left the `products`."""
 
         [raw] = await self._pipe([("HGETALL", names.session_key(key))])
         fields = {text(name): value for name, value in raw.items()}
@@ -252,9 +253,15 @@ class Register:
             [("EXISTS", names.counter_key(key)), *(("ZCARD", names.pending_key(key, product)) for product in wanted)]
         )
         pending = {product: int(count) for product, count in zip(wanted, counts, strict=True)}
-        if not fields and not known and not any(pending.values()):
+        left = {} if fields else await self._left(key, wanted)
+        if not fields and not known and not any(pending.values()) and not left:
             return None
-        return ClientView(answers.session([fields.get(name) for name in SESSION]), binds, pending)
+        return ClientView(answers.session([fields.get(name) for name in SESSION]), binds, pending, left)
+
+    async def _left(self, key: str, products: Sequence[str]) -> dict[str, int]:
+        """When the last session that was bound to a product ended, ms, for those that are known."""
+        found = await self._pipe([("HGET", names.first_bind_key(key, product), "left") for product in products])
+        return {product: int(at) for product, at in zip(products, found, strict=True) if at}
 
     async def peek(self, key: str, product: str, limit: int, after: int = 0) -> PendingPage:
         """What is pending, as a page would bring it, at most `limit` messages behind the one that was `last`; nothing is changed.

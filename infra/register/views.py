@@ -47,11 +47,13 @@ class Located(msgspec.Struct, frozen=True):
 
 
 class ClientView(msgspec.Struct, frozen=True):
-    """A client as the register knows it. `pending`: product → count, for the products bound or asked for."""
+    """A client as the register knows it. `pending`: product → count, for the products bound or asked for. `left`: where there is
+    no session, when the last one that was bound to a product ended, ms, for those asked for and known."""
 
     session: SessionView | None
     binds: dict[str, Bind]
     pending: dict[str, int]
+    left: dict[str, int] = {}
 
 
 class Owed(msgspec.Struct, frozen=True):

@@ -116,7 +116,9 @@ async def test_given_settled_broadcasts_in_an_offline_event_when_redis_is_emptie
     before = generation_of(core)
     await Loss(local).wiped(core)
     await opened(core, before)
-    assert (await core.register.show(device.key)) is None or (await core.register.show(device.key)).session is None  # type: ignore[union-attr]
+    view = await core.register.show(device.key, [product])
+    assert view is not None
+    assert (view.session, view.left) == (None, {})  # when it left is lost, and nothing says another time
     again = await room.connect(client)
     bound = await again.bind(product)
     assert sorted(bound.settled_jobs) == [(1, 7), (2, 9)]

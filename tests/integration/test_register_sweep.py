@@ -48,7 +48,8 @@ async def test_given_a_room_without_leases_when_the_grace_is_over_then_its_clien
     core: Core, sweep: Sweep
 ) -> None:
     dead, alive = await core.room(), await core.room()
-    lost, kept = await dead.connect(unique("c")), await alive.connect(unique("c"))
+    product, lost, kept = await core.product(), await dead.connect(unique("c")), await alive.connect(unique("c"))
+    await lost.bind(product)
     encode = msgspec.msgpack.Encoder().encode
 
     async def breathe() -> None:
@@ -67,7 +68,11 @@ async def test_given_a_room_without_leases_when_the_grace_is_over_then_its_clien
 
             await eventually(gone, within=20, what="the sweep")
             told = [e for e in status.records if isinstance(e, StatusEvent) and e.client == lost.client]
-            assert [(e.event, e.reason, e.session) for e in told] == [(Status.OFFLINE, "room lost", lost.number)]
+            ends = [e for e in told if e.event == Status.OFFLINE]
+            assert [(e.reason, e.session) for e in ends] == [("room lost", lost.number)]
+            view = await core.register.show(lost.key, [product])
+            assert view is not None
+            assert abs(view.left[product] - ends[0].at_ms) < 5000
             assert (await core.register.sessions([kept.key]))[0] is not None
             assert not [e for e in status.records if isinstance(e, StatusEvent) and e.client == kept.client]
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -301,6 +302,54 @@ async def test_given_a_lost_session_when_synced_then_it_is_registered_again_with
     assert view is not None
     assert view.session is not None
     assert (view.session.number, list(view.binds)) == (device.number, [product])
+
+
+async def test_given_a_session_that_ends_then_the_register_says_when_it_left_until_it_is_bound_again(core: Core) -> None:
+    bound, other, client, room = await core.product(), await core.product(), unique("c"), await core.room()
+    device = await room.connect(client)
+    await device.bind(bound)
+    assert await _left(core, device, bound, other) == {}
+    began_ms = time.time() * 1000
+    await core.saver.disconnect([_end(device)])
+    left = await _left(core, device, bound, other)
+    assert list(left) == [bound]
+    assert began_ms - 1000 < left[bound] < time.time() * 1000 + 1000
+    await core.saver.disconnect([_end(device)])  # its answer was lost
+    assert await _left(core, device, bound, other) == left
+
+    again = await room.connect(client)
+    await again.bind(bound)
+    assert await _left(core, device, bound, other) == {}
+    await core.register.shards.of(device.key).pipe([("DEL", names.session_key(device.key))])  # Redis loses it: nobody knows
+    assert await _left(core, device, bound, other) == {}
+
+
+async def test_given_an_end_that_is_late_or_of_who_unbound_then_nothing_says_that_it_left(core: Core) -> None:
+    product, client, room, elsewhere = await core.product(), unique("c"), await core.room(), await core.room()
+    before = await room.connect(client)
+    await before.bind(product)
+    device = await elsewhere.connect(client)
+    await device.bind(product)
+    await core.saver.disconnect([_end(before)])
+    view = await core.register.show(device.key, [product])
+    assert view is not None
+    assert view.session is not None
+    await core.saver.unbind([_leave(device, product)])
+    await core.saver.disconnect([_end(device)])
+    assert await _left(core, device, product) == {}
+    [kept] = await core.register.shards.of(device.key).pipe([("EXISTS", names.first_bind_key(device.key, product))])
+    assert kept == 0
+
+
+async def _left(core: Core, device: Device, *products: str) -> dict[str, int]:
+    view = await core.register.show(device.key, products)
+    assert view is not None
+    return view.left
+
+
+def _end(device: Device) -> DisconnectItem:
+    key, room, epoch, _, generation, number = device.where()
+    return DisconnectItem(key, room, epoch, generation, number, "test", [], [])
 
 
 async def test_given_settled_broadcasts_when_synced_then_the_next_bind_names_them(core: Core) -> None:

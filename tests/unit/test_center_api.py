@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import time
 from typing import Any
 
 import httpx
@@ -106,6 +107,7 @@ async def test_given_a_client_then_session_binds_and_pending_are_shown() -> None
     world.rooms.views = [room("r1")]
     async with world.client() as http:
         shown = (await http.get("/v1/clients/c1", params={"realm": "eu"})).json()
+    assert abs(shown.pop("last_seen_ms") / 1000 - time.time()) < 60
     assert shown == {
         "client": "c1",
         "realm": "eu",
@@ -120,7 +122,19 @@ async def test_given_a_client_whose_room_is_dead_then_its_session_is_not_live() 
     world.clients.views["main:c1"] = ClientView(SessionView(1, 4, "r1", 6, 9), {}, {})
     world.rooms.views = [room("r1", epoch=7)]
     async with world.client() as http:
-        assert (await http.get("/v1/clients/c1")).json()["session"]["live"] is False
+        shown = (await http.get("/v1/clients/c1")).json()
+    assert (shown["session"]["live"], shown["last_seen_ms"]) == (False, None)
+
+
+@pytest.mark.parametrize(("left", "last"), [({"shop": 1795880406190, "old": 1795880406180}, 1795880406190), ({}, None)])
+async def test_given_a_client_without_a_session_then_it_was_seen_last_when_it_left_if_that_is_known(
+    left: dict[str, int], last: int | None
+) -> None:
+    world = World()
+    world.clients.views["main:c1"] = ClientView(None, {}, {}, left)
+    async with world.client() as http:
+        shown = (await http.get("/v1/clients/c1")).json()
+    assert (shown["session"], shown["last_seen_ms"]) == (None, last)
 
 
 @pytest.mark.parametrize(("path", "status"), [("c2", 404), ("c1?realm=eu", 404), ("c1?realm=EU", 400), ("a{b", 400)])

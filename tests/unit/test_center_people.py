@@ -12,6 +12,7 @@ from workers.center.census import Known
 from workers.center.paging import cursor_of
 
 USER = "/v1/users/ann"
+LEFT_MS = 1795880406190
 
 
 def with_clients(*online: str, offline: tuple[str, ...] = ()) -> World:
@@ -20,7 +21,9 @@ def with_clients(*online: str, offline: tuple[str, ...] = ()) -> World:
     for name in (*online, *offline):
         session = SessionView(1, 4, "r1", 7, 9) if name in online else None
         bind = Bind("shop", 1, ["news"], "ann", {})
-        world.clients.views[f"main:{name}"] = ClientView(session, {"shop": bind}, {"shop": 3})
+        world.clients.views[f"main:{name}"] = ClientView(
+            session, {"shop": bind}, {"shop": 3}, {} if session else {"shop": LEFT_MS}
+        )
     return world
 
 
@@ -35,8 +38,9 @@ async def test_given_a_user_then_all_clients_are_shown_online_or_not_page_by_pag
         first = (await http.get(USER, params={"product": "shop", "limit": 2})).json()
         assert (first["clients_total"], [each["client"] for each in first["clients"]]) == (3, ["phone", "tablet"])
         assert first["clients"][0]["session"]["live"]
+        assert first["clients"][0]["last_seen_ms"] > LEFT_MS
         rest = (await http.get(USER, params={"product": "shop", "cursor": first["next"]})).json()
-        assert rest["clients"] == [{"client": "watch", "session": None, "bound": True, "pending": 3}]
+        assert rest["clients"] == [{"client": "watch", "session": None, "last_seen_ms": LEFT_MS, "bound": True, "pending": 3}]
         assert rest["next"] is None
         assert (await http.get("/v1/users/bob", params={"product": "shop"})).json()["type"].endswith(":unknown-user")
         assert (await http.get(USER, params={"product": "other"})).json()["type"].endswith(":unknown-product")

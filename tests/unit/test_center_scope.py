@@ -262,6 +262,15 @@ async def test_given_a_client_of_two_products_then_each_key_sees_its_own_binds_a
         assert (await http.post("/v1/clients/phone-1/kick", json={})).status_code == 204
 
 
+async def test_given_a_client_that_has_left_then_a_key_sees_when_it_left_its_own_products_and_else_nothing_of_it() -> None:
+    world = World()
+    world.clients.views["main:phone-1"] = ClientView(None, {}, {"shop": 0}, {"shop": 1795880406190, "cafe": 1795880406180})
+    world.clients.views["main:phone-2"] = ClientView(None, {}, {"shop": 0}, {"shop": 1795880406190})
+    async with world.client(key=world.key(Role.READ, products=("cafe",))) as http:
+        assert (await http.get("/v1/clients/phone-1")).json()["last_seen_ms"] == 1795880406180
+        assert (await http.get("/v1/clients/phone-2")).status_code == 404
+
+
 async def test_given_one_idempotency_key_of_two_callers_or_products_then_each_has_an_id_of_its_own() -> None:
     world = World()
     world.documents.products["cafe"] = CAFE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Final
 
 import msgspec
@@ -18,6 +19,16 @@ from workers.center.problems import Problem, responses
 KICK_TRIES: Final = 3
 
 ReasonString = Annotated[Text, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+LastSeen = Annotated[
+    int | None,
+    Field(
+        examples=[1795880406190],
+        description="Now while its session is live; else when its last session ended, ms; null where that is not known: its room"
+        " is silent, it is bound to nothing any more, or Redis has lost it.",
+    ),
+]
 
 
 class Session(BaseModel):
@@ -46,6 +57,7 @@ class Client(BaseModel):
     client: str
     realm: str
     session: Session | None
+    last_seen_ms: LastSeen
     binds: dict[str, Bind]
     pending: dict[str, int] = Field(examples=[{"demo": 3}])
 
@@ -107,13 +119,25 @@ def _seen(who: Caller, view: ClientView | None) -> ClientView | None:
         return view
     binds = {name: bind for name, bind in view.binds.items() if who.sees(name)}
     pending = {name: count for name, count in view.pending.items() if who.sees(name)}
-    return msgspec.structs.replace(view, binds=binds, pending=pending) if binds or any(pending.values()) else None
+    left = {name: at for name, at in view.left.items() if who.sees(name)}
+    seen = binds or any(pending.values()) or left
+    return msgspec.structs.replace(view, binds=binds, pending=pending, left=left) if seen else None
 
 
 def _client(parts: Parts, client: str, realm: str, view: ClientView) -> Client:
     binds = {name: Bind(qos=bind.qos, groups=bind.groups, user=bind.user, attrs=bind.attrs) for name, bind in view.binds.items()}
     pending = {name: count for name, count in view.pending.items() if count or name in binds}
-    return Client(client=client, realm=realm, session=session_of(parts, view), binds=binds, pending=pending)
+    session = session_of(parts, view)
+    return Client(
+        client=client, realm=realm, session=session, last_seen_ms=last_seen_ms(session, view), binds=binds, pending=pending
+    )
+
+
+def last_seen_ms(session: Session | None, view: ClientView) -> int | None:
+    """When a client was seen last, ms. One whose room is silent may have left at any time; it has when the room is swept."""
+    if session is not None:
+        return int(time.time() * 1000) if session.live else None
+    return max(view.left.values(), default=None)
 
 
 def session_of(parts: Parts, view: ClientView) -> Session | None:

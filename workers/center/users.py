@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.register import ClientView
 from schemas import names
 from workers.center.auth import Caller, Role, Who, needs
-from workers.center.clients import ReasonString, Session, kick, session_of
+from workers.center.clients import LastSeen, ReasonString, Session, kick, last_seen_ms, session_of
 from workers.center.content import ProductName, product_of
 from workers.center.paging import Cursor, Limit, after_name, page_of
 from workers.center.ports import Parts
@@ -30,6 +30,7 @@ class UserClient(BaseModel):
 
     client: str
     session: Session | None
+    last_seen_ms: LastSeen
     bound: bool
     pending: int = Field(description="Messages of the product, stored and not settled.")
 
@@ -120,7 +121,12 @@ async def _kick(parts: Parts, who: Caller, key: str, reason: str) -> str:
 
 def _client(parts: Parts, product: str, client: str, view: ClientView | None) -> UserClient:
     if view is None:
-        return UserClient(client=client, session=None, bound=False, pending=0)
+        return UserClient(client=client, session=None, last_seen_ms=None, bound=False, pending=0)
+    session = session_of(parts, view)
     return UserClient(
-        client=client, session=session_of(parts, view), bound=product in view.binds, pending=view.pending.get(product, 0)
+        client=client,
+        session=session,
+        last_seen_ms=last_seen_ms(session, view),
+        bound=product in view.binds,
+        pending=view.pending.get(product, 0),
     )
