@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
-from journal_twin import JournalTwin
+from journal_twin import PARTITIONS, JournalTwin
 
 from infra.documents import Endpoint
 from infra.documents.webhooks import new_secret
-from infra.journal import Entry
-from schemas import names
+from infra.journal import Entry, Position
+from infra.settings import KafkaSettings
+from schemas import codec, names
 from schemas.records import DeadLetter, PushMessage, Retry
 from workers.outside import Answer, NoAnswer
-from workers.webhooks import Event, Outbox, Reply, Sender, Waiting
+from workers.webhooks import Event, Outbox, Reply, Sender, Shelf, Waiting
 from workers.webhooks import waiting as waiting_module
 from workers.webhooks.circuit import FIRST, LONGEST, THRESHOLD, Circuit
 from workers.webhooks.sender import ANSWER_BYTES, Outcome, Verdict, reply_of, verdict_of
@@ -94,6 +96,35 @@ def test_given_the_last_of_a_key_when_it_is_settled_then_the_key_waits_no_longer
     assert waiting.holds(ROUTE, "k")
     waiting.remove(ROUTE, "e2")
     assert (waiting.holds(ROUTE, "k"), len(waiting), list(waiting)) == (False, 0, [])
+
+
+class ReadBackFirst(JournalTwin):
+    """The topic is followed faster than its records are acknowledged: an event was read, told and settled by then."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        super().__init__()
+        self._shelf = shelf
+
+    async def produce(self, entries: Sequence[Entry], *, timeout: float | None = None) -> list[Position]:
+        places = await super().produce(entries)
+        for entry, place in zip(entries, places, strict=True):
+            for value in (codec.encode(entry.record) if entry.record is not None else None, None):
+                self._shelf.take(
+                    SimpleNamespace(partition=place.partition, offset=place.offset, key=entry.key.encode(), value=value)
+                )
+        return places
+
+
+async def test_given_an_event_that_is_settled_before_its_acknowledgement_came_then_its_key_is_free() -> None:
+    waiting = Waiting()
+
+    async def partitions(topic: str) -> int:
+        return PARTITIONS
+
+    journal = ReadBackFirst(Shelf(KafkaSettings(), partitions, waiting))
+    await Outbox(journal, Sender(Endpoints(503)), waiting, answered).send(endpoint(), [event(1)])
+    assert [type(each) for each in journal.records] == [Retry]
+    assert (waiting.holds(ROUTE, "k"), len(waiting)) == (False, 0)
 
 
 # --- answers -----------------------------------------------------------------------------------------------------------

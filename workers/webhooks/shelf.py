@@ -105,14 +105,17 @@ class Shelf:
                 found = await consumer.getmany(timeout_ms=200, max_records=2_000)
                 for records in found.values():
                     for record in records:
-                        self._take(record)
+                        self.take(record)
                 for item in where:  # compaction leaves gaps: the position says more than the last record
                     self._next[item.partition] = await consumer.position(item)
+                    self._waiting.read_to(item.partition, self._next[item.partition])
                 self._moved.set()
         finally:
             await close(consumer)
 
-    def _take(self, record: ConsumerRecord) -> None:
+    def take(self, record: ConsumerRecord) -> None:
+        """One record of the topic, in its order: an event begins to wait, or waits no longer."""
+        self._waiting.read_to(record.partition, record.offset + 1)
         try:
             product, endpoint, event = names.parse_retry_key((record.key or b"").decode())
             if record.value is None:

@@ -46,6 +46,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self._lines: dict[Route, _Line] = {}
+        self._read: dict[int, int] = {}
         self._all = 0
 
     def __len__(self) -> int:
@@ -54,8 +55,15 @@ class Waiting:
     def __iter__(self) -> Iterator[Route]:
         return iter(list(self._lines))
 
+    def read_to(self, partition: int, offset: int) -> None:
+        """What lies below has been read back from Kafka."""
+        self._read[partition] = offset
+
     def add(self, route: Route, item: Item) -> None:
-        """One begins to wait. A repeat keeps its place, and is read where it lies now."""
+        """One begins to wait. A repeat keeps its place, and is read where it lies now. One that was read back before its
+        acknowledgement came is here already, or settled: its end won't be read again."""
+        if not item.seen and item.offset < self._read.get(item.partition, 0):
+            return
         line = self._lines.setdefault(route, _Line())
         known = line.items.get(item.id)
         if known is not None:
