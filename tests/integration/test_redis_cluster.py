@@ -16,7 +16,7 @@ from infra.journal import apply_topics
 from infra.local.brokers import LocalBrokers
 from infra.register import RegisterDown
 from infra.settings import KafkaSettings, NatsSettings, RedisSettings, Settings
-from infra.wire import RETRY, Ack, ConnectItem
+from infra.wire import OK, RETRY, Ack, ConnectItem, DisconnectItem
 from schemas import names
 from schemas.codes import State
 from schemas.partition import partition_of
@@ -129,6 +129,18 @@ async def test_given_three_nodes_under_traffic_when_one_is_killed_then_the_other
             return False
 
     await eventually(whole, within=40, what=f"all {sent} messages pending for every client but the five that were acked")
+
+
+async def test_given_sessions_on_every_node_when_they_end_then_each_node_says_when_they_left(core: Core) -> None:
+    product, room = await core.product(), await core.room()
+    devices = [await room.connect(unique("c")) for _ in range(40)]
+    assert len({core.register.shards.of(names.session_key(device.key)).name for device in devices}) == 3
+    for device in devices:
+        await device.bind(product)
+    ends = [DisconnectItem(*(device.where()[:3]), device.generation, device.number, "test", [], []) for device in devices]
+    assert {done.status for done in await core.saver.disconnect(ends)} == {OK}
+    views = [await core.register.show(device.key, [product]) for device in devices]
+    assert all(view is not None and list(view.left) == [product] for view in views)
 
 
 async def test_given_fallbacks_on_every_node_when_they_are_due_then_each_is_handed_over_once(core: Core) -> None:
