@@ -33,6 +33,7 @@ SHOP = Product(name="shop", max_payload=1000, services=("echo", "slow"), service
 @dataclass
 class Documents:
     products: dict[str, Product] = field(default_factory=lambda: {"shop": SHOP})
+    current: bool = True
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from journal_twin import JournalTwin
-from test_coordinator_core import BusTwin, Documents, echo, incoming, item, uplink
+from test_coordinator_core import SHOP, BusTwin, Documents, echo, incoming, item, uplink
 
 from infra.bus import Bus
 from infra.journal import Entry, JournalDown, Position
@@ -16,6 +16,7 @@ from infra.settings import NatsSettings
 from workers.coordinator.egress import Services
 from workers.coordinator.ingress import Ingress
 from workers.once import Once, Recent
+from workers.runner import Retryable
 
 
 class SlowJournal(JournalTwin):
@@ -154,6 +155,22 @@ async def test_given_a_partition_that_went_away_and_came_back_then_its_copies_ar
     await services.revoked(frozenset({0}))
     await services.handle(0, [incoming(1, uplink())])
     assert len(bus.asked) == 2
+
+
+async def test_given_a_product_that_is_missing_while_the_keeper_is_away_then_its_uplinks_are_handled_again() -> None:
+    bus, documents = BusTwin({"app.shop.echo": echo}), Documents({}, current=False)
+    services = Services(bus, JournalTwin(), documents)
+    with pytest.raises(Retryable, match="product shop is not known"):
+        await services.handle(0, [incoming(1, uplink())])
+    documents.products["shop"] = SHOP
+    await services.handle(0, [incoming(1, uplink())])
+    assert bus.asked == ["app.shop.echo"]
+
+
+async def test_given_a_product_that_is_known_not_to_exist_then_nobody_is_asked() -> None:
+    bus = BusTwin({"app.shop.echo": echo})
+    assert await Services(bus, JournalTwin(), Documents({})).handle(0, [incoming(1, uplink())]) == []
+    assert bus.asked == []
 
 
 async def test_given_records_that_are_no_uplinks_then_each_is_a_dead_letter_of_its_own() -> None:

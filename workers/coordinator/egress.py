@@ -33,7 +33,7 @@ from schemas import codec, names
 from schemas.records import PushMessage, Uplink
 from workers.coordinator.replies import envelope, event_of, reply_to
 from workers.once import Producer, Recent, digest_of, repeats
-from workers.runner import Dead, Incoming
+from workers.runner import Dead, Incoming, Retryable
 from workers.webhooks import Event
 
 ATTEMPTS: Final = 3
@@ -53,6 +53,10 @@ class Products(Protocol):
     @property
     def products(self) -> Mapping[str, Product]:
         """Products by name."""
+
+    @property
+    def current(self) -> bool:
+        """Is a product that is not there known not to exist?"""
 
 
 class Requester(Protocol):
@@ -169,10 +173,11 @@ class Services:
             await self._hooks.own(frozenset(self._handled))
 
     async def handle(self, partition: int, records: Sequence[Incoming]) -> list[Dead]:
-        """Ask for all records; raises BusDown or JournalDown: then all are asked again, with the same reply ids."""
+        """Ask for all records; raises BusDown, JournalDown or Retryable: then all are asked again, with the same reply ids."""
         routes: dict[str, _Route] = {}
         handled = self._handled.setdefault(partition, Recent())
         uplinks = _first_of_each((_decoded(record) for record in records), handled)
+        self._know({each.uplink.product for each in uplinks if each.uplink is not None})
         told: Coroutine[Any, Any, None] = self._tell([each.uplink for each in uplinks if each.uplink is not None])
         asked: Coroutine[Any, Any, list[_Outcome]] = _all(self._one(each, routes) for each in uplinks)
         outcomes = (await _all([asked, told]))[0] or []
@@ -181,6 +186,12 @@ class Services:
         for each in uplinks:
             handled.add(each.digest)
         return [outcome.dead for outcome in outcomes if outcome.dead is not None]
+
+    def _know(self, products: Iterable[str]) -> None:
+        """Raises Retryable where it is not known whether there is such a product: nobody asks for uplinks of one that is not."""
+        missing = sorted(name for name in products if name not in self._products.products)
+        if missing and not self._products.current:
+            raise Retryable(f"product {missing[0]} is not known, and the keeper was not read lately")
 
     async def _tell(self, uplinks: Sequence[Uplink]) -> None:
         if self._hooks is not None:
