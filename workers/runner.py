@@ -253,16 +253,16 @@ class Runner:
             log.exception("revoke failed", consumer=self._name)
 
     async def _tell_assigned(self) -> None:
-        while self._fresh:
-            fresh = frozenset(self._fresh)
+        while fresh := self._fresh:
+            told = frozenset(fresh)
             try:
-                await self._handler.assigned(fresh)
+                await self._handler.assigned(told)
             except RETRYABLE as error:
                 retried.labels(self._topic, type(error).__name__).inc()
                 log.warning("assignment retried", consumer=self._name, reason=str(error)[:200])
                 await asyncio.sleep(1)
                 continue
-            self._fresh -= fresh
+            fresh -= told  # of this assignment: it may have been replaced by now
 
     # --- the loop ------------------------------------------------------------------------------------------------------
 
@@ -283,6 +283,10 @@ class Runner:
                 log.warning("poll failed", consumer=self._name, error=type(error).__name__)
                 await asyncio.sleep(0.5)
                 continue
+            assigned = self._partitions
+            await self._tell_assigned()  # the fetch may have brought a new assignment and its first records
+            if assigned is not self._partitions:
+                continue  # they were fetched for another one: whoever has the partitions now reads them again
             begun = [
                 self._begin(partition, [_incoming(item) for item in records])
                 for where, records in batches.items()
