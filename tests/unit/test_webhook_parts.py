@@ -20,6 +20,7 @@ from workers.outside import Answer, NoAnswer
 from workers.webhooks import Event, Outbox, Reply, Sender, Shelf, Waiting
 from workers.webhooks import waiting as waiting_module
 from workers.webhooks.circuit import FIRST, LONGEST, THRESHOLD, Circuit
+from workers.webhooks.outbox import LIVE
 from workers.webhooks.sender import ANSWER_BYTES, Outcome, Verdict, reply_of, verdict_of
 from workers.webhooks.waiting import Item
 
@@ -217,6 +218,8 @@ class Endpoints:
     def __init__(self, *answers: int | None) -> None:
         self.answers = list(answers)
         self.bodies: list[list[str]] = []
+        self.within: list[float] = []
+        self.takes = self.now = 0.0
 
     async def ask(
         self,
@@ -231,6 +234,8 @@ class Endpoints:
     ) -> Answer:
         events = msgspec.json.decode(body)["events"]
         self.bodies.append([event["id"] for event in events])
+        self.within.append(within)
+        self.now += self.takes
         status = self.answers.pop(0) if self.answers else 200
         if status is None:
             raise NoAnswer("nobody")
@@ -254,7 +259,8 @@ class Out:
 
     def __init__(self, *answers: int | None) -> None:
         self.journal, self.endpoints, self.waiting = JournalTwin(), Endpoints(*answers), Waiting()
-        self.box = Outbox(self.journal, Sender(self.endpoints), self.waiting, answered)
+        sender = Sender(self.endpoints)
+        self.box = Outbox(self.journal, sender, self.waiting, answered, clock=lambda: self.endpoints.now)
 
     def kept(self) -> list[str]:
         return [each.id for each in self.journal.records if isinstance(each, Retry)]
@@ -301,6 +307,20 @@ async def test_given_an_endpoint_that_is_slow_then_who_has_an_event_does_not_ask
     out.box.circuit("shop", endpoint()).taken()  # a lane gave it more time
     await out.box.send(endpoint(), [event(9, "z")])
     assert (len(out.endpoints.bodies), out.kept()[-1]) == (3, "e9")
+
+
+async def test_given_more_than_can_be_told_in_a_second_then_the_rest_is_kept_and_the_endpoint_is_well() -> None:
+    out = Out()
+    out.endpoints.takes = 0.3
+    events = [event(number, f"k{number}") for number in range(1, 10)]
+    for _ in range(THRESHOLD + 1):
+        await out.box.send(endpoint(), events)
+        for each in events:
+            out.waiting.remove(ROUTE, each.id)
+    assert out.endpoints.bodies == [["e1", "e2"], ["e3", "e4"], ["e5", "e6"]] * (THRESHOLD + 1)
+    assert out.kept() == ["e7", "e8", "e9"] * (THRESHOLD + 1)
+    assert {each.reason for each in out.journal.records if isinstance(each, Retry)} == {"more than can be told at once"}
+    assert out.endpoints.within[:3] == pytest.approx([LIVE, LIVE - 0.3, LIVE - 0.6])
 
 
 async def test_given_a_reply_that_does_not_fit_then_it_is_a_dead_letter_and_the_event_is_not_kept() -> None:

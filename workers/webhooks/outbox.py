@@ -1,8 +1,8 @@
 """The way out for events: told at once where that is possible, else kept in `push.retries` (lanes.py tells them).
 
 *Order*: events of one key come to an endpoint in the order in which they were given, a repeat aside: while one of them waits,
-those after it wait behind it. *Time*: `send` waits for an endpoint for `LIVE` seconds at most; one that needs longer, or
-fails, costs its own events a way through Kafka, and others nothing.
+those after it wait behind it. *Time*: `send` waits for an endpoint for `LIVE` seconds at most, for all its requests together;
+one that needs longer, or fails, costs its own events a way through Kafka, and others nothing.
 """
 
 from __future__ import annotations
@@ -49,6 +49,27 @@ class Lost:
     item: Item | None = None
 
 
+class _Turn:
+    """The time of one `send`: `LIVE` seconds for all its requests."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._end = clock() + LIVE
+        self._slowest = 0.0
+
+    def left(self) -> float:
+        """Seconds until what is not told is kept."""
+        return self._end - self._clock()
+
+    def over(self) -> bool:
+        """Is less left than a request took? Cut short it would tell of a well endpoint that it is away."""
+        return self.left() <= self._slowest
+
+    def took(self, seconds: float) -> None:
+        """A request took so long."""
+        self._slowest = max(self._slowest, seconds)
+
+
 class Outbox:
     """Sends events to endpoints. One for a process: it knows which events wait, and which endpoints fail."""
 
@@ -60,12 +81,14 @@ class Outbox:
         answered: Answered,
         *,
         wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._journal = journal
         self._sender = sender
         self._waiting = waiting
         self._answered = answered
         self._wall = wall
+        self._clock = clock
         self._circuits: dict[tuple[str, str, str], Circuit] = {}
         self._quick: dict[Route, Circuit] = {}  # is it asked by who can't wait for long? A lane's success says nothing of that
 
@@ -77,23 +100,33 @@ class Outbox:
         route, circuit = (events[0].product, endpoint.name), self.circuit(events[0].product, endpoint)
         quick = self._quick.setdefault(route, Circuit())
         at_once = circuit.closed and not quick.wait()
-        reason = "events before it wait" if at_once else "the endpoint is away, or slow"
+        reason = "" if at_once else "the endpoint is away, or slow"
         now = [event for event in events if at_once and not self._waiting.holds(route, event.key)]
         told_now, behind, entries = {event.id for event in now}, set[str](), list[Entry]()
+        turn = _Turn(self._clock)
         for batch in batches(now, endpoint.batch):
             keys = {event.key for event in batch.events}
-            if circuit.closed and not quick.wait() and not keys & behind:
-                verdict = await self.post(endpoint, batch, circuit, within=min(endpoint.timeout, LIVE))
+            if circuit.closed and not quick.wait() and not keys & behind and not turn.over():
+                verdict = await self._live(endpoint, batch, circuit, quick, turn)
                 if verdict.outcome is Outcome.TAKEN:
-                    quick.taken()
                     entries += self.taken(endpoint, batch, verdict)
                     continue
-                if verdict.outcome is Outcome.AWAY:
-                    quick.failed()
                 reason = verdict.reason
             behind |= keys
             told_now -= {event.id for event in batch.events}
+        reason = reason or ("more than can be told at once" if turn.over() else "events before it wait")
         await self._keep(route, [event for event in events if event.id not in told_now], reason, entries)
+
+    async def _live(self, endpoint: Endpoint, batch: Batch, circuit: Circuit, quick: Circuit, turn: _Turn) -> Verdict:
+        """One request of who has an event; `quick` learns of it, too."""
+        left = turn.left()
+        verdict = await self.post(endpoint, batch, circuit, within=min(endpoint.timeout, left))
+        turn.took(left - turn.left())
+        if verdict.outcome is Outcome.TAKEN:
+            quick.taken()
+        elif verdict.outcome is Outcome.AWAY:
+            quick.failed()
+        return verdict
 
     def circuit(self, product: str, endpoint: Endpoint) -> Circuit:
         """Of an endpoint; another URL is another one."""
