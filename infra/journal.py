@@ -24,7 +24,8 @@ from schemas.partition import partition_of
 from schemas.records import Record
 
 LINGER_MS: Final = 5
-DAY_MS: Final = 24 * 3600 * 1000
+HOUR_MS: Final = 3600 * 1000
+DAY_MS: Final = 24 * HOUR_MS
 
 log = structlog.get_logger("journal")
 
@@ -184,6 +185,8 @@ def topic_specs(partitions: int) -> tuple[TopicSpec, ...]:
         return {**log_append, "retention.ms": str(days * DAY_MS)}
 
     compacted = {**log_append, "cleanup.policy": "compact"}
+    soon_compacted = {"cleanup.policy": "compact,delete", "segment.bytes": str(64 << 20), "delete.retention.ms": str(HOUR_MS)}
+    waiting = {**kept(7), **soon_compacted}
     return (
         TopicSpec(names.MESSAGES, partitions, kept(30)),
         TopicSpec(names.RECEIPTS, partitions, kept(30)),
@@ -194,7 +197,7 @@ def topic_specs(partitions: int) -> tuple[TopicSpec, ...]:
         TopicSpec(names.JOBS, partitions, compacted),
         TopicSpec(names.AUDIENCES, partitions, kept(30)),
         TopicSpec(names.FALLBACK, partitions, kept(30)),
-        TopicSpec(names.RETRIES, partitions, {**kept(7), "cleanup.policy": "compact,delete", "segment.bytes": str(64 << 20)}),
+        TopicSpec(names.RETRIES, partitions, waiting),
         TopicSpec(names.AUDIT, partitions, kept(365)),
         TopicSpec(names.DEAD, partitions, kept(30)),
         TopicSpec(names.REGISTER, 1, compacted),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -51,7 +51,7 @@ class Shelf:
         self._reader: AIOKafkaConsumer | None = None
 
     async def start(self) -> None:
-        """Follow the topic; returns when what was there has been read. Raises JournalDown."""
+        """Follow the topic; returns when what was there has been read, however long it takes. Raises JournalDown."""
         self._loops.start("webhooks: what waits", self._follow())
         await self.caught_up()
 
@@ -61,15 +61,25 @@ class Shelf:
         await self._drop()
 
     async def caught_up(self) -> None:
-        """Return when all is read that was there when it was called; raises JournalDown."""
+        """Return when all is read that was there when it was called; raises JournalDown when it does not get on."""
+        patience, now = self._settings.request_timeout * 3, asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(self._settings.request_timeout * 3):
+            async with asyncio.timeout(patience) as limit:
                 ends = await self._ends()
-                while any(self._next.get(number, 0) < end for number, end in ends.items()):
+                least = left = self._left(ends)
+                while left:
                     self._moved.clear()
                     await self._moved.wait()
+                    left = self._left(ends)
+                    if left < least:
+                        least = left
+                        limit.reschedule(now() + patience)
         except (KafkaError, OSError) as error:  # TimeoutError is an OSError
             raise JournalDown(f"{names.RETRIES}: {type(error).__name__}: {error}") from error
+
+    def _left(self, ends: Mapping[int, int]) -> int:
+        """How many offsets are not read yet."""
+        return sum(max(0, end - self._next.get(number, 0)) for number, end in ends.items())
 
     async def _ends(self) -> dict[int, int]:
         consumer = scratch_consumer(self._settings, name="webhooks-ends")
