@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -34,16 +35,16 @@ def test_given_failures_in_a_row_then_it_opens_half_opens_and_opens_for_longer()
     now = [0.0]
     circuit = Circuit(clock=lambda: now[0], chance=lambda: 1.0)
     for _ in range(THRESHOLD - 1):
-        circuit.failed()
+        circuit.failed(now[0])
         assert circuit.closed
-    circuit.failed()
+    circuit.failed(now[0])
     assert (circuit.closed, circuit.wait()) == (False, FIRST)
     now[0] += FIRST
     assert (circuit.closed, circuit.wait()) == (False, 0.0)
-    circuit.failed()
+    circuit.failed(now[0])
     assert circuit.wait() == 2 * FIRST
     for _ in range(50):
-        circuit.failed()
+        circuit.failed(now[0])
     assert circuit.wait() == LONGEST
     circuit.taken()
     assert circuit.closed
@@ -51,10 +52,25 @@ def test_given_failures_in_a_row_then_it_opens_half_opens_and_opens_for_longer()
 
 def test_given_a_retry_after_then_it_is_kept_up_to_the_bound() -> None:
     circuit = Circuit(clock=lambda: 0.0)
-    circuit.failed(7.0)
+    circuit.failed(0.0, 7.0)
     assert (circuit.closed, circuit.wait()) == (False, 7.0)
-    circuit.failed(1e9)
+    circuit.failed(0.0, 1e9)
     assert circuit.wait() == LONGEST
+
+
+def test_given_requests_that_were_under_way_together_when_they_fail_then_they_are_one_failure() -> None:
+    now = [0.0]
+    circuit = Circuit(clock=lambda: now[0])
+    for _ in range(2 * THRESHOLD):
+        now[0] += 0.1
+        circuit.failed(0.0)
+    assert circuit.closed
+    circuit.failed(0.0, 7.0)
+    assert circuit.wait() == 7.0
+    for _ in range(THRESHOLD - 1):
+        now[0] += 10.0
+        circuit.failed(now[0] - 1.0)
+    assert not circuit.closed
 
 
 # --- what waits --------------------------------------------------------------------------------------------------------
@@ -220,6 +236,7 @@ class Endpoints:
         self.bodies: list[list[str]] = []
         self.within: list[float] = []
         self.takes = self.now = 0.0
+        self.together: asyncio.Barrier | None = None
 
     async def ask(
         self,
@@ -235,6 +252,8 @@ class Endpoints:
         events = msgspec.json.decode(body)["events"]
         self.bodies.append([event["id"] for event in events])
         self.within.append(within)
+        if self.together is not None:
+            await self.together.wait()
         self.now += self.takes
         status = self.answers.pop(0) if self.answers else 200
         if status is None:
@@ -298,6 +317,18 @@ async def test_given_an_endpoint_that_fails_again_and_again_then_it_is_not_asked
         await out.box.send(endpoint(), [event(number, f"k{number}")])
     assert len(out.endpoints.bodies) == THRESHOLD
     assert out.kept() == [f"e{number}" for number in range(6)]
+
+
+async def test_given_one_blip_while_many_are_told_then_the_endpoint_is_asked_on() -> None:
+    out = Out(*[None] * 5)
+    out.endpoints.together = asyncio.Barrier(5)
+    out.endpoints.takes = 0.01
+    async with asyncio.TaskGroup() as group:
+        for number in range(5):
+            group.create_task(out.box.send(endpoint(), [event(number, f"k{number}")]))
+    out.endpoints.together = None
+    await out.box.send(endpoint(), [event(9, "z")])
+    assert out.endpoints.bodies[5:] == [["e9"]]
 
 
 async def test_given_an_endpoint_that_is_slow_then_who_has_an_event_does_not_ask_it_though_lanes_succeed() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
 from typing import Final
 
 THRESHOLD: Final = 3
-"""Failures in a row that open it."""
+"""Failures in a row that open it: those of requests that were under way together are one."""
 FIRST: Final = 1.0
 LONGEST: Final = 120.0
 """Seconds that it stays open, at first and at most: twice as long each time, half of that by chance."""
@@ -21,6 +22,7 @@ class Circuit:
         self._clock = clock
         self._chance = chance
         self._failures = 0
+        self._failed_at = -math.inf
         self._until = 0.0
 
     @property
@@ -36,12 +38,16 @@ class Circuit:
         """It answered."""
         self._failures, self._until = 0, 0.0
 
-    def failed(self, retry_after: float = 0.0) -> None:
-        """It did not, or asked us to come back after so many seconds."""
-        self._failures += 1
+    def failed(self, began: float, retry_after: float = 0.0) -> None:
+        """It did not answer a request of then (by our clock), or asked us to come back after so many seconds."""
+        now = self._clock()
+        self._until = max(self._until, now + min(retry_after, LONGEST))
+        if began < self._failed_at:
+            return  # it says no more than the failure that was counted while it was under way
+        self._failures, self._failed_at = self._failures + 1, now
         over = self._failures - THRESHOLD
         pause = min(FIRST * 2.0 ** min(over, 16), LONGEST) * (0.5 + self._chance() / 2) if over >= 0 else 0.0
-        self._until = self._clock() + max(pause, min(retry_after, LONGEST))
+        self._until = max(self._until, now + pause)
 
 
 def pause_after(refusals: int, chance: Callable[[], float] = random.random) -> float:

@@ -98,7 +98,7 @@ class Outbox:
         if not events:
             return
         route, circuit = (events[0].product, endpoint.name), self.circuit(events[0].product, endpoint)
-        quick = self._quick.setdefault(route, Circuit())
+        quick = self._quick.setdefault(route, Circuit(clock=self._clock))
         at_once = circuit.closed and not quick.wait()
         reason = "" if at_once else "the endpoint is away, or slow"
         now = [event for event in events if at_once and not self._waiting.holds(route, event.key)]
@@ -119,13 +119,13 @@ class Outbox:
 
     async def _live(self, endpoint: Endpoint, batch: Batch, circuit: Circuit, quick: Circuit, turn: _Turn) -> Verdict:
         """One request of who has an event; `quick` learns of it, too."""
-        left = turn.left()
+        began, left = self._clock(), turn.left()
         verdict = await self.post(endpoint, batch, circuit, within=min(endpoint.timeout, left))
         turn.took(left - turn.left())
         if verdict.outcome is Outcome.TAKEN:
             quick.taken()
         elif verdict.outcome is Outcome.AWAY:
-            quick.failed()
+            quick.failed(began)
         return verdict
 
     def circuit(self, product: str, endpoint: Endpoint) -> Circuit:
@@ -133,13 +133,14 @@ class Outbox:
         if len(self._circuits) > MAX_CIRCUITS:
             self._circuits = {key: circuit for key, circuit in self._circuits.items() if not circuit.closed}
             self._quick = {}
-        return self._circuits.setdefault((product, endpoint.name, endpoint.url), Circuit())
+        return self._circuits.setdefault((product, endpoint.name, endpoint.url), Circuit(clock=self._clock))
 
     async def post(self, endpoint: Endpoint, batch: Batch, circuit: Circuit, *, within: float) -> Verdict:
         """One request; the circuit learns of it."""
+        began = self._clock()
         verdict = await self._sender.post(endpoint, batch, within=within)
         if verdict.outcome is Outcome.AWAY:
-            circuit.failed(verdict.retry_after)
+            circuit.failed(began, verdict.retry_after)
             log.warning("webhook away", product=batch.events[0].product, endpoint=endpoint.name, reason=verdict.reason)
         else:
             circuit.taken()
