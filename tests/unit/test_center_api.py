@@ -97,6 +97,22 @@ async def test_given_no_such_broadcast_then_a_problem(job: str, status: int) -> 
         assert (await http.get(f"/v1/broadcasts/{job}")).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/broadcasts", {"product": "shop", "payload": "x", "validate_only": True}),
+        ("/v1/messages", {"product": "shop", "payload": "x", "client": "c1", "validate_only": True}),
+        ("/v1/messages/batch", {"messages": [{"product": "shop", "payload": "x", "client": "c1", "validate_only": True}]}),
+    ],
+)
+async def test_given_a_request_that_is_only_checked_then_its_200_is_in_the_document(path: str, body: dict[str, Any]) -> None:
+    async with World().client() as http:
+        answer = await http.post(path, json=body)
+        document = (await http.get("/openapi.json")).json()
+    assert answer.status_code == 200, answer.text
+    assert "200" in document["paths"][path]["post"]["responses"]
+
+
 # --- clients and rooms -------------------------------------------------------------------------------------------------
 
 
@@ -297,7 +313,7 @@ async def test_given_the_document_then_problems_are_described_and_examples_are_a
         document = (await http.get("/openapi.json")).json()
     assert "HTTPValidationError" not in document["components"]["schemas"]
     operation = document["paths"]["/v1/messages"]["post"]
-    assert set(operation["responses"]) == {"202", "400", "401", "403", "404", "408", "409", "413", "429", "503"}
+    assert set(operation["responses"]) == {"200", "202", "400", "401", "403", "404", "408", "409", "413", "429", "503"}
     assert "application/problem+json" in operation["responses"]["400"]["content"]
     assert operation["security"] == [{"bearer": ["send"]}, {"key": ["send"]}]
     assert "security" not in document["paths"]["/v1/dispatch"]["get"]

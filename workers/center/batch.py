@@ -85,6 +85,7 @@ def router(parts: Parts) -> APIRouter:
         response_model=Results,
         response_model_exclude_unset=True,
         responses={
+            CHECKED: {"model": Results, "description": "All of them were only checked"},
             MIXED: {"model": Results, "description": "Some were accepted, or none: each has its status"},
             **responses("bad-input", "unauthorized", "too-large", "busy"),
         },

@@ -47,7 +47,13 @@ def router(parts: Parts) -> APIRouter:
         "busy",
     )
 
-    @routes.post("/v1/broadcasts", dependencies=needs(Role.BROADCAST), status_code=202, response_model=Job, responses=refusals)
+    @routes.post(
+        "/v1/broadcasts",
+        dependencies=needs(Role.BROADCAST),
+        status_code=202,
+        response_model=Job,
+        responses={200: {"model": Job, "description": "It was only checked"}, **refusals},
+    )
     async def start_broadcast(
         who: Who, request: BroadcastRequest, response: Response, idempotency_key: IdempotencyKey = None
     ) -> Job:

@@ -119,7 +119,13 @@ def router(parts: Parts) -> APIRouter:
         "busy",
     )
 
-    @routes.post("/v1/messages", dependencies=needs(Role.SEND), status_code=202, response_model=Accepted, responses=problems)
+    @routes.post(
+        "/v1/messages",
+        dependencies=needs(Role.SEND),
+        status_code=202,
+        response_model=Accepted,
+        responses={200: {"model": Accepted, "description": "It was only checked"}, **problems},
+    )
     async def send_message(who: Who, message: Message, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
         """Accept a message: answered when Kafka has it, with the id that its receipts and its MQTT property `id` carry.
         `Location` is where what becomes of it is shown. One to a group needs the role `broadcast`, too."""
