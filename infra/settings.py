@@ -28,8 +28,8 @@ def _seconds(value: Any) -> Any:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 """Seconds, or none."""
 Transport = Literal["mqtt", "mqtts", "ws", "wss"]
 """MQTT over TCP, TLS, WebSocket, or WebSocket over TLS."""

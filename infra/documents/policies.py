@@ -11,6 +11,8 @@ from infra.documents.base import Document
 from infra.settings import Seconds
 from schemas import names
 
+KeepAlive = Annotated[int, Field(ge=1, le=3600)]
+
 
 class Policy(Document):
     """How the cluster treats connections. Keep Alive is by the network that a client names in CONNECT (`wifi`, `4g`, …).
@@ -28,7 +30,7 @@ class Policy(Document):
     anything, is a dead letter.
     """
 
-    keep_alive: dict[str, int] = Field(default_factory=lambda: {"2g": 300, "3g": 300, "4g": 480, "wifi": 480})
+    keep_alive: dict[str, KeepAlive] = Field(default_factory=lambda: {"2g": 300, "3g": 300, "4g": 480, "wifi": 480})
     keep_alive_default: int = Field(default=480, ge=5, le=3600)
     sync_interval: Seconds = 300.0
     ack_timeout: Seconds = 30.0

@@ -270,7 +270,7 @@ async def gated(gate: ASGIApp, *chunks: bytes | None, headers: tuple[tuple[bytes
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await gate({"type": "http", "method": "POST", "path": "/", "headers": list(headers)}, receive, send)
+    await gate({"type": "http", "method": "POST", "path": "/v1/messages", "headers": list(headers)}, receive, send)
     return sent[0]
 
 
@@ -285,6 +285,38 @@ async def test_given_more_requests_than_places_then_503_and_the_places_come_back
     answers = await asyncio.gather(*(gated(gate, b"") for _ in range(3)))
     assert sorted(answer["status"] for answer in answers) == [200, 200, 503]
     assert (await gated(gate, b""))["status"] == 200
+
+
+async def test_given_an_asker_that_does_not_read_then_its_request_ends_and_its_place_is_free() -> None:
+    gate = Gate(held, max_in_flight=1, send_timeout=0.02)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def never(message: Message) -> None:
+        await asyncio.Event().wait()
+
+    await gate({"type": "http", "method": "GET", "path": "/v1/rooms", "headers": []}, receive, never)
+    assert (await gated(gate, b""))["status"] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/openapi.json", "/v1/pull/shop"])
+async def test_given_a_body_for_what_needs_no_key_then_nobody_waits_for_it(path: str) -> None:
+    world = World()
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was waited for")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "headers": [(b"content-length", b"1")], "scheme": "http", "server": ("c", 80), "client": ("127.0.0.1", 1), "state": {},
+    }  # fmt: skip
+    await app.build(world.parts, version="0")(scope, receive, send)
+    assert sent[0]["status"] < 500
 
 
 CHUNKED = ((b"transfer-encoding", b"chunked"),)

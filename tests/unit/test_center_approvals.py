@@ -125,3 +125,24 @@ async def test_given_a_dry_run_then_nothing_has_to_be_confirmed(world: World) ->
 async def test_given_no_secret_to_sign_by_then_503_and_nothing_is_sent(world: World) -> None:
     world.approvals.down = True
     assert ((await start(world)).status_code, started(world)) == (503, [])
+
+
+async def test_given_an_idempotency_key_then_the_token_is_of_that_key_alone(world: World) -> None:
+    async def asked(key: str, **more: Any) -> httpx.Response:
+        async with world.client() as http:
+            return await http.post("/v1/broadcasts", json={**SALE, **more}, headers={"Idempotency-Key": key} if key else {})
+
+    token = (await asked("a")).json()["confirm"]
+    assert [(await asked(key, confirm=token)).status_code for key in ("b", "", "a", "a")] == [409, 409, 202, 202]
+    assert len(set(started(world))) == 1
+
+
+@pytest.mark.parametrize("blind", ["room", "registry"])
+async def test_given_a_room_that_does_not_answer_or_a_registry_read_in_part_then_few_persons_are_asked_for_too(
+    world: World, blind: str
+) -> None:
+    world.census.found = Known(9, 1, exact=blind != "registry")
+    if blind == "room":
+        world.rooms.views.append(room("r2"))
+    answer = await start(world)
+    assert (answer.status_code, started(world)) == (409, [])

@@ -12,6 +12,7 @@ from center_world import World
 from infra.documents import Product
 from schemas.broadcasts import Broadcast, Canary, Quiet
 from schemas.codes import Priority
+from workers.center.paging import cursor_of
 
 SALE: dict[str, Any] = {"product": "shop", "payload": "sale"}
 DAY_S = 86_400
@@ -274,3 +275,9 @@ async def test_given_a_products_rate_that_grew_then_it_is_the_bound() -> None:
     world = World()
     world.documents.products["shop"] = Product(name="shop", rate=5000)
     assert (await post(world, rate=5000)).json()["rate"] == 5000
+
+
+async def test_given_a_cursor_with_a_number_beyond_all_then_400() -> None:
+    cursor = cursor_of(int("1" + "0" * 309), "")
+    async with World().client() as http:
+        assert (await http.get("/v1/broadcasts", params={"cursor": cursor})).status_code == 400

@@ -253,3 +253,34 @@ async def test_given_the_policy_then_it_is_shown_whole_and_changed_with_precondi
 )
 def test_given_a_merge_patch_then_it_is_merged_as_the_rfc_says(target: Any, patch: Any, result: Any) -> None:
     assert merged(target, patch) == result
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (SHOP, '{"service_timeout": 1e999}'),
+        (SHOP, '{"frequency_cap": {"count": 1, "per": Infinity}}'),
+        ("/v1/config", '{"sync_interval": 1e999}'),
+        ("/v1/config", '{"keep_alive": {"wifi": 0}}'),
+        ("/v1/config", '{"keep_alive": {"wifi": 70000}}'),
+    ],
+)
+async def test_given_a_value_that_no_process_could_read_back_then_400_and_nothing_is_written(path: str, text: str) -> None:
+    world = stocked()
+    before = dict(world.store.entries)
+    async with world.client() as http:
+        answer = await http.patch(path, content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert world.store.entries == before
+    assert audits(world) == []
+
+
+async def test_given_another_secret_then_the_audit_says_that_the_webhooks_changed_and_shows_stars() -> None:
+    world = stocked(webhooks=[hook(new_secret())])
+    async with world.client() as http:
+        answer = await http.patch(SHOP, json={"webhooks": [hook(fresh := new_secret())]})
+    assert answer.status_code == 200, answer.text
+    [audit] = audits(world)
+    assert HIDDEN in audit.after
+    assert HIDDEN in audit.before
+    assert fresh not in audit.after

@@ -52,24 +52,25 @@ class Secrets:
             raise bus_down() from None
 
 
-def token_of(secret: bytes, who: Caller, request: BroadcastRequest, wall: float) -> str:
-    """A token for this request of this caller, good for `KEPT_S` from `wall` (s since the epoch)."""
+def token_of(secret: bytes, who: Caller, request: BroadcastRequest, wall: float, *, key: str = "") -> str:
+    """A token for this request of this caller, good for `KEPT_S` from `wall` (s since the epoch). `key`: its Idempotency-Key."""
     head = f"{secrets.token_hex(12)}.{int(wall) + KEPT_S}"
-    return f"{head}.{_mac(secret, head, who, request)}"
+    return f"{head}.{_mac(secret, head, who, request, key)}"
 
 
-def approved(secret: bytes, token: str, who: Caller, request: BroadcastRequest, wall: float) -> str | None:
+def approved(secret: bytes, token: str, who: Caller, request: BroadcastRequest, wall: float, *, key: str = "") -> str | None:
     """The id that the token gives to the broadcast; None if it is not of this request and caller, or too old."""
     head, _, mac = token.rpartition(".")
-    if not token.isascii() or not hmac.compare_digest(mac, _mac(secret, head, who, request)):
+    if not token.isascii() or not hmac.compare_digest(mac, _mac(secret, head, who, request, key)):
         return None
     nonce, _, until = head.partition(".")
     return f"c-{nonce}" if wall < int(until) else None
 
 
-def _mac(secret: bytes, head: str, who: Caller, request: BroadcastRequest) -> str:
+def _mac(secret: bytes, head: str, who: Caller, request: BroadcastRequest, key: str) -> str:
+    """Over the key, too: a token that another key could use would be good for another broadcast."""
     content = sha256(request.model_dump_json(exclude={"confirm", "validate_only"}).encode()).hexdigest()
-    return hmac.digest(secret, f"{head}\0{who.key}\0{content}".encode(), "sha256").hex()
+    return hmac.digest(secret, f"{head}\0{who.key}\0{key}\0{content}".encode("utf-8", "surrogateescape"), "sha256").hex()
 
 
 def limit_of(who: Caller, product_limit: int | None) -> int | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Path, Response
+from pydantic import BaseModel
 
 from infra.documents import Product
 from infra.journal import Entry
@@ -22,7 +23,7 @@ from workers.center.campaign import BroadcastRequest, expires_ms, record_of
 from workers.center.content import IdempotencyKey, accept, claim_key, product_of
 from workers.center.jobs import Document, accepted_document
 from workers.center.jobview import Job, JobList, JobView, summary, view
-from workers.center.paging import Cursor, Limit, cursor_of, place_of
+from workers.center.paging import Cursor, Limit, bad_cursor, cursor_of, place_of
 from workers.center.persons import persons_of
 from workers.center.ports import Parts
 from workers.center.problems import Problem, responses
@@ -93,8 +94,11 @@ def router(parts: Parts) -> APIRouter:
     return routes
 
 
-async def start(parts: Parts, who: Caller, request: BroadcastRequest, idempotency_key: str | None) -> Job:
-    """Put a broadcast into Kafka, unless it is only to be checked. Raises a Problem."""
+async def start(
+    parts: Parts, who: Caller, request: BroadcastRequest, idempotency_key: str | None, *, asked: BaseModel | None = None
+) -> Job:
+    """Put a broadcast into Kafka, unless it is only to be checked. `asked`: the request as it came, if this was made of it.
+    Raises a Problem."""
     product = product_of(parts, who, request.product)
     record = record_of(who, product, request, idempotency_key, now_ms())
     check_id(parts, record)
@@ -103,8 +107,8 @@ async def start(parts: Parts, who: Caller, request: BroadcastRequest, idempotenc
     await check_audience(parts, record)
     if request.validate_only:
         return _answer(product, record, request.first_state(), None)
-    record = await confirmed(parts, who, product, request, record, keyed=idempotency_key is not None)
-    await claim_key(parts, request, idempotency_key, record.id)
+    record = await confirmed(parts, who, product, request, record, key=idempotency_key or "")
+    await claim_key(parts, request, idempotency_key, record.id, asked=asked)
     position = await accept(parts, Entry(names.BROADCASTS, product.name, record), kind="broadcast", record_id=record.id)
     job = _answer(product, record, JobState.ACCEPTED, position.timestamp_ms)
     await parts.jobs.announce(accepted_document(record, job.rate, job.expires_ms))
@@ -112,7 +116,7 @@ async def start(parts: Parts, who: Caller, request: BroadcastRequest, idempotenc
 
 
 async def confirmed(
-    parts: Parts, who: Caller, product: Product, request: BroadcastRequest, record: Broadcast, *, keyed: bool
+    parts: Parts, who: Caller, product: Product, request: BroadcastRequest, record: Broadcast, *, key: str
 ) -> Broadcast:
     """The record, if it is for no more persons than may be reached unasked, or was confirmed; else raises a Problem (409)."""
     limit = limit_of(who, product.confirm_over)
@@ -120,17 +124,17 @@ async def confirmed(
         return record
     wrong = ""
     if request.confirm is not None:
-        own = approved(await parts.approvals.current(), request.confirm, who, request, time.time())
+        own = approved(await parts.approvals.current(), request.confirm, who, request, time.time(), key=key)
         if own is not None:
-            return record if keyed or request.id is not None else msgspec.structs.replace(record, id=own)
+            return record if key or request.id is not None else msgspec.structs.replace(record, id=own)
         wrong = "what was given is of another request, or too old; "
     persons = await persons_of(parts, record)
-    if persons is not None and persons <= limit:
+    if persons.sure and persons.number is not None and persons.number <= limit:
         return record
-    about = "as many persons as can't be told now" if persons is None else f"about {persons} persons"
+    about = "as many persons as can't be told now" if persons.number is None else f"about {persons.number} persons"
     detail = f"{wrong}it is for {about}, and more than {limit} have to be confirmed: ask again with `confirm`"
-    token = token_of(await parts.approvals.current(), who, request, time.time())
-    raise Problem("confirm-needed", detail, estimate=persons, confirm=token)
+    token = token_of(await parts.approvals.current(), who, request, time.time(), key=key)
+    raise Problem("confirm-needed", detail, estimate=persons.number, confirm=token)
 
 
 async def document_of(parts: Parts, who: Caller, job: str) -> Document:
@@ -193,4 +197,7 @@ def _place(cursor: str) -> tuple[float, str] | None:
     if place is None:
         return None
     started_ms, job = place
-    return float("inf") if started_ms is None else float(started_ms), job
+    try:
+        return float("inf") if started_ms is None else float(started_ms), job
+    except OverflowError:
+        raise bad_cursor(cursor) from None

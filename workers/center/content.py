@@ -133,18 +133,20 @@ def unknown_product(name: str) -> Problem:
     return Problem("unknown-product", f"product {name} is not configured; products are documents of the keeper")
 
 
-async def claim_key(parts: Parts, request: Content, key: str | None, record_id: str) -> None:
+async def claim_key(parts: Parts, request: Content, key: str | None, record_id: str, *, asked: BaseModel | None = None) -> None:
     """Raises a Problem (409) if the idempotency key was used for another request. Without Redis there is no check, counted: the
-    id alone keeps a repeat from being stored twice."""
+    id alone keeps a repeat from being stored twice. `asked`: what is compared, if it is not the request."""
     if key is not None:
-        [problem] = await claim_keys(parts, [(request, record_id)])
+        [problem] = await claim_keys(parts, [(request, record_id)], asked)
         if problem is not None:
             raise problem
 
 
-async def claim_keys(parts: Parts, requests: Sequence[tuple[Content, str]]) -> list[Problem | None]:
+async def claim_keys(
+    parts: Parts, requests: Sequence[tuple[Content, str]], asked: BaseModel | None = None
+) -> list[Problem | None]:
     """The same for several requests with their ids, in one go: the problem of each, in order."""
-    claims = [Claim(request.product, record_id, _digest(request)) for request, record_id in requests]
+    claims = [Claim(request.product, record_id, _digest(asked or request)) for request, record_id in requests]
     try:
         found = await parts.keys.claim(claims)
     except RegisterDown:
@@ -154,7 +156,7 @@ async def claim_keys(parts: Parts, requests: Sequence[tuple[Content, str]]) -> l
     return [None if same else Problem("key-reused", reused) for same in found]
 
 
-def _digest(request: Content) -> str:
+def _digest(request: BaseModel) -> str:
     """Of what is asked for, whichever way the key came."""
     return sha256(request.model_dump_json(exclude={"idempotency_key", "confirm"}).encode()).hexdigest()
 

@@ -145,12 +145,15 @@ def router(parts: Parts) -> APIRouter:
     return routes
 
 
-async def send(parts: Parts, who: Caller, message: Message, idempotency_key: str | None) -> str:
-    """Put a message into Kafka, unless it is only to be checked; returns its id. Raises a Problem."""
+async def send(
+    parts: Parts, who: Caller, message: Message, idempotency_key: str | None, *, asked: BaseModel | None = None
+) -> str:
+    """Put a message into Kafka, unless it is only to be checked; returns its id. `asked`: the request as it came, if this was
+    made of it. Raises a Problem."""
     product = product_of(parts, who, message.product)
     record = record_of(who, product, message, idempotency_key)
     if not message.validate_only:
-        await claim_key(parts, message, idempotency_key, record.id)
+        await claim_key(parts, message, idempotency_key, record.id, asked=asked)
         await accept(parts, await entry_of(parts, product, record), kind="message", record_id=record.id)
     return record.id
 

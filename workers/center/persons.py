@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Final, NamedTuple
 
 from infra.journal import JournalDown
 from infra.wire import JobContent
@@ -21,18 +22,29 @@ async def counted(parts: Parts, record: Broadcast) -> tuple[list[RoomAnswer], Kn
     return answers, known
 
 
-async def persons_of(parts: Parts, record: Broadcast) -> int | None:
-    """Connected or not; None where that can't be told. Raises a Problem while others count."""
+class Persons(NamedTuple):
+    """How many, None where that can't be told. `sure`: nobody was left out, no room and no record of the registry."""
+
+    number: int | None
+    sure: bool
+
+
+async def persons_of(parts: Parts, record: Broadcast) -> Persons:
+    """Connected or not. Raises a Problem while others count."""
     if record.audience is not None:
         try:
             found = await parts.audiences.find(record.product, record.audience, deadline=LOOK)
         except JournalDown:
-            return None
-        return None if found is None else found.clients
+            return UNKNOWN
+        return UNKNOWN if found is None else Persons(found.clients, sure=True)
     answers, known = await counted(parts, record)
     if known is None:
-        return None
-    return max(known.meant, sum(answer.persons or 0 for answer in answers))
+        return UNKNOWN
+    number = max(known.meant, sum(answer.persons or 0 for answer in answers))
+    return Persons(number, sure=known.exact and all(answer.persons is not None for answer in answers))
+
+
+UNKNOWN: Final = Persons(None, sure=False)
 
 
 async def _known(parts: Parts, content: JobContent) -> Known | None:

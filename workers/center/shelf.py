@@ -32,9 +32,14 @@ D = TypeVar("D", bound=Document)
 
 def shown(document: Document) -> Json:
     """A document as it may be shown: with stars for secrets."""
-    found: Json = json.loads(document.model_dump_json())
+    found = _dumped(document)
     for endpoint in found.get("webhooks", ()):
         endpoint[SECRETS] = [HIDDEN] * len(endpoint[SECRETS])
+    return found
+
+
+def _dumped(document: Document) -> Json:
+    found: Json = json.loads(document.model_dump_json())
     return found
 
 
@@ -73,15 +78,21 @@ def parsed(model: type[D], given: Json) -> D:
         found = model.model_validate(given)
     except ValidationError as error:
         raise invalid(error) from None
-    if (size := len(found.model_dump_json().encode())) > MAX_VALUE:
+    text = found.model_dump_json()
+    if (size := len(text.encode())) > MAX_VALUE:
         raise bad_input("body", size, f"a document has {MAX_VALUE} bytes at most")
-    return found
+    try:
+        return model.model_validate_json(text)  # as every process will read it
+    except ValidationError as error:
+        raise invalid(error) from None
 
 
 def differences(before: Document | None, after: Document | None) -> tuple[str, str]:
-    """What a change changes, as the audit shows it: the fields that differ, as they were and as they are."""
+    """What a change changes, as the audit shows it: the fields that differ, as they were and as they are. A secret
+    that is another one shows as the same stars."""
+    was, will_be = (_dumped(document) if document is not None else {} for document in (before, after))
     old, new = (shown(document) if document is not None else {} for document in (before, after))
-    changed = [name for name in old | new if old.get(name) != new.get(name)]
+    changed = [name for name in was | will_be if was.get(name) != will_be.get(name)]
     return _text(before, old, changed), _text(after, new, changed)
 
 
@@ -104,7 +115,7 @@ class Shelf:
         try:
             return await self._keeper.latest(key)
         except Unreadable as error:
-            raise _unreadable(error) from None
+            raise unreadable(error) from None
         except KvErrors as error:
             log.warning("document not read", key=key, error=type(error).__name__)
             raise bus_down() from None
@@ -150,11 +161,12 @@ class Shelf:
             found, revision = await self._keeper.latest(change.key)
         except Unreadable as error:
             if change.action == "patch":
-                raise _unreadable(error) from None
+                raise unreadable(error) from None
             return None, error.revision, False
         return found, revision, True
 
 
-def _unreadable(error: Unreadable) -> Problem:
+def unreadable(error: Unreadable) -> Problem:
+    """The 409 of a document that does not parse."""
     detail = f"what the bucket has at revision {error.revision} does not parse, and the last good one is in force; PUT another"
     return Problem("unreadable", detail)

@@ -10,12 +10,13 @@ import structlog
 from infra.bus import KvErrors
 from infra.documents import Product, Queue, product_key
 from infra.journal import Entry, Journal, create_queues
-from infra.keeper import Keeper
+from infra.keeper import Keeper, Unreadable
 from infra.settings import KafkaSettings
 from schemas import names
 from schemas.broadcasts import Audit
 from workers.center.ports import QueueChange
 from workers.center.problems import Problem, bus_down
+from workers.center.shelf import unreadable
 
 ATTEMPTS: Final = 3
 SUBJECT: Final = "queue"
@@ -58,6 +59,8 @@ class Switch:
             for _ in range(ATTEMPTS):
                 if (found := await self._attempt(product, change)) is not None:
                     return found
+        except Unreadable as error:
+            raise unreadable(error) from None
         except KeyError:
             raise Problem("unknown-product", f"product {product} is not in the keeper") from None
         except KvErrors as error:

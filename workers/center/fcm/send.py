@@ -174,9 +174,9 @@ def router(parts: Parts) -> APIRouter:
         require(who, Role.SEND if request.message.token is not None else Role.BROADCAST)
         options = request.message.options(time.time())
         if request.message.token is not None:
-            sent = await send(parts, who, message_of(product, request, options), idempotency_key)
+            sent = await send(parts, who, message_of(product, request, options), idempotency_key, asked=request)
         else:
-            sent = (await start(parts, who, broadcast_of(product, request, options), idempotency_key)).id
+            sent = (await start(parts, who, broadcast_of(product, request, options), idempotency_key, asked=request)).id
         return Sent(name=f"projects/{product}/messages/{sent}")
 
     return routes
