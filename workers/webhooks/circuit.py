@@ -50,6 +50,6 @@ class Circuit:
         self._until = max(self._until, now + pause)
 
 
-def pause_after(refusals: int, chance: Callable[[], float] = random.random) -> float:
-    """Seconds until an event that was refused so many times is tried again."""
-    return float(min(FIRST * 2.0 ** min(refusals, 16), LONGEST) * (0.5 + chance() / 2))
+def pause_after(times: int, chance: Callable[[], float] = random.random) -> float:
+    """Seconds until an event that failed by itself so many times is tried again."""
+    return float(min(FIRST * 2.0 ** min(times, 16), LONGEST) * (0.5 + chance() / 2))

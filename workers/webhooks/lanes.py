@@ -2,8 +2,9 @@
 
 A lane asks when the circuit of its endpoint lets it, takes the first events of the partitions that are this process's, and goes
 on until none is left. A request that is refused is asked again event by event, so that only those are left that are refused by
-themselves: they are tried `attempts` times, with growing pauses, and those of their key wait behind them. What has waited for
-longer than `keep`, or whose endpoint is there no more, is a dead letter.
+themselves: they are tried `attempts` times, with growing pauses, and those of their key wait behind them. Where an endpoint that
+is away is tried by one event and fails, the next try is another key's: it may be that event which it fails at. What has waited
+for longer than `keep`, or whose endpoint is there no more, is a dead letter.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from infra.lifecycle import Loops
 from schemas import names
 from schemas.records import Retry
 from workers.once import Producer
-from workers.webhooks.circuit import pause_after
+from workers.webhooks.circuit import Circuit, pause_after
 from workers.webhooks.events import Batch, Event, batches
 from workers.webhooks.outbox import Lost, Outbox, event_of, waits
 from workers.webhooks.sender import Outcome, Verdict
@@ -129,6 +130,8 @@ class Lanes:
         closed = circuit is None or circuit.closed
         most = endpoint.batch if endpoint is not None and closed and not self._alone.get(route) else 1
         items, held = self._waiting.first(route, self._mine.__contains__, time.monotonic(), most)
+        if not closed:
+            items = self._waiting.probe(route, self._mine.__contains__)
         if not items:
             return held if held > 0 else None
         found = await self._shelf.read(items)
@@ -177,6 +180,8 @@ class Lanes:
             return
         elif verdict.outcome is Outcome.REFUSED:
             await self._refused(route, endpoint, items[batch.events[0].id], batch.events[0], verdict.reason)
+        elif len(batch.events) == 1:
+            self._away(items[batch.events[0].id], self._outbox.circuit(route[0], endpoint))
         if self._alone.get(route):
             self._alone[route] -= 1
 
@@ -185,6 +190,12 @@ class Lanes:
         item.due = time.monotonic() + pause_after(item.refused)
         if item.refused >= endpoint.attempts:
             await self._bury(route, [Lost(event, f"{reason}, {item.refused} times", item)])
+
+    @staticmethod
+    def _away(item: Item, circuit: Circuit) -> None:
+        if item.away or not circuit.closed:
+            item.away += 1
+            item.due = time.monotonic() + circuit.wait() + pause_after(item.away)
 
     async def _bury(self, route: Route, lost: Sequence[Lost]) -> None:
         await self._end(route, [each.event for each in lost], [self._outbox.letter(route[1], each) for each in lost])

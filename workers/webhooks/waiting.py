@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter as Counts
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 MAX_WAITING: Final = 100_000
@@ -22,8 +23,9 @@ Route = tuple[str, str]
 
 @dataclass(slots=True)
 class Item:
-    """One event that waits. `due`: not before then (monotonic); `refused`: how many times it was refused by itself; `seen`: read
-    back from Kafka. Before that it is not told: its end would be read before its beginning."""
+    """One event that waits. `due`: not before then (monotonic); `refused`: how many times it was refused by itself; `away`: how
+    many times the endpoint was away when it was tried by this one: then it goes alone. `seen`: read back from Kafka. Before that
+    it is not told: its end would be read before its beginning."""
 
     id: str
     key: str
@@ -32,6 +34,7 @@ class Item:
     since_ms: int
     due: float = 0.0
     refused: int = 0
+    away: int = 0
     seen: bool = False
 
 
@@ -112,6 +115,21 @@ class Waiting:
             elif item.due > now:
                 held.add(item.key)
                 soonest = min(soonest or item.due, item.due)
+            elif item.away and picked:
+                held.add(item.key)
+            elif item.away:
+                picked.append(item)
+                break
             else:
                 picked.append(item)
         return picked, soonest - now if soonest else 0.0
+
+    def probe(self, route: Route, mine: Callable[[int], bool]) -> list[Item]:
+        """The one by which an endpoint that is away is tried, none if none may be told: it may be away because of one of them,
+        so it is the first of the key that failed the least often."""
+        line = self._lines.get(route)
+        heads: dict[str, Item] = {}
+        for item in islice(line.items.values() if line else (), SCANNED):
+            if mine(item.partition):
+                heads.setdefault(item.key, item)
+        return sorted((item for item in heads.values() if item.seen), key=lambda item: (item.away, item.refused))[:1]
