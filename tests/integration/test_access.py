@@ -25,7 +25,7 @@ from tests.unit.center_world import KEY
 from tests.unit.center_world import World as Center
 from tests.unit.live_room import PING, connect, live
 from workers.center import app
-from workers.center.access_change import AccessWriter
+from workers.center.operating.access_change import AccessWriter
 from workers.center.ports import AccessChange
 
 

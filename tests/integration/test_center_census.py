@@ -18,8 +18,8 @@ from schemas import names
 from schemas.broadcasts import Audit
 from schemas.partition import Shares
 from schemas.records import ClientProduct, ClientRecord
-from workers.center.census import Census
-from workers.center.trail import Trail
+from workers.center.campaigns.census import Census
+from workers.center.operating.trail import Trail
 
 pytestmark = pytest.mark.xdist_group("local-brokers")
 

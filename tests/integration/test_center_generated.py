@@ -37,9 +37,9 @@ from infra.documents import Issuer, Product, SigningKey, issuer_key, product_key
 from infra.keeper import Keeper
 from infra.settings import Settings
 from tests.unit.center_world import World
-from workers.center.audiences import STREAMED
-from workers.center.batch import LARGE
-from workers.center.bodies import MAX_BODY
+from workers.center.campaigns.audiences import STREAMED
+from workers.center.unicast.batch import LARGE
+from workers.center.web.bodies import MAX_BODY
 
 pytestmark = [pytest.mark.xdist_group("generated-requests"), pytest.mark.timeout(180)]
 

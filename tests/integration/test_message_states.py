@@ -21,8 +21,8 @@ from schemas import names
 from schemas.codes import State
 from schemas.records import PushMessage
 from workers.center.ids import uuid7
-from workers.center.problems import Problem
-from workers.center.sightings import Asked, Sightings
+from workers.center.unicast.sightings import Asked, Sightings
+from workers.center.web.problems import Problem
 
 pytestmark = pytest.mark.xdist_group("local-brokers")
 

@@ -21,9 +21,9 @@ from schemas import names
 from schemas.broadcasts import Audit
 from schemas.codes import State
 from schemas.records import DeadLetter, PushMessage, Receipt
+from workers.center.operating.switch import Switch
 from workers.center.ports import QueueChange
-from workers.center.problems import Problem
-from workers.center.switch import Switch
+from workers.center.web.problems import Problem
 
 CLIENTS = 10
 

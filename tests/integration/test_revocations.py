@@ -24,8 +24,8 @@ from schemas import names
 from schemas.broadcasts import Audit
 from tests.unit.gateway_world import claims
 from tests.unit.token_world import pair
-from workers.center.problems import Problem
-from workers.center.revoker import Revoker
+from workers.center.operating.revoker import Revoker
+from workers.center.web.problems import Problem
 from workers.jwks import KeySets
 from workers.outside import Outside
 

@@ -38,24 +38,24 @@ from schemas.broadcasts import AudienceChunk, Audit
 from schemas.records import PushMessage, Receipt
 from tests.unit.journal_twin import APPEND_MS, JournalTwin
 from workers.center import app
-from workers.center.access_change import AccessWriter
-from workers.center.apikey import ApiKey, new_id, new_secret
-from workers.center.auth import Role
-from workers.center.census import Known, RoomAnswer
+from workers.center.callers.apikey import ApiKey, new_id, new_secret
+from workers.center.callers.auth import Role
+from workers.center.callers.keyring import KeyRing
+from workers.center.callers.keysmith import dropped, rotated
+from workers.center.callers.limits import Limits
+from workers.center.callers.oidc import ApiTokens
+from workers.center.campaigns.census import Known, RoomAnswer
+from workers.center.campaigns.jobs import JobIndex
 from workers.center.dispatch.askers import Askers
 from workers.center.dispatch.regions import Regions
-from workers.center.jobs import JobIndex
-from workers.center.keyring import KeyRing
-from workers.center.keysmith import dropped, rotated
-from workers.center.limits import Limits
-from workers.center.oidc import ApiTokens
+from workers.center.operating.access_change import AccessWriter
+from workers.center.operating.shelf import Shelf
+from workers.center.operating.switch import changed
+from workers.center.operating.trail import AuditPage, TrailPage
 from workers.center.ports import DrainOrder, KeyOrder, Parts, QueueChange
-from workers.center.problems import Problem, bus_down
-from workers.center.shelf import Shelf
-from workers.center.sightings import Asked, Receipts, Sighting, Wanted
-from workers.center.streams import Streams
-from workers.center.switch import changed
-from workers.center.trail import AuditPage, TrailPage
+from workers.center.unicast.sightings import Asked, Receipts, Sighting, Wanted
+from workers.center.web.problems import Problem, bus_down
+from workers.center.web.streams import Streams
 from workers.outside import Outside
 from workers.webhooks import Sender
 

@@ -11,7 +11,7 @@ from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS, NOT_COUNTED
 from infra.bus import MAX_VALUE
 from infra.documents import Access, Rules
 from schemas.broadcasts import Audit
-from workers.center.access_change import ATTEMPTS, changed
+from workers.center.operating.access_change import ATTEMPTS, changed
 from workers.center.ports import AccessChange
 
 

@@ -19,14 +19,14 @@ from infra.register import ClientView, SessionView
 from infra.wire import Bind
 from schemas.broadcasts import Broadcast
 from workers.center import app
-from workers.center.bodies import Bodies
-from workers.center.gate import Gate
+from workers.center.callers.keycheck import Keys, NoKey
+from workers.center.callers.keyring import KeyRing
+from workers.center.callers.oidc import ApiTokens
 from workers.center.ids import uuid7
-from workers.center.keycheck import Keys, NoKey
-from workers.center.keyring import KeyRing
-from workers.center.oidc import ApiTokens
 from workers.center.readiness import Readiness
-from workers.center.server import HttpServer
+from workers.center.web.bodies import Bodies
+from workers.center.web.gate import Gate
+from workers.center.web.server import HttpServer
 
 SALE = {"product": "shop", "payload": "sale", "groups": ["vip"], "include_new": True}
 

@@ -10,10 +10,10 @@ import pytest
 from center_world import World, room
 
 from schemas.broadcasts import Broadcast
-from workers.center.approval import KEPT_S, approved, limit_of, token_of
-from workers.center.auth import OPERATOR, Caller, Role
-from workers.center.campaign import BroadcastRequest
-from workers.center.census import Known
+from workers.center.callers.approval import KEPT_S, approved, limit_of, token_of
+from workers.center.callers.auth import OPERATOR, Caller, Role
+from workers.center.campaigns.campaign import BroadcastRequest
+from workers.center.campaigns.census import Known
 
 SALE = {"product": "shop", "payload": "sale"}
 SECRET = b"k" * 32

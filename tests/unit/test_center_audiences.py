@@ -12,11 +12,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from schemas import codec
 from schemas.broadcasts import MAX_AUDIENCE, MAX_CHUNK, AudienceChunk
-from workers.center import app, uploads
-from workers.center.bodies import MAX_BODY, Bodies, Streamed
-from workers.center.gate import Gate
-from workers.center.problems import Problem
-from workers.center.uploads import Slots, Upload
+from workers.center import app
+from workers.center.campaigns import uploads
+from workers.center.campaigns.uploads import Slots, Upload
+from workers.center.web.bodies import MAX_BODY, Bodies, Streamed
+from workers.center.web.gate import Gate
+from workers.center.web.problems import Problem
 
 PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
 

@@ -15,10 +15,10 @@ from infra.journal import Position
 from schemas.broadcasts import Broadcast
 from schemas.codes import Priority
 from schemas.records import PushMessage
-from workers.center import keycheck
-from workers.center.auth import Caller, Role
-from workers.center.bodies import MAX_BODY, Bodies, Large
-from workers.center.gate import Gate
+from workers.center.callers import keycheck
+from workers.center.callers.auth import Caller, Role
+from workers.center.web.bodies import MAX_BODY, Bodies, Large
+from workers.center.web.gate import Gate
 
 GOOD = {"product": "shop", "client": "phone-1", "payload": "hello"}
 

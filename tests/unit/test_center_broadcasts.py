@@ -12,7 +12,7 @@ from center_world import World
 from infra.documents import Product
 from schemas.broadcasts import Broadcast, Canary, Quiet
 from schemas.codes import Priority
-from workers.center.paging import cursor_of
+from workers.center.web.paging import cursor_of
 
 SALE: dict[str, Any] = {"product": "shop", "payload": "sale"}
 DAY_S = 86_400

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from infra.meant import of_registry
 from infra.wire import JobContent
 from schemas.records import ClientProduct, ClientRecord
-from workers.center.census import Known
+from workers.center.campaigns.census import Known
 
 NEWS: dict[str, Any] = {"product": "shop", "groups": ["news", "vip"], "match": "all", "sample": "5%", "sample_seed": "s"}
 

@@ -13,8 +13,8 @@ from center_world import World, room
 from prometheus_client import REGISTRY
 
 from workers.center import app
-from workers.center.intake import HEAD_BYTES, Intake
-from workers.center.server import HttpServer
+from workers.center.web.intake import HEAD_BYTES, Intake
+from workers.center.web.server import HttpServer
 
 
 @pytest_asyncio.fixture

@@ -12,11 +12,11 @@ from center_world import KEY, World
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from workers.center.apikey import ApiKey, Secret, hash_of, new_secret, split
-from workers.center.auth import Caller, NotAdmitted, Role
-from workers.center.keyring import KeyRing
-from workers.center.keysmith import rotated
-from workers.center.problems import Problem
+from workers.center.callers.apikey import ApiKey, Secret, hash_of, new_secret, split
+from workers.center.callers.auth import Caller, NotAdmitted, Role
+from workers.center.callers.keyring import KeyRing
+from workers.center.callers.keysmith import rotated
+from workers.center.web.problems import Problem
 
 ASKED = {"name": "backend", "products": ["shop"], "roles": ["read", "send", "send"], "by": "ann", "reason": "a new server"}
 

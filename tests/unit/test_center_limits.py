@@ -10,10 +10,10 @@ from center_world import KEY, SharedTwin, World
 from starlette.types import Message
 
 from workers.center import app
-from workers.center.auth import OPERATOR, Caller, Role
-from workers.center.keycheck import WRONG_BURST
-from workers.center.limits import Limits
-from workers.center.problems import Problem
+from workers.center.callers.auth import OPERATOR, Caller, Role
+from workers.center.callers.keycheck import WRONG_BURST
+from workers.center.callers.limits import Limits
+from workers.center.web.problems import Problem
 
 
 def caller(rate: int = 100, key: str = "k1") -> Caller:

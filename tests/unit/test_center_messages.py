@@ -11,7 +11,7 @@ import pytest
 from center_world import KEY, World
 
 from schemas.records import PushMessage
-from workers.center.bodies import MAX_BODY
+from workers.center.web.bodies import MAX_BODY
 
 GOOD = {"product": "shop", "client": "phone-1", "payload": "hello"}
 

@@ -8,8 +8,8 @@ from center_world import World, room
 from infra.register import ClientView, SessionView
 from infra.wire import Bind
 from schemas.broadcasts import NO_PRODUCT, Audit
-from workers.center.census import Known
-from workers.center.paging import cursor_of
+from workers.center.campaigns.census import Known
+from workers.center.web.paging import cursor_of
 
 USER = "/v1/users/ann"
 LEFT_MS = 1795880406190

@@ -11,9 +11,9 @@ from center_world import World, room
 from infra.documents import POLICY, Policy, Product, Queue, product_key
 from infra.documents.webhooks import new_secret
 from schemas.broadcasts import Audit
-from workers.center.paging import cursor_of
-from workers.center.shelf import HIDDEN, merged
-from workers.center.switch import MAX_QUEUES
+from workers.center.operating.shelf import HIDDEN, merged
+from workers.center.operating.switch import MAX_QUEUES
+from workers.center.web.paging import cursor_of
 
 SHOP = "/v1/products/shop"
 

@@ -9,9 +9,9 @@ from center_world import World
 
 from infra.documents import Product, Queue
 from schemas import names
+from workers.center.operating.switch import MAX_QUEUES, changed, queue_text
 from workers.center.ports import QueueChange
-from workers.center.problems import Problem
-from workers.center.switch import MAX_QUEUES, changed, queue_text
+from workers.center.web.problems import Problem
 
 SHOP = "/v1/products/shop/queue"
 

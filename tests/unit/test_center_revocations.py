@@ -15,9 +15,9 @@ from infra.ops.token_text import issuer_text, issuers_text, revocation_text, rev
 from infra.revoked import MAX_S, Revocation, Revoked
 from infra.tokens import Verifier
 from tests.unit.gateway_world import claims
-from workers.center.problems import Problem
-from workers.center.revocations import DEFAULT_S
-from workers.center.revoker import Revoker
+from workers.center.operating.revocations import DEFAULT_S
+from workers.center.operating.revoker import Revoker
+from workers.center.web.problems import Problem
 
 URL = "https://login.example/jwks"
 KEYS = (pair("RS256").document("r"),)
@@ -178,7 +178,7 @@ async def test_given_keys_of_another_url_when_listed_then_they_are_not_shown() -
 
 
 async def test_given_as_many_as_may_hold_when_one_more_is_asked_for_then_409(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.center.revoker.MAX_REVOCATIONS", 1)
+    monkeypatch.setattr("workers.center.operating.revoker.MAX_REVOCATIONS", 1)
     revoked = Revoked()
     entry = Revocation(kind="client", scope="main", subject="c1", before=1, until=4e9)
     revoked.put(entry.id, msgspec.json.encode(entry))

@@ -23,9 +23,9 @@ from schemas import names
 from schemas.broadcasts import AudienceChunk, Audit
 from schemas.records import PushMessage
 from workers.center import app
-from workers.center.auth import OF_DEVICES, OPEN, Role
+from workers.center.callers.auth import OF_DEVICES, OPEN, Role
+from workers.center.callers.keycheck import WRONG_BURST
 from workers.center.dispatch.route import Dispatcher
-from workers.center.keycheck import WRONG_BURST
 
 HOOK: Final = {"name": "main", "url": "http://127.0.0.1:9/", "secrets": [new_secret()], "events": ["*"]}
 SHOP: Final = Product.model_validate({"name": "shop", "queue": Queue(rate=10), "webhooks": [HOOK]})

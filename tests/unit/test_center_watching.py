@@ -13,7 +13,7 @@ from center_world import KEY, World
 
 from schemas.broadcasts import Audit
 from workers.center import app
-from workers.center.server import HttpServer
+from workers.center.web.server import HttpServer
 
 
 def unfailing(reason: str) -> None:

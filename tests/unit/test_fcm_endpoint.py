@@ -12,7 +12,7 @@ from center_world import World
 from schemas.broadcasts import Broadcast
 from schemas.codes import PLACES
 from schemas.records import PushMessage
-from workers.center.bodies import MAX_BODY
+from workers.center.web.bodies import MAX_BODY
 
 SEND = "/v1/projects/shop/messages:send"
 TOKEN = {"token": "phone-1"}

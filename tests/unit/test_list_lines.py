@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import names
-from workers.center.lines import FORMATS, MAX_LINE, MAX_TOLD, Lines
+from workers.center.campaigns.lines import FORMATS, MAX_LINE, MAX_TOLD, Lines
 
 TYPES = sorted(FORMATS)
 NDJSON, CSV, PLAIN = "application/x-ndjson", "text/csv", "text/plain"

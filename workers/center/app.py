@@ -9,39 +9,19 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp
 
 from infra import asyncapi
-from workers.center import (
-    access,
-    audiences,
-    audit,
-    batch,
-    broadcasts,
-    clients,
-    config,
-    document,
-    estimate,
-    groups,
-    keys,
-    messages,
-    page,
-    problems,
-    products,
-    pull,
-    queues,
-    revocations,
-    rooms,
-    states,
-    steering,
-    users,
-    watching,
-    webhooks,
-)
-from workers.center.bodies import Bodies
+from workers.center.callers import keys
+from workers.center.callers.keycheck import KeyCheck, Keys
+from workers.center.campaigns import audiences, broadcasts, estimate, steering, watching
+from workers.center.devices import clients, groups, users
 from workers.center.dispatch import route as dispatch
 from workers.center.fcm import send as fcm
 from workers.center.fcm.errors import GoogleErrors
-from workers.center.gate import Gate
-from workers.center.keycheck import KeyCheck, Keys
+from workers.center.operating import access, audit, config, products, queues, revocations, rooms, webhooks
 from workers.center.ports import Parts
+from workers.center.unicast import batch, messages, pull, states
+from workers.center.web import document, page, problems
+from workers.center.web.bodies import Bodies
+from workers.center.web.gate import Gate
 
 DESCRIPTION: Final = "Push to one device, to a user's devices, or to everyone at a controlled rate."
 

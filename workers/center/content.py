@@ -21,9 +21,9 @@ from infra.settings import Seconds
 from schemas import names
 from schemas.checks import MAX_TTL_S
 from schemas.codes import MAX_PROPERTIES, Priority
-from workers.center.auth import Caller
+from workers.center.callers.auth import Caller
 from workers.center.ports import Parts
-from workers.center.problems import Problem, bad_input, journal_down, shown
+from workers.center.web.problems import Problem, bad_input, journal_down, shown
 
 ACK_TIMEOUT: Final = 2.0
 """How long a request waits for Kafka, s; then it is answered 503."""

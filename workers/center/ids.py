@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from workers.center.problems import bad_input
+from workers.center.web.problems import bad_input
 
 MAX_KEY: Final = 255
 KEYED: Final = "k-"

@@ -16,17 +16,17 @@ from infra.rooms import RoomView
 from infra.tokens import Grant
 from infra.wire import JobContent, PullItem
 from schemas.records import Receipt
-from workers.center.apikey import ApiKey
-from workers.center.census import Known, RoomAnswer
+from workers.center.callers.apikey import ApiKey
+from workers.center.callers.keyring import KeyRing
+from workers.center.callers.limits import Limits
+from workers.center.callers.oidc import ApiTokens
+from workers.center.campaigns.census import Known, RoomAnswer
+from workers.center.campaigns.jobs import JobIndex
 from workers.center.dispatch.askers import Askers
-from workers.center.etags import Writing
-from workers.center.jobs import JobIndex
-from workers.center.keyring import KeyRing
-from workers.center.limits import Limits
-from workers.center.oidc import ApiTokens
-from workers.center.sightings import Asked, Receipts, Sighting, Wanted
-from workers.center.streams import Streams
-from workers.center.trail import AuditPage, TrailPage
+from workers.center.operating.trail import AuditPage, TrailPage
+from workers.center.unicast.sightings import Asked, Receipts, Sighting, Wanted
+from workers.center.web.etags import Writing
+from workers.center.web.streams import Streams
 from workers.webhooks.events import Batch
 from workers.webhooks.sender import Verdict
 
@@ -93,7 +93,7 @@ class PendingTable(Protocol):
 
 
 class Kicker(Protocol):
-    """Who ends sessions (workers.center.kick.Kicks)."""
+    """Who ends sessions (workers.center.devices.kick.Kicks)."""
 
     async def kick(self, key: str, session: SessionView, reason: str) -> bool:
         """Close this session; False if its room does not have it any more. Raises problems.Problem if the room can't be asked."""
@@ -112,14 +112,14 @@ class DrainOrder:
 
 
 class RoomDrains(Protocol):
-    """Who drains rooms (workers.center.drains.Drains)."""
+    """Who drains rooms (workers.center.operating.drains.Drains)."""
 
     async def drain(self, room: str, order: DrainOrder) -> None:
         """Give the order, audited. Raises problems.Problem, JournalDown."""
 
 
 class Confirmer(Protocol):
-    """Who settles what a device had by HTTP (workers.center.confirm.Confirmations)."""
+    """Who settles what a device had by HTTP (workers.center.unicast.confirm.Confirmations)."""
 
     async def confirm(self, key: str, product: str, message_id: str) -> bool:
         """Settle it; False if it is not pending. Raises problems.Problem where that can't be done now."""
@@ -143,7 +143,7 @@ class KeyTable(Protocol):
 
 
 class MessageLog(Protocol):
-    """Where messages were seen (workers.center.sightings.Sightings)."""
+    """Where messages were seen (workers.center.unicast.sightings.Sightings)."""
 
     async def find(self, asked: Asked) -> Sighting:
         """A message's record; raises JournalDown, or problems.Problem while others ask."""
@@ -160,7 +160,7 @@ class StandingTable(Protocol):
 
 
 class JobBoard(Protocol):
-    """Jobs as readers see them (workers.center.jobs.JobMirror): a fold of `push.jobs`, seconds old at most."""
+    """Jobs as readers see them (workers.center.campaigns.jobs.JobMirror): a fold of `push.jobs`, seconds old at most."""
 
     async def get(self, job: str) -> dict[str, Any] | None:
         """A job's document, or None; raises problems.Problem if that can't be told now."""
@@ -177,7 +177,7 @@ class JobBoard(Protocol):
 
 
 class Counter(Protocol):
-    """How many clients a content means (workers.center.census.Census)."""
+    """How many clients a content means (workers.center.campaigns.census.Census)."""
 
     async def online(self, rooms: list[str], content: JobContent) -> list[RoomAnswer]:
         """What each room says of its clients, in the same order; a room that does not answer in time has its reason."""
@@ -187,7 +187,7 @@ class Counter(Protocol):
 
 
 class AuditTrail(Protocol):
-    """What was done to jobs (workers.center.trail.Trail)."""
+    """What was done to jobs (workers.center.operating.trail.Trail)."""
 
     async def of(self, product: str, job: str) -> AuditPage:
         """The audit of one job, newest last; raises JournalDown."""
@@ -224,14 +224,14 @@ class WebhookSender(Protocol):
 
 
 class QueueSwitch(Protocol):
-    """Who changes a product's own queue (workers.center.switch.Switch)."""
+    """Who changes a product's own queue (workers.center.operating.switch.Switch)."""
 
     async def change(self, product: str, change: QueueChange) -> Product:
         """Change it in the keeper, audited; returns the product as it is now. Raises problems.Problem, JournalDown."""
 
 
 class RevocationTable(Protocol):
-    """Which tokens hold no more (workers.center.revoker.Revoker)."""
+    """Which tokens hold no more (workers.center.operating.revoker.Revoker)."""
 
     def known(self) -> list[Revocation]:
         """Those that hold now."""
@@ -287,7 +287,7 @@ class DocumentStore(Protocol):
 
 
 class AccessLists(Protocol):
-    """Who changes who may connect (workers.center.access_change.AccessWriter)."""
+    """Who changes who may connect (workers.center.operating.access_change.AccessWriter)."""
 
     async def change(self, change: AccessChange) -> Access:
         """Change a list, audited; returns all of them as they are then. Raises problems.Problem, JournalDown."""
@@ -301,7 +301,7 @@ class KeyOrder(NamedTuple):
 
 
 class ApiKeys(Protocol):
-    """The API keys, and who makes them (workers.center.keysmith.KeySmith). What changes raises problems.Problem, JournalDown."""
+    """The API keys, and who makes them (callers.keysmith.KeySmith). What changes raises problems.Problem, JournalDown."""
 
     def known(self) -> list[ApiKey]:
         """All of them, by their ids, those that ended lately, too."""
@@ -323,7 +323,7 @@ class ApiKeys(Protocol):
 
 
 class ApprovalSecrets(Protocol):
-    """By what confirmations of broadcasts are signed (workers.center.approval.Secrets)."""
+    """By what confirmations of broadcasts are signed (workers.center.callers.approval.Secrets)."""
 
     async def current(self) -> bytes:
         """The secret of all centers; raises problems.Problem."""
@@ -343,7 +343,7 @@ class Change:
 
 
 class Documentation(Protocol):
-    """Who reads and changes documents of the keeper (workers.center.shelf.Shelf)."""
+    """Who reads and changes documents of the keeper (workers.center.operating.shelf.Shelf)."""
 
     async def read(self, key: str) -> tuple[Document | None, int]:
         """A document as it is in the bucket now, and its revision; raises problems.Problem."""

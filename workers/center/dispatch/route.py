@@ -23,7 +23,7 @@ from workers.center.dispatch.choice import Table, Wish
 from workers.center.dispatch.failures import Failures
 from workers.center.dispatch.query import MAX_ADDRESS, MAX_ATTEMPT, MAX_FAILED, MAX_NETWORK, Ask, read, repeated
 from workers.center.ports import Parts
-from workers.center.problems import Problem, bad_input, responses
+from workers.center.web.problems import Problem, bad_input, responses
 
 PATH: Final = "/v1/dispatch"
 HEADERS: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
@@ -166,7 +166,7 @@ class Front:
 
 
 class _Route(msgspec.Struct, frozen=True):
-    """By its path requests are counted (workers/center/gate.py)."""
+    """By its path requests are counted (workers/center/web/gate.py)."""
 
     path: str
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from schemas import names
 from schemas.checks import MAX_TTL_S
 from workers.center.content import PriorityName
-from workers.center.problems import bad_input
+from workers.center.web.problems import bad_input
 
 _DURATION: Final = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?s")
 """A duration of JSON's mapping for Protocol Buffers, as `3.5s`."""

@@ -13,16 +13,16 @@ from fastapi import APIRouter, Path
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from schemas import names
-from workers.center.auth import KEYED, Role, Who, require
-from workers.center.broadcasts import start
-from workers.center.campaign import BroadcastRequest
+from workers.center.callers.auth import KEYED, Role, Who, require
+from workers.center.campaigns.broadcasts import start
+from workers.center.campaigns.campaign import BroadcastRequest
 from workers.center.content import GroupName, IdempotencyKey, ProductName, Text
 from workers.center.fcm.condition import segment_of
 from workers.center.fcm.errors import responses
 from workers.center.fcm.options import Options, duration_s, of_apns, of_webpush
-from workers.center.messages import Message, send
 from workers.center.ports import Parts
-from workers.center.problems import bad_input
+from workers.center.unicast.messages import Message, send
+from workers.center.web.problems import bad_input
 
 CONTENT_TYPE: Final = "application/json"
 RESERVED: Final = ("from", "message_type")

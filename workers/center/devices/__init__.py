@@ -1,0 +1,1 @@
+"""Clients, users and groups, as the register and the rooms know them."""

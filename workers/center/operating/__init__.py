@@ -1,0 +1,1 @@
+"""What operators see and change: rooms, products, policy, lists, queues, revocations; and its audit."""

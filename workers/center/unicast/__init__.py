@@ -1,0 +1,1 @@
+"""Messages to a client, a user or a group, and what became of them."""

@@ -1,0 +1,1 @@
+"""HTTP itself: the server, what bounds requests, problems, pages, entity tags, the document."""
