@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ ROOM = os.environ.setdefault("LONGWIRE_ROOM__COMPILED", "off")
 """`on` (`make test-compiled`): the rooms of the tests, in this process and in others, are compiled; else interpreted, though a
 build may be there."""
 compiled.choose(ROOM)
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # in the background of a shell; processes that tests start would ignore it, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("longwire", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("longwire")
