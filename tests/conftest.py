@@ -23,7 +23,7 @@ compiled.choose(ROOM)
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # in the background of a shell; processes that tests start would ignore it, too
+):  # in the background of a shell: children would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("longwire", deadline=None)  # a busy machine is no failure
