@@ -21,9 +21,7 @@ ROOM = os.environ.setdefault("LONGWIRE_ROOM__COMPILED", "off")
 build may be there."""
 compiled.choose(ROOM)
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # in the background of a shell: children would ignore it, too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell: children would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("longwire", deadline=None)  # a busy machine is no failure

@@ -250,6 +250,9 @@ MALFORMED: dict[str, tuple[str, bytes]] = {
 
 NOTHING = ("empty", "null")
 
+LIKE_GOOGLE = ("POST /v1/projects/{product}/messages:send",)
+"""Errors there have Google's codes, which have no word for what is too large but INVALID_ARGUMENT."""
+
 BODIED = [
     f"{method.upper()} {path}" for path, item in DOCUMENT["paths"].items() for method in item if "requestBody" in item[method]
 ]
@@ -271,7 +274,7 @@ def test_given_a_body_that_is_too_large_then_it_is_refused_as_the_document_says(
     operation = center.operation(label)
     most = LARGE.most if label == f"{LARGE.method} {LARGE.path}" else MAX_BODY
     answer = center.send(operation, b" " * (most + 1), {"Content-Type": "application/json"})
-    assert answer.status_code == 413
+    assert answer.status_code == (400 if label in LIKE_GOOGLE else 413)
     operation.validate_response(answer)
 
 
