@@ -176,6 +176,17 @@ async def center(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cent
         yield await seeded(report["url"])
 
 
+@pytest.fixture(autouse=True)
+def as_it_was(center: Center) -> None:
+    """The product and the policy: requests of another test may have changed or removed them."""
+    for path, document in ((f"/v1/products/{PRODUCT}", {"rate": 100}), ("/v1/config", {})):
+        center.session.put(f"{center.url}{path}", json=document, headers=KEY, timeout=15).raise_for_status()
+    deadline = time.monotonic() + 10
+    while not center.session.get(f"{center.url}/v1/products/{PRODUCT}/usage", headers=KEY, timeout=15).ok:
+        assert time.monotonic() < deadline, "center does not know the product again"
+        time.sleep(0.05)
+
+
 async def configure(settings: Settings) -> None:
     """One product, and who signs its devices' tokens."""
     bus = Bus(settings.nats, name="test-generated", version="0.0.0")
