@@ -102,7 +102,7 @@ async def test_given_a_wiped_store_or_a_restart_when_looked_at_then_what_was_rev
             await bucket.put("nonsense", b"{}")
             await eventually(lambda: entry.id in room.revoked.entries)
             await bus._client.jetstream().delete_key_value(names.KV_REVOCATIONS)
-            room._mirror._again.set()
+            room._kept._mirror._again.set()
             await asyncio.sleep(2)
             assert entry.id in room.revoked.entries
         async with following(bus, tmp_path) as again:

@@ -6,8 +6,6 @@ business with it.
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -17,9 +15,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from infra.bus import Bus
-from infra.lifecycle import Loops
-from infra.mirror import Mirror
-from infra.telemetry import write_json
+from infra.kept import KeptMirror
 from schemas import names
 from workers.center.callers.apikey import ApiKey, check, fits, split
 from workers.center.callers.auth import Caller, NotAdmitted
@@ -27,8 +23,6 @@ from workers.center.callers.auth import Caller, NotAdmitted
 MAX_KEYS: Final = 5_000
 """Ended ones included; center makes no more."""
 MAX_TAKEN: Final = 2 * MAX_KEYS
-SAVE_EVERY: Final = 2.0
-"""Seconds: so many changes are one write."""
 
 log = structlog.get_logger("keyring")
 refused = Counter("longwire_center_key_documents_refused_total", "Documents of API keys that were not read, or were too many")
@@ -86,49 +80,20 @@ class MirroredKeys:
 
     def __init__(self, bus: Bus, *, disk: Path, fail: Callable[[str], None]) -> None:
         self.ring = KeyRing()
-        self._file = disk / "api-keys.json"
-        self._changed = False
-        self._loops = Loops(fail)
-        self._mirror = Mirror(
-            bus, names.KV_API_KEYS, on_change=self._take, keep_when_empty=True, refill=True, needed=False, fail=fail
+        self._kept = KeptMirror(
+            bus,
+            names.KV_API_KEYS,
+            file=disk / "api-keys.json",
+            put=self.ring.put,
+            holds=lambda key: key in self.ring.keys,
+            refill=True,
+            fail=fail,
         )
 
     async def start(self) -> None:
-        """Load what is on disk, then the bucket; where that can't be read what is on disk holds."""
-        self._load()
-        await self._mirror.start()
-        self._loops.start("api keys", self._keep())
+        """See `infra.kept.KeptMirror`."""
+        await self._kept.start()
 
     async def stop(self) -> None:
-        """Stop following. What was heard of is on disk when it returns."""
-        await self._loops.stop()
-        await self._mirror.stop()
-        self._save(self._values())
-
-    def _take(self, key: str, value: bytes | None) -> None:
-        self._changed |= self.ring.put(key, value)
-
-    async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(SAVE_EVERY)
-            if self._changed:
-                self._changed = False
-                self._save(self._values())
-
-    def _values(self) -> dict[str, str]:
-        return {key: value.decode() for key, value in self._mirror.entries.items() if key in self.ring.keys}
-
-    def _save(self, values: dict[str, str]) -> None:
-        try:
-            write_json(self._file, values)
-        except OSError as error:
-            log.warning("API keys not saved", file=str(self._file), error=str(error))
-
-    def _load(self) -> None:
-        try:
-            saved: dict[str, str] = json.loads(self._file.read_text())
-        except (OSError, ValueError):
-            return
-        for key, value in saved.items():
-            if self.ring.put(key, value.encode()):
-                self._mirror.entries[key] = value.encode()
+        """See `infra.kept.KeptMirror`."""
+        await self._kept.stop()
