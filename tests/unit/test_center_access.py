@@ -11,7 +11,8 @@ from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS, NOT_COUNTED
 from infra.bus import MAX_VALUE
 from infra.documents import Access, Rules
 from schemas.broadcasts import Audit
-from workers.center.operating.access_change import ATTEMPTS, changed
+from workers.center.operating.access_change import changed
+from workers.center.operating.attempts import ATTEMPTS
 from workers.center.ports import AccessChange
 
 

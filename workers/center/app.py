@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
+import msgspec
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
 from infra import asyncapi
@@ -76,13 +78,21 @@ def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastA
     app.include_router(_operations(parts))
     document.describe(app)
 
+    @cache  # asked by who has no key: they are made once
+    def the_page() -> str:
+        return page.render(app.openapi())
+
+    @cache
+    def the_topics() -> bytes:
+        return msgspec.json.encode(asyncapi.document(version))
+
     @app.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
-        return HTMLResponse(page.render(app.openapi()), headers=page.HEADERS)
+        return HTMLResponse(the_page(), headers=page.HEADERS)
 
     @app.get("/asyncapi.json", include_in_schema=False)
-    async def show_asyncapi() -> JSONResponse:
-        return JSONResponse(asyncapi.document(version))
+    async def show_asyncapi() -> Response:
+        return Response(the_topics(), media_type="application/json")
 
     return app
 

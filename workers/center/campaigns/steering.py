@@ -56,13 +56,12 @@ OrderBody = Annotated[Order, Body()]
 
 def router(parts: Parts) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["broadcasts"])
+    routes = APIRouter(tags=["broadcasts"], dependencies=needs(Role.BROADCAST))
     kinds = ("bad-input", "unauthorized", "unknown-broadcast", "wrong-state", "journal-down", "bus-down")
     refusals = responses(*kinds)
 
     @routes.post(
         "/v1/broadcasts/{id}/start",
-        dependencies=needs(Role.BROADCAST),
         status_code=202,
         response_model=Steered,
         responses=responses(*kinds, "too-many-broadcasts"),
@@ -73,7 +72,6 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.post(
         "/v1/broadcasts/{id}/pause",
-        dependencies=needs(Role.BROADCAST),
         status_code=202,
         response_model=Steered,
         responses=refusals,
@@ -84,7 +82,6 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.post(
         "/v1/broadcasts/{id}/resume",
-        dependencies=needs(Role.BROADCAST),
         status_code=202,
         response_model=Steered,
         responses=refusals,
@@ -95,7 +92,6 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.post(
         "/v1/broadcasts/{id}/cancel",
-        dependencies=needs(Role.BROADCAST),
         status_code=202,
         response_model=Steered,
         responses=refusals,
@@ -106,7 +102,6 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.put(
         "/v1/broadcasts/{id}/rate",
-        dependencies=needs(Role.BROADCAST),
         status_code=202,
         response_model=Steered,
         responses=responses(*kinds, "unknown-product"),

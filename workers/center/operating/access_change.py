@@ -10,16 +10,16 @@ from typing import Final
 import structlog
 
 from infra.access import MAX_CLIENTS, MAX_NETWORKS, MAX_PATTERNS
-from infra.bus import MAX_VALUE, KvErrors
+from infra.bus import MAX_VALUE
 from infra.documents import ACCESS, Access, Rules
 from infra.journal import Entry
 from infra.keeper import Unreadable
 from schemas import names
 from schemas.broadcasts import NO_PRODUCT, Audit
+from workers.center.operating.attempts import until_written
 from workers.center.ports import AccessChange, AccessDocument, Producer
-from workers.center.web.problems import Problem, bad_input, bus_down, shown
+from workers.center.web.problems import Problem, bad_input, shown
 
-ATTEMPTS: Final = 5
 SUBJECT: Final = "access"
 MOST: Final = {"networks": MAX_NETWORKS, "clients": MAX_CLIENTS, "patterns": MAX_PATTERNS}
 LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
@@ -120,15 +120,8 @@ class AccessWriter:
     async def change(self, change: AccessChange) -> Access:
         """See the port. What changes nothing is not audited; an audited change that then fails is answered as failed, and
         one that was overtaken has a record for each attempt."""
-        try:
-            async with self._turn:  # those who ask the same center at once need not overtake each other
-                for _ in range(ATTEMPTS):
-                    if (found := await self._attempt(change)) is not None:
-                        return found
-        except KvErrors as error:
-            log.warning("access not changed", error=type(error).__name__)
-            raise bus_down() from None
-        raise Problem("changed-meanwhile", f"the access lists were changed meanwhile, {ATTEMPTS} times; look, and ask again")
+        async with self._turn:  # those who ask the same center at once need not overtake each other
+            return await until_written(lambda: self._attempt(change), "the access lists were")
 
     async def _attempt(self, change: AccessChange) -> Access | None:
         """The document after the change; None where somebody else was faster."""

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, RootModel
 from infra.documents import POLICY, Document, Policy
 from schemas.broadcasts import NO_PRODUCT
 from workers.center.callers.auth import Role, needs
-from workers.center.operating.shelf import Json, merged, parsed, shown
+from workers.center.operating.shelf import Json, merged, parsed, shown, written
 from workers.center.ports import Change, Parts
 from workers.center.web.etags import Asked, Writing, tag_of
 from workers.center.web.problems import responses
@@ -43,23 +43,16 @@ def router(parts: Parts) -> APIRouter:
     @routes.put("/v1/config", dependencies=needs(Role.ADMIN, everywhere=True), response_model=PolicyDocument, responses=write)
     async def put_config(asked: Asked, request: PolicyDocument, response: Response) -> Json:
         """Write the policy, whole. Every process goes by it within a moment."""
-        return await _write(parts, _change(asked, "put", lambda before: request.root), response)
+        return await written(parts, _change(asked, "put", lambda before: request.root), response)
 
     @routes.patch("/v1/config", dependencies=needs(Role.ADMIN, everywhere=True), response_model=PolicyDocument, responses=write)
     async def patch_config(asked: Asked, request: PolicyDocument, response: Response) -> Json:
         """Change some fields of the policy, as a JSON merge patch (RFC 7396): null puts a field back to its default."""
-        return await _write(
+        return await written(
             parts, _change(asked, "patch", lambda before: merged(shown(before or Policy()), request.root)), response
         )
 
     return routes
-
-
-async def _write(parts: Parts, change: Change, response: Response) -> Json:
-    document, revision = await parts.shelf.change(change)
-    assert document is not None
-    response.headers["ETag"] = tag_of(revision)
-    return shown(document)
 
 
 def _change(asked: Writing, action: str, given: Callable[[Document | None], Json]) -> Change:

@@ -13,7 +13,7 @@ from infra.documents import Document, Product, product_key
 from schemas.codes import PLACES
 from workers.center.callers.auth import Caller, Role, Who, needs
 from workers.center.content import ProductName, product_of, unknown_product
-from workers.center.operating.shelf import Json, merged, parsed, shown, unhidden
+from workers.center.operating.shelf import Json, merged, parsed, shown, unhidden, written
 from workers.center.operating.switch import MAX_QUEUES
 from workers.center.ports import Change, Parts
 from workers.center.web.etags import Asked, Writing, tag_of
@@ -105,7 +105,7 @@ def router(parts: Parts) -> APIRouter:
         def make(before: Document | None) -> Product:
             return _made(parts, name, request.root, before)
 
-        return await _write(parts, _change(asked, name, "put", make), response)
+        return await written(parts, _change(asked, name, "put", make), response)
 
     @routes.patch("/v1/products/{product}", dependencies=needs(Role.ADMIN), response_model=ProductView, responses=write)
     async def patch_product(asked: Asked, name: Name, request: ProductDocument, response: Response) -> Json:
@@ -114,7 +114,7 @@ def router(parts: Parts) -> APIRouter:
         def make(before: Document | None) -> Product:
             return _made(parts, name, merged(shown(_there(name, before)), request.root), before)
 
-        return await _write(parts, _change(asked, name, "patch", make), response)
+        return await written(parts, _change(asked, name, "patch", make), response)
 
     @routes.delete("/v1/products/{product}", dependencies=needs(Role.ADMIN), status_code=204, responses=write)
     async def delete_product(asked: Asked, name: Name) -> None:
@@ -171,14 +171,6 @@ def _there(name: str, document: Document | None) -> Document:
     if document is None:
         raise unknown_product(name)
     return document
-
-
-async def _write(parts: Parts, change: Change, response: Response) -> Json:
-    """The document after a change, with its tag."""
-    document, revision = await parts.shelf.change(change)
-    assert document is not None
-    response.headers["ETag"] = tag_of(revision)
-    return shown(document)
 
 
 def _change(asked: Writing, name: str, action: str, make: Callable[[Document | None], Document | None]) -> Change:

@@ -7,6 +7,7 @@ import time
 from typing import Any, Final, TypeVar
 
 import structlog
+from fastapi import Response
 from pydantic import ValidationError
 
 from infra.bus import MAX_VALUE, KvErrors
@@ -15,10 +16,11 @@ from infra.journal import Entry
 from infra.keeper import Unreadable
 from schemas import names
 from schemas.broadcasts import Audit
-from workers.center.ports import Change, DocumentStore, Producer
+from workers.center.operating.attempts import until_written
+from workers.center.ports import Change, DocumentStore, Parts, Producer
+from workers.center.web.etags import tag_of
 from workers.center.web.problems import Problem, bad_input, bus_down, invalid
 
-ATTEMPTS: Final = 5
 HIDDEN: Final = "**********"
 SECRETS: Final = "secrets"
 MAX_SHOWN: Final = 2_000
@@ -122,14 +124,7 @@ class Shelf:
 
     async def change(self, change: Change) -> tuple[Document | None, int]:
         """See the port. What changes nothing is not audited; one that is overtaken leaves a record for each attempt."""
-        try:
-            for _ in range(ATTEMPTS):
-                if (found := await self._attempt(change)) is not None:
-                    return found
-        except KvErrors as error:
-            log.warning("document not changed", key=change.key, error=type(error).__name__)
-            raise bus_down() from None
-        raise Problem("changed-meanwhile", f"{change.subject} was changed meanwhile, {ATTEMPTS} times; look, and ask again")
+        return await until_written(lambda: self._attempt(change), f"{change.subject} was")
 
     async def _attempt(self, change: Change) -> tuple[Document | None, int] | None:
         """The document after the change and its revision; None where somebody else was faster."""
@@ -170,3 +165,11 @@ def unreadable(error: Unreadable) -> Problem:
     """The 409 of a document that does not parse."""
     detail = f"what the bucket has at revision {error.revision} does not parse, and the last good one is in force; PUT another"
     return Problem("unreadable", detail)
+
+
+async def written(parts: Parts, change: Change, response: Response) -> Json:
+    """A document as it is after a change that leaves it there, with its entity tag in the response. Raises a Problem."""
+    document, revision = await parts.shelf.change(change)
+    assert document is not None
+    response.headers["ETag"] = tag_of(revision)
+    return shown(document)

@@ -7,16 +7,16 @@ from typing import Final
 
 import structlog
 
-from infra.bus import KvErrors
 from infra.documents import Product, Queue, product_key
 from infra.journal import Entry, Journal, create_queues
 from infra.keeper import Keeper, Unreadable
 from infra.settings import KafkaSettings
 from schemas import names
 from schemas.broadcasts import Audit
+from workers.center.operating.attempts import until_written
 from workers.center.operating.shelf import unreadable
 from workers.center.ports import QueueChange
-from workers.center.web.problems import Problem, bus_down
+from workers.center.web.problems import Problem
 
 ATTEMPTS: Final = 3
 SUBJECT: Final = "queue"
@@ -56,17 +56,11 @@ class Switch:
     async def change(self, product: str, change: QueueChange) -> Product:
         """See the port. What changes nothing is not audited; an audited change that then fails is answered as failed."""
         try:
-            for _ in range(ATTEMPTS):
-                if (found := await self._attempt(product, change)) is not None:
-                    return found
+            return await until_written(lambda: self._attempt(product, change), f"product {product} was", attempts=ATTEMPTS)
         except Unreadable as error:
             raise unreadable(error) from None
         except KeyError:
             raise Problem("unknown-product", f"product {product} is not in the keeper") from None
-        except KvErrors as error:
-            log.warning("queue not changed", product=product, error=type(error).__name__)
-            raise bus_down() from None
-        raise Problem("changed-meanwhile", f"product {product} was changed meanwhile, {ATTEMPTS} times; look, and ask again")
 
     async def _attempt(self, product: str, change: QueueChange) -> Product | None:
         """The product after the change; None where somebody else was faster."""
