@@ -36,8 +36,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewal, "AGAIN_S", 0.05)
 
 
-def now() -> int:
-    return int(time.time())
+def now() -> float:
+    """Not cut to whole seconds: of `now() + 1` there would be next to nothing left at the end of one."""
+    return time.time()
 
 
 class Tokens:
