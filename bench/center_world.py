@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,11 +55,8 @@ class World:
         )
         self._running = RunningSystem(self.settings, rooms=1, policy=policy, changes=lambda name: self._changes.get(name, {}))
         self.system: System = await self._running.start()
-        for name in self._running.agent.processes:
-            pin(self.pid(name), frozenset([self.core]) if name == "center" else self.other_cores)
-        for broker in self._brokers.wanted:
-            if broker.pid is not None:
-                pin(broker.pid, self.other_cores)
+        for pid in self._pids():
+            pin(pid, frozenset([self.core]) if pid == self.pid("center") else self.other_cores)
         self._bus = Bus(self.settings.nats, name="bench", version=VERSION)
         await self._bus.start()
 
@@ -65,6 +65,22 @@ class World:
         await self._bus.stop()
         await self._running.stop()
         await self._brokers.stop()
+
+    @contextmanager
+    def unpinned(self) -> Iterator[None]:
+        """Every process runs on any core meanwhile, as where nobody measures."""
+        where = {pid: os.sched_getaffinity(pid) for pid in self._pids()}
+        try:
+            for pid in where:
+                pin(pid, frozenset([self.core]) | self.other_cores)
+            yield
+        finally:
+            for pid, cores_before in where.items():
+                pin(pid, frozenset(cores_before))
+
+    def _pids(self) -> list[int]:
+        """Of all processes and brokers."""
+        return [*map(self.pid, self._running.agent.processes), *(each.pid for each in self._brokers.wanted if each.pid is not None)]
 
     def pid(self, name: str) -> int:
         """Of a process: `center`, `coordinator`, `r1`, …"""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -293,9 +294,25 @@ class Runner:
                 if records and (partition := self._partitions.get(where.partition)) is not None
             ]
             if begun:
-                linger = asyncio.create_task(asyncio.sleep(LINGER))
-                await asyncio.wait(begun, timeout=TOGETHER)
-                await linger
+                with self._unfetched():
+                    linger = asyncio.create_task(asyncio.sleep(LINGER))
+                    await asyncio.wait(begun, timeout=TOGETHER)
+                    await linger
+
+    @contextmanager
+    def _unfetched(self) -> Iterator[None]:
+        """Fetch nothing meanwhile: what is fetched ahead would be taken by the next poll, and what comes after it by the one
+        after that, so that each record waited for a poll too many."""
+        consumer = self._consumer
+        where = consumer.assignment() if consumer is not None else frozenset()
+        if consumer is None or not where:
+            yield
+            return
+        consumer.pause(*where)
+        try:
+            yield
+        finally:
+            consumer.resume(*(where & consumer.assignment()))
 
     async def _fetch(self, idle: Sequence[TopicPartition]) -> Batches:
         """The next records of partitions that have no batch in flight; raises KafkaError. A paced consumer takes fewer."""
