@@ -80,7 +80,10 @@ class World:
 
     def _pids(self) -> list[int]:
         """Of all processes and brokers."""
-        return [*map(self.pid, self._running.agent.processes), *(each.pid for each in self._brokers.wanted if each.pid is not None)]
+        return [
+            *map(self.pid, self._running.agent.processes),
+            *(each.pid for each in self._brokers.wanted if each.pid is not None),
+        ]
 
     def pid(self, name: str) -> int:
         """Of a process: `center`, `coordinator`, `r1`, …"""

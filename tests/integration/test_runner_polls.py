@@ -46,7 +46,7 @@ async def reading(settings: Settings, handler: Batches) -> AsyncIterator[AIOKafk
     journal = Journal(settings.kafka, name="polls")
     member = Runner(settings.kafka, journal, topic=topic, group=topic, handler=handler, name="polls", fail=lambda reason: None)
     await member.start()
-    await eventually(lambda: member.owned(), what="the assignment")
+    await eventually(member.owned, what="the assignment")
     producer.topic = topic
     try:
         yield producer
