@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from infra import segments
-from infra.wire import JobContent
+from infra.wire import JobContent, Target
 from schemas import names
+from schemas.broadcasts import Broadcast
 from schemas.codes import WHOLE
 from schemas.partition import Shares
 from schemas.records import ClientRecord
+
+
+def target_of(content: Broadcast) -> Target:
+    """Whom it means."""
+    return msgspec.convert(content, Target, from_attributes=True)
 
 
 def of_registry(content: JobContent) -> Callable[[ClientRecord], bool]:

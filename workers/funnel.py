@@ -9,8 +9,10 @@ from typing import Final
 import msgspec
 
 from infra import wire
+from infra.meant import target_of
 from infra.wire import ACK_BOUNDS_MS, JobRoom, JobView
 from schemas.broadcasts import Broadcast, JobRecord
+from schemas.jobs import JobState
 from workers.joblife import CanaryWatch
 from workers.pacing import JobPlan
 
@@ -115,4 +117,5 @@ def view(
         eta_s=eta_s(figures.left, pace),
         canary=canary,
         ack_ms={f"p{percent}": percentile(times, percent) for percent in PERCENTILES} if any(times) else None,
+        target=target_of(content) if record.state == JobState.DRAFT else None,
     )

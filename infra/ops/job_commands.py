@@ -61,7 +61,7 @@ def broadcast(
 
         show(ask_center(data, "POST", "/v1/broadcasts/estimate", body), as_json, estimate_text)
         return
-    accepted = _start(data, body, yes=yes)
+    accepted = _confirmed(data, "/v1/broadcasts", body, yes=yes)
     if watch:
         _watch(data, accepted["id"], as_json=as_json, every=False, timeout=0)
     else:
@@ -69,15 +69,15 @@ def broadcast(
         show(accepted, as_json, lambda shown: f"job {shown['id']} {shown['state']}{hint}")
 
 
-def _start(data: Path | None, body: dict[str, Any], *, yes: bool) -> Any:
-    """Start it; where it is for so many persons that it has to be confirmed, ask, unless that was answered before."""
+def _confirmed(data: Path | None, path: str, body: dict[str, Any], *, yes: bool) -> Any:
+    """Post it; where it is for so many persons that it has to be confirmed, ask, unless that was answered before."""
 
     async def ask(confirm: str | None) -> Any:
         from infra.ops.http import Answered, CenterClient
 
         async with CenterClient(system_of(data)) as center:
             try:
-                return await center.post("/v1/broadcasts", {**body, "confirm": confirm} if confirm else body)
+                return await center.post(path, {**body, "confirm": confirm} if confirm else body)
             except Answered as error:
                 if confirm or not error.document.get("confirm"):
                     raise
@@ -205,12 +205,23 @@ def _steering(action: str, help_text: str) -> None:
 
 
 for _action, _help in (
-    ("start", "Start a draft, or at its time."),
     ("pause", "Write to nobody until it is resumed."),
     ("resume", "Go on with a paused or halted job where it stopped."),
     ("cancel", "End a job for good. What was written stays written."),
 ):
     _steering(_action, _help)
+
+
+@job.command("start")
+@data_option
+@json_option
+@by_option
+@why_option
+@yes_option
+@click.argument("job_id")
+def job_start(data: Path | None, *, as_json: bool, by: str, reason: str, yes: bool, job_id: str) -> None:
+    """Start a draft, or at its time."""
+    _show_steered(_confirmed(data, f"/v1/broadcasts/{job_id}/start", _words(by, reason), yes=yes), as_json)
 
 
 @job.command("rate")
@@ -230,7 +241,10 @@ def _words(by: str, reason: str) -> dict[str, Any]:
 
 
 def _steer(data: Path | None, method: str, path: str, body: dict[str, Any], as_json: bool) -> None:
-    document = ask_center(data, method, path, body)
+    _show_steered(ask_center(data, method, path, body), as_json)
+
+
+def _show_steered(document: Any, as_json: bool) -> None:
     show(document, as_json, lambda shown: f"job {shown['id']} will be {shown['state']} at {shown['rate']:,}/s")
 
 

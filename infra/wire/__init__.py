@@ -30,6 +30,7 @@ from infra.wire.broadcasts import (
     QuietHours,
     Slice,
     SliceReply,
+    Target,
 )
 from infra.wire.messages import Downlink, Hint, HintResult, Page, size_of
 from infra.wire.rooms import Announce, Control, ControlReply, Drain, EndJob, Endpoint, Estimate, Kick, Lease, PauseJob, RoomEntry
@@ -116,6 +117,7 @@ __all__ = [
     "SliceReply",
     "SyncItem",
     "SyncResult",
+    "Target",
     "UnbindItem",
     "UplinkItem",
     "UplinkResult",

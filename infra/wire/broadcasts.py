@@ -123,13 +123,25 @@ class JobRoom(msgspec.Struct, frozen=True):
     counts: dict[str, int]
 
 
+class Target(msgspec.Struct, frozen=True):
+    """Whom a broadcast means: the fields of schemas.broadcasts.Broadcast that say so, under their names."""
+
+    groups: tuple[str, ...] = ()
+    every_group: bool = False
+    segment: str | None = None
+    sample_bp: int = WHOLE
+    sample_seed: str | None = None
+    audience: str | None = None
+
+
 class JobView(msgspec.Struct, frozen=True):
     """KV bucket `jobs`, key `names.kv_job_key(job)` (JSON): a broadcast as readers see it, a fold of `push.jobs`.
 
     `targeted`: clients bound to the product when it started; `progress`: 0…1 of the slots walked, weighted by those clients;
     `uncertain`: persons in rooms that died, whose acknowledgements may be lost; `rate`: persons per second as asked for, `pace`
     what it may use now; `pressure`: the part of the product's rate that its health leaves (1: all); `eta_s`: None while nothing
-    moves; `ack_ms`: percentiles of the time from a write to its PUBACK. Times in ms.
+    moves; `ack_ms`: percentiles of the time from a write to its PUBACK; `target`: of a draft, so that center can count whom it
+    would reach when it is started. Times in ms.
     """
 
     job: str
@@ -154,3 +166,4 @@ class JobView(msgspec.Struct, frozen=True):
     eta_s: float | None = None
     canary: dict[str, int | str] | None = None
     ack_ms: dict[str, int] | None = None
+    target: Target | None = None

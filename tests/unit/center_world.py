@@ -16,6 +16,7 @@ from infra.bus import BusDown
 from infra.documents import Access, Document, Issuer, KeySet, Policy, Product
 from infra.journal import JournalDown
 from infra.keeper import Unreadable
+from infra.meant import of_registry
 from infra.register import (
     ClientView,
     PendingItem,
@@ -288,6 +289,7 @@ class CensusTwin:
         return [RoomAnswer(room, self.persons.get(room), None if room in self.persons else "no answer") for room in rooms]
 
     async def known(self, content: JobContent) -> Known:
+        of_registry(content)
         if self.found is None:
             raise JournalDown("the twin is down")
         return self.found

@@ -11,6 +11,7 @@ import pytest
 
 from infra.documents import Product
 from infra.journal import JournalDown
+from infra.wire import Target
 from schemas import codec, names
 from schemas.broadcasts import Audit, Broadcast, Canary, JobRecord, Transition
 from schemas.checks import MAX_TTL_S
@@ -188,14 +189,16 @@ async def test_given_a_ramp_when_begun_then_the_first_seconds_are_slow():
 
 
 async def test_given_a_draft_when_started_then_it_runs_and_before_that_nothing_does():
-    job = Job(two_rooms(20), draft=True).claim()
+    job = Job(two_rooms(20), draft=True, sample_seed="s").claim()
     async with running(job.run):
         await until(lambda: "j1" in job.cluster.bus.kv)
         await asyncio.sleep(0.5)
-        assert (job.got(), job.cluster.bus.job("j1").state) == (0, "draft")
+        shown = job.cluster.bus.job("j1")
+        assert (job.got(), shown.state, shown.target) == (0, "draft", Target(sample_seed="s"))
         assert job.kept().expires_ms > time.time() * 1000 + MAX_TTL_S * 990
         await job.ask(Action.START, by="bob")
         await until(lambda: job.got() == 40)
+        await until(lambda: job.cluster.bus.job("j1").target is None)
 
 
 async def test_given_a_schedule_when_its_time_comes_then_it_begins_with_the_rooms_of_then():

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from center_world import World, room
 
-from schemas.broadcasts import Broadcast
+from schemas.broadcasts import Broadcast, Transition
 from workers.center.callers.approval import KEPT_S, approved, limit_of, token_of
 from workers.center.callers.auth import OPERATOR, Caller, Role
 from workers.center.campaigns.campaign import BroadcastRequest
@@ -146,3 +146,84 @@ async def test_given_a_room_that_does_not_answer_or_a_registry_read_in_part_then
         world.rooms.views.append(room("r2"))
     answer = await start(world)
     assert (answer.status_code, started(world)) == (409, [])
+
+
+# --- a draft, which is asked about when it is started ------------------------------------------------------------------
+
+
+async def begin(world: World, job: str, key: str = "", **more: Any) -> httpx.Response:
+    async with world.client(**({"key": key} if key else {})) as http:
+        return await http.post(f"/v1/broadcasts/{job}/start", json={"by": "ann", **more})
+
+
+def moves(world: World) -> list[str]:
+    return [record.job for record in world.journal.records if isinstance(record, Transition)]
+
+
+async def test_given_a_draft_that_has_grown_then_its_start_is_confirmed_by_the_count_of_now(world: World) -> None:
+    world.census.found = Known(9, 3, exact=True)
+    job = (await start(world, draft=True, groups=["news"], sample="5%")).json()["id"]
+    world.census.found = Known(9, 7, exact=True)
+    asked = await begin(world, job)
+    assert (asked.status_code, asked.json()["type"]) == (409, "urn:longwire:problem:confirm-needed")
+    assert (asked.json()["estimate"], moves(world)) == (7, [])
+    counted = world.census.asked[-1]
+    assert (counted.groups, counted.sample_bp, counted.sample_seed) == (["news"], 500, job)
+    answer = await begin(world, job, confirm=asked.json()["confirm"])
+    assert (answer.status_code, answer.json()["id"], moves(world)) == (202, job, [job])
+
+
+async def test_given_many_persons_when_it_is_only_drafted_then_nothing_is_asked(world: World) -> None:
+    assert (await start(world, draft=True)).status_code == 202
+    assert world.census.asked == []
+
+
+async def test_given_a_draft_for_few_then_it_starts_at_once(world: World) -> None:
+    world.census.found = Known(9, 4, exact=True)
+    job = (await start(world, draft=True)).json()["id"]
+    assert ((await begin(world, job)).status_code, moves(world)) == (202, [job])
+
+
+async def test_given_a_draft_of_who_needs_no_confirmation_then_who_starts_it_is_asked_by_his_own_limit(world: World) -> None:
+    world.documents.products["shop"] = world.documents.products["shop"].model_copy(update={"confirm_over": None})
+    free, bound = world.key(Role.BROADCAST), world.key(Role.BROADCAST, confirm_over=2)
+    job = (await start(world, free, draft=True)).json()["id"]
+    assert ((await begin(world, job, bound)).status_code, moves(world)) == (409, [])
+    assert ((await begin(world, job, free)).status_code, moves(world)) == (202, [job])
+
+
+async def test_given_the_token_of_another_draft_or_caller_or_of_a_broadcast_then_it_is_asked_again(world: World) -> None:
+    one, two = [(await start(world, draft=True)).json()["id"] for _ in range(2)]
+    token = (await begin(world, one)).json()["confirm"]
+    assert (await begin(world, two, confirm=token)).status_code == 409
+    assert (await begin(world, one, world.key(Role.BROADCAST), confirm=token)).status_code == 409
+    assert (await begin(world, one, confirm=(await start(world)).json()["confirm"])).status_code == 409
+    assert (await begin(world, one, reason="another", confirm=token)).status_code == 409
+    assert moves(world) == []
+
+
+async def test_given_a_draft_of_a_list_then_its_clients_are_counted(world: World) -> None:
+    async with world.client() as http:
+        lines, headers = "".join(f"c{i}\n" for i in range(5)), {"Content-Type": "text/plain"}
+        assert (await http.put("/v1/audiences/many?product=shop", content=lines, headers=headers)).status_code == 201
+    job = (await start(world, draft=True, audience="many")).json()["id"]
+    answer = await begin(world, job)
+    assert (answer.status_code, answer.json()["estimate"]) == (409, 5)
+
+
+async def test_given_a_draft_whose_owner_does_not_tell_whom_it_means_then_it_is_asked(world: World) -> None:
+    world.jobs.put(job="j1", product="shop", state="draft", rate=100)
+    answer = await begin(world, "j1")
+    assert (answer.status_code, answer.json()["estimate"]) == (409, None)
+
+
+async def test_given_a_draft_with_a_segment_that_nobody_can_read_then_it_is_asked(world: World) -> None:
+    world.jobs.put(job="j1", product="shop", state="draft", rate=100, target={"segment": "platform =="})
+    answer = await begin(world, "j1")
+    assert (answer.status_code, answer.json()["estimate"]) == (409, None)
+
+
+@pytest.mark.parametrize("state", ["scheduled", "running"])
+async def test_given_a_draft_that_was_started_when_it_is_asked_for_again_then_nothing_is_asked(world: World, state: str) -> None:
+    world.jobs.put(job="j1", product="shop", state=state, rate=100)
+    assert (await begin(world, "j1")).status_code == 202

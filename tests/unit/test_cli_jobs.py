@@ -282,6 +282,20 @@ def test_given_many_persons_when_it_is_confirmed_then_it_is_asked_again_with_the
     assert [asked[2] for asked in center.asked] == [body, {**body, "confirm": "a-token"}]
 
 
+@pytest.mark.parametrize(("more", "answer"), [(["--yes"], None), ([], "y\n")])
+def test_given_a_draft_for_many_persons_when_its_start_is_confirmed_then_it_is_asked_again_with_the_token(
+    more: list[str], answer: str | None, center: Center, tmp_path: Path
+) -> None:
+    center.will(409, QUESTION)
+    center.will(202, {"id": "j-1", "state": "scheduled", "rate": 100})
+    command = ["job", "start", "--data", str(tmp_path), "j-1", "--by", "ann", *more]
+    result = CliRunner().invoke(cli.cli, command, input=answer)
+    assert (result.exit_code, result.stdout) == (0, "job j-1 will be scheduled at 100/s\n")
+    body = {"by": "ann"}
+    path = "/v1/broadcasts/j-1/start"
+    assert center.asked == [("POST", path, body), ("POST", path, {**body, "confirm": "a-token"})]
+
+
 @pytest.mark.parametrize("answer", ["n\n", ""])
 def test_given_many_persons_when_it_is_not_confirmed_then_nothing_is_sent(answer: str, center: Center, tmp_path: Path) -> None:
     center.will(409, QUESTION)

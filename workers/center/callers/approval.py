@@ -14,11 +14,11 @@ from typing import Final
 
 import structlog
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from pydantic import BaseModel
 
 from infra.bus import Bus, KvErrors
 from schemas import names
 from workers.center.callers.auth import Caller
-from workers.center.campaigns.campaign import BroadcastRequest
 from workers.center.web.problems import bus_down
 
 KEPT_S: Final = 600
@@ -52,13 +52,14 @@ class Secrets:
             raise bus_down() from None
 
 
-def token_of(secret: bytes, who: Caller, request: BroadcastRequest, wall: float, *, key: str = "") -> str:
-    """A token for this request of this caller, good for `KEPT_S` from `wall` (s since the epoch). `key`: its Idempotency-Key."""
+def token_of(secret: bytes, who: Caller, request: BaseModel, wall: float, *, key: str = "") -> str:
+    """A token for this request of this caller, good for `KEPT_S` from `wall` (s since the epoch). `key`: its Idempotency-Key, or
+    the draft that it starts."""
     head = f"{secrets.token_hex(12)}.{int(wall) + KEPT_S}"
     return f"{head}.{_mac(secret, head, who, request, key)}"
 
 
-def approved(secret: bytes, token: str, who: Caller, request: BroadcastRequest, wall: float, *, key: str = "") -> str | None:
+def approved(secret: bytes, token: str, who: Caller, request: BaseModel, wall: float, *, key: str = "") -> str | None:
     """The id that the token gives to the broadcast; None if it is not of this request and caller, or too old."""
     head, _, mac = token.rpartition(".")
     if not token.isascii() or not hmac.compare_digest(mac, _mac(secret, head, who, request, key)):
@@ -67,7 +68,7 @@ def approved(secret: bytes, token: str, who: Caller, request: BroadcastRequest, 
     return f"c-{nonce}" if wall < int(until) else None
 
 
-def _mac(secret: bytes, head: str, who: Caller, request: BroadcastRequest, key: str) -> str:
+def _mac(secret: bytes, head: str, who: Caller, request: BaseModel, key: str) -> str:
     """Over the key, too: a token that another key could use would be good for another broadcast."""
     content = sha256(request.model_dump_json(exclude={"confirm", "validate_only"}).encode()).hexdigest()
     return hmac.digest(secret, f"{head}\0{who.key}\0{key}\0{content}".encode("utf-8", "surrogateescape"), "sha256").hex()

@@ -16,13 +16,12 @@ from schemas import names
 from schemas.broadcasts import Broadcast
 from schemas.codes import PLACES
 from schemas.jobs import JobState
-from workers.center.callers.approval import approved, limit_of, token_of
 from workers.center.callers.auth import Caller, Role, Who, needs
 from workers.center.campaigns.audiences import check_audience
 from workers.center.campaigns.campaign import BroadcastRequest, expires_ms, record_of
+from workers.center.campaigns.confirming import confirmation
 from workers.center.campaigns.jobs import Document, accepted_document
 from workers.center.campaigns.jobview import Job, JobList, JobView, summary, view
-from workers.center.campaigns.persons import persons_of
 from workers.center.content import IdempotencyKey, accept, claim_key, product_of
 from workers.center.ports import Parts
 from workers.center.web.paging import Cursor, Limit, bad_cursor, cursor_of, place_of
@@ -107,34 +106,13 @@ async def start(
     await check_audience(parts, record)
     if request.validate_only:
         return _answer(product, record, request.first_state(), None)
-    record = await confirmed(parts, who, product, request, record, key=idempotency_key or "")
+    if not record.draft:  # which reaches nobody; it is asked about when it is started
+        record = await _confirmed(parts, who, product, request, record, key=idempotency_key or "")
     await claim_key(parts, request, idempotency_key, record.id, asked=asked)
     position = await accept(parts, Entry(names.BROADCASTS, product.name, record), kind="broadcast", record_id=record.id)
     job = _answer(product, record, JobState.ACCEPTED, position.timestamp_ms)
     await parts.jobs.announce(accepted_document(record, job.rate, job.expires_ms))
     return job
-
-
-async def confirmed(
-    parts: Parts, who: Caller, product: Product, request: BroadcastRequest, record: Broadcast, *, key: str
-) -> Broadcast:
-    """The record, if it is for no more persons than may be reached unasked, or was confirmed; else raises a Problem (409)."""
-    limit = limit_of(who, product.confirm_over)
-    if limit is None:
-        return record
-    wrong = ""
-    if request.confirm is not None:
-        own = approved(await parts.approvals.current(), request.confirm, who, request, time.time(), key=key)
-        if own is not None:
-            return record if key or request.id is not None else msgspec.structs.replace(record, id=own)
-        wrong = "what was given is of another request, or too old; "
-    persons = await persons_of(parts, record)
-    if persons.sure and persons.number is not None and persons.number <= limit:
-        return record
-    about = "as many persons as can't be told now" if persons.number is None else f"about {persons.number} persons"
-    detail = f"{wrong}it is for {about}, and more than {limit} have to be confirmed: ask again with `confirm`"
-    token = token_of(await parts.approvals.current(), who, request, time.time(), key=key)
-    raise Problem("confirm-needed", detail, estimate=persons.number, confirm=token)
 
 
 async def document_of(parts: Parts, who: Caller, job: str) -> Document:
@@ -174,6 +152,14 @@ def check_place(parts: Parts, product: str, job: str) -> None:
 def now_ms() -> int:
     """The time by this host's clock."""
     return time.time_ns() // 1_000_000
+
+
+async def _confirmed(
+    parts: Parts, who: Caller, product: Product, request: BroadcastRequest, record: Broadcast, *, key: str
+) -> Broadcast:
+    """The record, under the id of its confirmation if it has no other; raises a Problem (409) where it has to be confirmed."""
+    own = await confirmation(parts, who, product, record=record, request=request, token=request.confirm, key=key)
+    return record if own is None or key or request.id is not None else msgspec.structs.replace(record, id=own)
 
 
 def _answer(product: Product, record: Broadcast, state: JobState, accepted_ms: int | None) -> Job:

@@ -90,6 +90,10 @@ Part = Annotated[Share, AfterValidator(_not_zero)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_a_text, json_schema_input_type=str)]
 Words = Annotated[Text, Field(max_length=MAX_BY), AfterValidator(_printable)]
 """Who, and why: for the audit."""
+Confirm = Annotated[
+    str | None,
+    Field(max_length=256, description="For many persons: what the problem `confirm-needed` gave for this very request."),
+]
 SegmentText = Annotated[Text, Field(min_length=1, max_length=MAX_SEGMENT), AfterValidator(_a_segment)]
 Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)]
 """A time of the day, `22:00`."""
@@ -196,9 +200,7 @@ class BroadcastRequest(Content):
         default=None, description="What is unsettled so long after the start is handed to another channel, once."
     )
     by: Words | None = Field(default=None, description="Who starts it: for the audit.")
-    confirm: Annotated[str, Field(max_length=256)] | None = Field(
-        default=None, description="For one to many persons: what the problem `confirm-needed` gave for this very request."
-    )
+    confirm: Confirm = None
     validate_only: bool = Field(default=False, description="Check the request, keep and send nothing (answered 200).")
 
     @model_validator(mode="after")

@@ -14,8 +14,9 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from infra.bus import Bus, BusDown, KvErrors
+from infra.meant import target_of
 from infra.mirror import Mirror
-from infra.wire import Counts
+from infra.wire import Counts, Target
 from schemas import names
 from schemas.broadcasts import Broadcast
 from schemas.jobs import OVER, JobState
@@ -41,6 +42,7 @@ class Row(msgspec.Struct, frozen=True):
     expires_ms: int | None = None
     start_ms: int | None = None
     draft: bool = False
+    target: Target | None = None
 
     @property
     def follows(self) -> str:
@@ -56,6 +58,12 @@ class Row(msgspec.Struct, frozen=True):
     def rank(self) -> tuple[float, str]:
         """Newest first in descending order; what has no start yet is the newest."""
         return float("inf") if self.started_ms is None else self.started_ms, self.job
+
+    def record(self) -> Broadcast | None:
+        """What is known of a draft's content: whom it means. None where its owner is of a version that does not tell."""
+        if self.target is None:
+            return None
+        return Broadcast(id=self.job, product=self.product, **msgspec.structs.asdict(self.target))
 
     def has_place(self, now_ms: int) -> bool:
         """Does it take one of its product's places?"""
@@ -144,6 +152,7 @@ def accepted_document(record: Broadcast, rate: int, expires_ms: int | None) -> D
         "term": 0,
         "totals": dict.fromkeys(COUNTS, 0),
         "rooms": [],
+        "target": msgspec.to_builtins(target_of(record)) if record.draft else None,
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.codes import Priority
+from schemas.codes import WHOLE, Priority
 from schemas.jobs import JobState
 from workers.center.campaigns.jobs import Document
 from workers.center.content import PRIORITIES, PriorityName
@@ -47,6 +47,19 @@ class CanaryProgress(BaseModel):
     state: str
 
 
+class TargetView(BaseModel):
+    """Whom a draft means, as its request said; `sample_bp` in hundredths of a percent."""
+
+    model_config = ConfigDict(extra="allow")
+
+    groups: list[str] = Field(default_factory=list)
+    every_group: bool = False
+    segment: str | None = None
+    sample_bp: int = WHOLE
+    sample_seed: str | None = None
+    audience: str | None = None
+
+
 class JobSummary(BaseModel):
     """A job as its owner last told, each second while something changes."""
 
@@ -74,6 +87,7 @@ class JobSummary(BaseModel):
         description="From a write to its acknowledgement; null: longer than is told apart.",
         examples=[{"p50": 40, "p90": 180, "p99": 900}],
     )
+    target: TargetView | None = Field(default=None, description="Of a draft: whom it would reach.")
     uncertain: int = Field(default=0, description="Persons sent to by rooms that died before they had counted their answers.")
     term: int = 0
     totals: dict[str, int] = Field(

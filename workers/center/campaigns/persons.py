@@ -7,6 +7,7 @@ import time
 from typing import Final, NamedTuple
 
 from infra.journal import JournalDown
+from infra.segments import BadSegment
 from infra.wire import JobContent
 from schemas.broadcasts import Broadcast
 from workers.center.campaigns.audiences import LOOK
@@ -50,7 +51,7 @@ UNKNOWN: Final = Persons(None, sure=False)
 async def _known(parts: Parts, content: JobContent) -> Known | None:
     try:
         return await parts.census.known(content)
-    except JournalDown:
+    except (JournalDown, BadSegment):  # of a draft that came to Kafka another way: its owner has the last word
         return None
 
 

@@ -17,7 +17,8 @@ from schemas.broadcasts import MAX_RATE, Transition
 from schemas.jobs import TRANSITIONS, Action, JobState, after
 from workers.center.callers.auth import Caller, Role, Who, needs
 from workers.center.campaigns.broadcasts import JobId, check_place, document_of
-from workers.center.campaigns.campaign import Words, check_rate
+from workers.center.campaigns.campaign import Confirm, Words, check_rate
+from workers.center.campaigns.confirming import confirmation
 from workers.center.campaigns.jobs import row_of
 from workers.center.content import accept, product_of
 from workers.center.ports import Parts
@@ -31,6 +32,12 @@ class Order(BaseModel):
 
     by: Words | None = None
     reason: Words | None = None
+
+
+class StartOrder(Order):
+    """A draft is confirmed when it is started: only then is it known whom it would reach."""
+
+    confirm: Confirm = None
 
 
 class RateOrder(Order):
@@ -52,6 +59,8 @@ class Steered(BaseModel):
 
 NO_WORDS = Order()
 OrderBody = Annotated[Order, Body()]
+NO_START_WORDS = StartOrder()
+StartBody = Annotated[StartOrder, Body()]
 
 
 def router(parts: Parts) -> APIRouter:
@@ -64,11 +73,11 @@ def router(parts: Parts) -> APIRouter:
         "/v1/broadcasts/{id}/start",
         status_code=202,
         response_model=Steered,
-        responses=responses(*kinds, "too-many-broadcasts"),
+        responses=responses(*kinds, "unknown-product", "too-many-broadcasts", "confirm-needed", "busy"),
     )
-    async def start_draft(who: Who, job: JobId, order: OrderBody = NO_WORDS) -> Steered:
+    async def start_draft(who: Who, job: JobId, order: StartBody = NO_START_WORDS) -> Steered:
         """Start a draft, at its `start_at` where it has one that is still to come."""
-        return await steer(parts, who, job, Action.START, order)
+        return await steer(parts, who, job, Action.START, order, confirm=order.confirm)
 
     @routes.post(
         "/v1/broadcasts/{id}/pause",
@@ -113,7 +122,9 @@ def router(parts: Parts) -> APIRouter:
     return routes
 
 
-async def steer(parts: Parts, who: Caller, job: str, action: Action, order: Order, *, rate: int | None = None) -> Steered:
+async def steer(
+    parts: Parts, who: Caller, job: str, action: Action, order: Order, *, rate: int | None = None, confirm: str | None = None
+) -> Steered:
     """Put an action into Kafka; raises a Problem for one that does not fit the job's state or its product."""
     document = await document_of(parts, who, job)
     row = row_of(document)
@@ -122,6 +133,9 @@ async def steer(parts: Parts, who: Caller, job: str, action: Action, order: Orde
         check_rate(product_of(parts, who, row.product), rate)
     if action is Action.START:
         check_place(parts, row.product, row.job)
+    if action is Action.START and row.follows == JobState.DRAFT:
+        product = product_of(parts, who, row.product)
+        await confirmation(parts, who, product, record=row.record(), request=order, token=confirm, key=f"start {job}")
     record = Transition(job=job, product=row.product, action=action, rate=rate, by=order.by or None, reason=order.reason or None)
     await accept(parts, Entry(names.BROADCASTS, row.product, record), kind="transition", record_id=None)
     return Steered(id=job, product=row.product, state=then, rate=rate or _rate(document))
