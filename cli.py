@@ -248,7 +248,7 @@ def plan_broadcast(as_json: bool, **fields: int) -> None:
     from dataclasses import asdict
 
     from infra.ops.plan import forecast_text
-    from workers.plansim import Campaign, NoPlan, Simulation
+    from workers.broadcast.plansim import Campaign, NoPlan, Simulation
 
     try:
         forecast = Simulation(Campaign(**fields)).run()

@@ -32,7 +32,7 @@ from bench.servers import JOB_TTL_S, PRODUCT, PRODUCTS, Gateway, subscribe
 from bench.walk import BareWalk
 from infra.documents import POLICY, Policy, Product, product_key
 from infra.settings import KafkaSettings
-from workers.plansim import COSTS, Campaign
+from workers.broadcast.plansim import COSTS, Campaign
 
 FILE: Final = Path("build/bench-broadcast.json")
 PAYLOAD: Final = 256

@@ -20,11 +20,11 @@ from infra import wire
 from infra.settings import KafkaSettings
 from schemas import codec
 from schemas.broadcasts import JobRecord
-from workers.jobcursor import cursor
-from workers.jobfold import read_jobs
-from workers.pace import Pace
-from workers.pacing import JobPlan, RoomPlan
-from workers.plansim import Campaign, Forecast, Simulation
+from workers.broadcast.cursor import cursor
+from workers.broadcast.fold import read_jobs
+from workers.broadcast.pace import Pace
+from workers.broadcast.pacing import JobPlan, RoomPlan
+from workers.broadcast.plansim import Campaign, Forecast, Simulation
 
 T = TypeVar("T")
 SLICES: Final = "longwire_broadcast_slices_total"
@@ -169,7 +169,7 @@ def _counted(forecast: Forecast, seen: Seen, part: float) -> dict[str, float]:
 
 
 def owner_costs(small: dict[str, Any], full: dict[str, Any]) -> dict[str, float]:
-    """The parts of the owner's CPU, µs (`workers.plansim.Costs`), from two runs that differ in size.
+    """The parts of the owner's CPU, µs (`workers.broadcast.plansim.Costs`), from two runs that differ in size.
 
     A look at a room and a room of a cursor are timed apart; slices and saves share the rest, and two runs tell them apart.
     """

@@ -1,4 +1,4 @@
-"""Unicast driven by hand: hints for a room, in batches and four unanswered as delivery's sender has them (`workers/hints.py`).
+"""Unicast driven by hand: hints for a room, in batches and four unanswered, as `workers/delivery/hints.py` has them.
 
 What they name was never stored: the numbers are ours, and no page may be asked for. So every hint has to be written at once.
 """

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from infra import wire
 from schemas import names
-from workers.plansim import DenseRoom
+from workers.broadcast.plansim import DenseRoom
 
 LEASE_S: Final = 3.0
 

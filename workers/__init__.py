@@ -1,1 +1,1 @@
-"""The workers: one file a worker, one shared runner. They meet on the brokers, never by import."""
+"""The workers: a folder a worker, on what they share (`runner.py`, `responder.py`). They meet on the brokers, never by import."""

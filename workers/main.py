@@ -66,8 +66,8 @@ class _Process:
 
 async def saver(settings: Settings) -> int:
     """Run a saver: the answers to rooms; returns the exit status."""
-    from workers.saver import Saver
-    from workers.sweep import Sweep
+    from workers.saver.saver import Saver
+    from workers.saver.sweep import Sweep
 
     process = _Process("saver", settings)
     register = Register(settings.redis)
@@ -81,12 +81,12 @@ async def saver(settings: Settings) -> int:
 async def delivery(settings: Settings) -> int:
     """Run a delivery worker: `push.messages` and own queues into the register, hints to rooms; returns the exit status."""
     from infra.queues import OwnQueues
-    from workers.delivery import Delivery
-    from workers.handover import HandOver
-    from workers.hints import HintSender
-    from workers.paced import PacedRunner
-    from workers.queues import Queues
-    from workers.recovery import Recovery
+    from workers.delivery.delivery import Delivery
+    from workers.delivery.handover import HandOver
+    from workers.delivery.hints import HintSender
+    from workers.delivery.paced import PacedRunner
+    from workers.delivery.queues import Queues
+    from workers.saver.recovery import Recovery
 
     process = _Process("delivery", settings)
     register = Register(settings.redis)
@@ -143,12 +143,12 @@ async def delivery(settings: Settings) -> int:
 async def broadcast(settings: Settings) -> int:
     """Run a broadcast worker: jobs from `push.broadcasts`, slice by slice to rooms; returns the exit status."""
     from infra.audiences import Audiences
-    from workers.broadcast import Broadcasts
-    from workers.health import HealthProbes
-    from workers.jobbase import Tools
-    from workers.jobfallback import JobFallback
+    from workers.broadcast.health import HealthProbes
+    from workers.broadcast.job import Tools
+    from workers.broadcast.owner import Broadcasts
+    from workers.broadcast.receiptcount import ReceiptCounts
+    from workers.broadcast.unreached import JobFallback
     from workers.outside import Outside
-    from workers.receiptcount import ReceiptCounts
 
     process = _Process("broadcast", settings)
     keeper = process.keeper
@@ -173,9 +173,9 @@ async def coordinator(settings: Settings) -> int:
     from workers.callbacks.receipts import ReceiptCallbacks
     from workers.callbacks.status import Patience, StatusCallbacks
     from workers.coordinator.egress import Hooks, Services
+    from workers.coordinator.fallback import Webhooks
     from workers.coordinator.ingress import Ingress
     from workers.coordinator.replies import replying
-    from workers.fallback import Webhooks
     from workers.jwks import KeySets
     from workers.outside import Outside
     from workers.webhooks import Lanes, Outbox, Sender, Shelf, Waiting

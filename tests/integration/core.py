@@ -23,13 +23,13 @@ from infra.settings import Settings
 from infra.wire import ELSEWHERE, OK, Bind, BindItem, ConnectItem, Hint, HintResult, ProductWindow, Reply, Request, SyncItem
 from schemas import codec, names
 from schemas.records import PushMessage, Record
-from workers.delivery import Delivery
-from workers.hints import HintSender
-from workers.paced import PacedRunner
-from workers.queues import Queues
-from workers.recovery import Recovery
+from workers.delivery.delivery import Delivery
+from workers.delivery.hints import HintSender
+from workers.delivery.paced import PacedRunner
+from workers.delivery.queues import Queues
 from workers.runner import Runner
-from workers.saver import Saver
+from workers.saver.recovery import Recovery
+from workers.saver.saver import Saver
 
 
 async def eventually(check: Callable[[], Any], *, within: float = 15.0, what: str = "the condition") -> Any:

@@ -22,9 +22,9 @@ from schemas import codec, names
 from schemas.broadcasts import Broadcast
 from schemas.codes import HANDED_OVER, State
 from schemas.records import ClientProduct, ClientRecord, DeadLetter, Fallback, PushMessage, Receipt
-from workers.fallback import Webhooks
-from workers.handover import HandOver
-from workers.jobfallback import Due, JobFallback, Reach
+from workers.broadcast.unreached import Due, JobFallback, Reach
+from workers.coordinator.fallback import Webhooks
+from workers.delivery.handover import HandOver
 from workers.outside import Outside
 from workers.runner import Runner
 
@@ -270,7 +270,7 @@ async def test_given_notes_that_were_lost_when_the_walk_comes_by_then_it_is_hand
     core: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a slot moved to another server of a cluster."""
-    monkeypatch.setattr("workers.handover.ROUND_S", 3)
+    monkeypatch.setattr("workers.delivery.handover.ROUND_S", 3)
     product, client = await core.product(), unique("c")
     async with Topics(core).open() as topics:
         await stored(core, message(product, client))

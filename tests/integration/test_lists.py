@@ -33,7 +33,7 @@ from infra.system import System
 from pushclient import PushClient, PushMessage
 from schemas import names, records
 from schemas.broadcasts import AudienceChunk, Broadcast
-from workers.receiptcount import Followed, ReceiptCounts
+from workers.broadcast.receiptcount import Followed, ReceiptCounts
 
 pytestmark = [pytest.mark.xdist_group("local-brokers"), pytest.mark.timeout(240)]
 

@@ -21,7 +21,7 @@ from schemas import names
 from schemas.codes import State
 from schemas.partition import partition_of
 from schemas.records import Fallback, PushMessage
-from workers.handover import HandOver
+from workers.delivery.handover import HandOver
 
 
 @pytest_asyncio.fixture(scope="module")

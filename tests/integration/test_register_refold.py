@@ -18,7 +18,7 @@ from infra.wire import Ack, DisconnectItem
 from schemas import names
 from schemas.codes import State
 from schemas.records import PushMessage
-from workers import refold
+from workers.saver import refold
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -17,7 +17,7 @@ from infra.wire import Ack, DisconnectItem, Lease
 from schemas import codec, names
 from schemas.codes import State, Status
 from schemas.records import DeadLetter, PushMessage, Receipt, StatusEvent
-from workers.sweep import Sweep
+from workers.saver.sweep import Sweep
 
 POLICY = Policy(lease_dead_after=1.0, sweep_grace=1.0, sweep_interval=3.0, park_after_connections=3, park_after=0.5)
 

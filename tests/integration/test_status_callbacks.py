@@ -20,7 +20,7 @@ from infra.wire import Ack
 from schemas.codes import State
 from schemas.partition import partition_of
 from schemas.records import PushMessage
-from workers.sweep import Sweep
+from workers.saver.sweep import Sweep
 
 ALL = ("*",)
 PRESENCE = ("client.connected", "client.disconnected", "user.online", "user.offline")

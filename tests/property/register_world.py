@@ -13,7 +13,7 @@ from infra.register.slots import due_key, slot_of_client
 from schemas import names
 from schemas.codes import Status
 from schemas.records import StatusEvent
-from workers.refold import fold_session
+from workers.saver.refold import fold_session
 
 REALMS: Final = ["main", "other"]
 PRODUCT: Final = "demo"

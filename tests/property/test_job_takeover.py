@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from schemas.broadcasts import Broadcast, JobRecord, Transition
 from schemas.jobs import TRANSITIONS, Action, JobState
 from tests.unit.broadcast_world import Cluster, MemoryRoom, until
-from workers import joblife
-from workers.jobbase import Claim, Shared
-from workers.jobrun import JobRun
-from workers.pace import Pace, Pressure
+from workers.broadcast import life as joblife
+from workers.broadcast.job import Claim, Shared
+from workers.broadcast.pace import Pace, Pressure
+from workers.broadcast.run import JobRun
 
 STEPS = st.lists(st.sampled_from(["takeover", "zombie", "pause", "resume", "rate", "again", "wait"]), min_size=2, max_size=7)
 RATE = 600

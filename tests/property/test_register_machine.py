@@ -378,7 +378,7 @@ class Machine(RuleBasedStateMachine):
         self._sweep(data.draw(st.sampled_from(self.connections)))
 
     def _sweep(self, c: Connection) -> None:
-        if self.session is c:  # told first (workers/sweep.py); of another one the walk had found nothing
+        if self.session is c:  # told first (workers/saver/sweep.py); of another one the walk had found nothing
             self.told(c, online=False)
             self.session = None
         self.run(self.register.sweep([(self.key, c.view)]))

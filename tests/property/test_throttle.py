@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.throttle import BURST, Throttle, capacity, share_of
+from workers.delivery.throttle import BURST, Throttle, capacity, share_of
 
 PARTITIONS = 6
 

@@ -24,11 +24,11 @@ from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, JobRecord
 from schemas.partition import partition_of
 from tests.unit.fanout_room import Writes
-from workers.jobbase import JobBase, Tools
-from workers.jobfallback import Due, Reach
-from workers.jobfold import Folded, Read, fold
-from workers.pace import Pressure
-from workers.receiptcount import Followed
+from workers.broadcast.fold import Folded, Read, fold
+from workers.broadcast.job import JobBase, Tools
+from workers.broadcast.pace import Pressure
+from workers.broadcast.receiptcount import Followed
+from workers.broadcast.unreached import Due, Reach
 
 PARTITIONS = 3
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from infra.wire import Counts, SliceReply
 from schemas.codes import SLOTS, Priority
-from workers.pace import WEIGHTS, Pace
-from workers.pacing import JobPlan, Order, RoomPlan
+from workers.broadcast.pace import WEIGHTS, Pace
+from workers.broadcast.pacing import JobPlan, Order, RoomPlan
 
 TICK = 0.02
 

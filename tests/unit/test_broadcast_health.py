@@ -11,9 +11,9 @@ import pytest
 
 from infra.documents import Health, Product
 from infra.settings import OutsideSettings
-from workers.health import HealthProbes
+from workers.broadcast.health import HealthProbes
+from workers.broadcast.pace import SLOWEST, Pressure
 from workers.outside import Outside
-from workers.pace import SLOWEST, Pressure
 
 
 class Server:

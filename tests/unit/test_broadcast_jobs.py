@@ -13,9 +13,9 @@ from schemas import codec, names
 from schemas.broadcasts import Broadcast, JobRecord, Transition
 from schemas.partition import partition_of
 from tests.unit.broadcast_world import PARTITIONS, Cluster, MemoryRoom, record, until
-from workers import broadcast
-from workers.broadcast import Broadcasts
-from workers.jobfold import Read, fold, number_of
+from workers.broadcast import owner as broadcast
+from workers.broadcast.fold import Read, fold, number_of
+from workers.broadcast.owner import Broadcasts
 from workers.runner import Incoming
 
 NEWS = partition_of("news", PARTITIONS)

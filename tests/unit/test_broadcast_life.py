@@ -17,10 +17,10 @@ from schemas.broadcasts import Audit, Broadcast, Canary, JobRecord, Transition
 from schemas.checks import MAX_TTL_S
 from schemas.jobs import Action, NotAllowed
 from tests.unit.broadcast_world import Cluster, MemoryRoom, running, until
-from workers import joblife
-from workers.jobbase import Claim, Shared
-from workers.jobrun import JobRun
-from workers.pace import Pace, Pressure
+from workers.broadcast import life as joblife
+from workers.broadcast.job import Claim, Shared
+from workers.broadcast.pace import Pace, Pressure
+from workers.broadcast.run import JobRun
 
 
 class Job:

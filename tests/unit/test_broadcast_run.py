@@ -12,10 +12,10 @@ from infra import wire
 from schemas.broadcasts import Broadcast
 from schemas.codes import SLOTS
 from tests.unit.broadcast_world import Cluster, MemoryRoom, record, until
-from workers.jobbase import Claim, Shared
-from workers.jobcursor import first_cursors
-from workers.jobrun import JobRun
-from workers.pace import Pace, Pressure
+from workers.broadcast.cursor import first_cursors
+from workers.broadcast.job import Claim, Shared
+from workers.broadcast.pace import Pace, Pressure
+from workers.broadcast.run import JobRun
 
 CONTENT = Broadcast(id="j1", product="news", payload=b"hello", properties={"k": "v"})
 
@@ -123,7 +123,7 @@ async def test_given_a_room_that_boots_again_when_run_then_the_job_is_announced_
 
 
 async def test_given_a_room_that_dies_when_run_then_the_others_complete_and_its_persons_are_uncertain(monkeypatch):
-    monkeypatch.setattr("workers.pacing.GONE", 0.3)
+    monkeypatch.setattr("workers.broadcast.pacing.GONE", 0.3)
     cluster = two_rooms(100)
     task = start(cluster, rate=100)
     await until(lambda: len(cluster.bus.rooms["b"].got) >= 20)

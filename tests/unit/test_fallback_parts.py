@@ -12,7 +12,7 @@ from infra.documents import Product
 from infra.register.slots import SLOTS, due_key, slot_of_client, tags
 from schemas import names
 from schemas.records import Fallback, PushMessage
-from workers.fallback import BATCH, BATCH_BYTES, Taken, batches_of
+from workers.coordinator.fallback import BATCH, BATCH_BYTES, Taken, batches_of
 from workers.runner import Incoming
 from workers.stored import LAST_CALL_MS, to_store
 

@@ -11,8 +11,8 @@ from prometheus_client import REGISTRY
 from infra.bus import BusTimeout
 from infra.register import SessionView
 from infra.wire import Downlink, Hint, HintResult, Reply, Request
-from workers import hints as module
-from workers.hints import HintSender
+from workers.delivery import hints as module
+from workers.delivery.hints import HintSender
 
 HERE = SessionView(1, 1, "r1", 5, 1)
 

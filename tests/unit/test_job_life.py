@@ -13,9 +13,9 @@ from schemas.broadcasts import Broadcast, Canary, JobRecord, Transition
 from schemas.checks import MAX_TTL_S
 from schemas.codes import SLOTS
 from schemas.jobs import OVER, TRANSITIONS, Action, JobState, NotAllowed, after
-from workers import joblife
-from workers.joblife import COUNTED, CanaryWatch
-from workers.pacing import POLL
+from workers.broadcast import life as joblife
+from workers.broadcast.life import COUNTED, CanaryWatch
+from workers.broadcast.pacing import POLL
 
 PRODUCT = Product(name="news", rate=500, ttl_s=3600)
 NOW = 1_800_000_000_000

@@ -17,12 +17,12 @@ from schemas.broadcasts import AudienceChunk, Broadcast, Canary, JobRecord, Tran
 from schemas.jobs import Action
 from schemas.records import PushMessage
 from tests.unit.broadcast_world import Cluster, running, until
-from workers import joblife
-from workers.jobbase import Claim, Shared
-from workers.listplan import ListPlan, cursor, from_cursor
-from workers.listrun import ListRun
-from workers.pace import Pace, Pressure
-from workers.receiptcount import Followed
+from workers.broadcast import life as joblife
+from workers.broadcast.job import Claim, Shared
+from workers.broadcast.listplan import ListPlan, cursor, from_cursor
+from workers.broadcast.listrun import ListRun
+from workers.broadcast.pace import Pace, Pressure
+from workers.broadcast.receiptcount import Followed
 
 CHUNK = 50
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from infra.wire import Counts, SliceReply
 from schemas.codes import SLOTS, Priority
 from tests.unit.pacing_world import World, most_in_window, room_of
-from workers.pace import BURST, PERIOD, SLOWEST, Ask, Bucket, Pace, Pressure, fair_shares, ramped
-from workers.pacing import FOLDED, GONE, MAX_DEAD, JobPlan, RoomPlan
+from workers.broadcast.pace import BURST, PERIOD, SLOWEST, Ask, Bucket, Pace, Pressure, fair_shares, ramped
+from workers.broadcast.pacing import FOLDED, GONE, MAX_DEAD, JobPlan, RoomPlan
 
 BURST_S = BURST + PERIOD
 """What may lie in a window beyond the rate: a full bucket, and a slice that was taken before the window and written in it."""

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.unit.pacing_world import World, most_in_window, room_of
-from workers.pace import Pace
+from workers.broadcast.pace import Pace
 
 WINDOW = 5.0
 

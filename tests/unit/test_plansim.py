@@ -15,9 +15,9 @@ import cli
 from schemas.codec import MAX_RECORD
 from schemas.codes import SLOTS
 from tests.unit.pacing_world import World, room_of
-from workers.pace import Pace
-from workers.pacing import Order
-from workers.plansim import COSTS, Campaign, DenseRoom, NoPlan, Simulation
+from workers.broadcast.pace import Pace
+from workers.broadcast.pacing import Order
+from workers.broadcast.plansim import COSTS, Campaign, DenseRoom, NoPlan, Simulation
 
 SMALL = Campaign(clients=10_000, rooms=2, rate=500, qos=0)
 

@@ -7,7 +7,7 @@ import tracemalloc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.settled import Settled
+from workers.saver.settled import Settled
 
 IDS = st.tuples(st.sampled_from(["main:a", "main:b"]), st.sampled_from(["p", "q"]), st.text("abc", max_size=4))
 

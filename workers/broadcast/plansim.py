@@ -1,6 +1,6 @@
 """A broadcast before it is sent: the owner's real planner over simulated rooms, in simulated time (`pushctl plan broadcast`).
 
-`workers/pacing.py` decides here as it does in the owner, so the number of orders is the real one. Rooms are densities, clients
+`pacing.py` decides here as it does in the owner, so the number of orders is the real one. Rooms are densities, clients
 spread evenly over the slots: 300 million cost no more than their orders. What would go to rooms and to Kafka is encoded by the
 real encoders and counted. CPU is these counts times what was measured (`COSTS`). Who comes late is not in it.
 """
@@ -16,11 +16,11 @@ from schemas import codec
 from schemas.broadcasts import JobRecord
 from schemas.codes import SLOTS
 from schemas.jobs import JobState
-from workers.jobbase import SAVE, TICK
-from workers.jobcursor import cursor
-from workers.jobrooms import SLICE_AGE_MS
-from workers.pace import Pace
-from workers.pacing import JobPlan, Order, RoomKey, RoomPlan
+from workers.broadcast.cursor import cursor
+from workers.broadcast.job import SAVE, TICK
+from workers.broadcast.pace import Pace
+from workers.broadcast.pacing import JobPlan, Order, RoomKey, RoomPlan
+from workers.broadcast.rooms import SLICE_AGE_MS
 
 WAY: Final = 0.003
 """Seconds that an order and its reply take together, on the wire and in both processes."""
@@ -148,7 +148,7 @@ class _Traffic:
 
 
 class Simulation:
-    """One broadcast, alone in its product. The loop is that of `workers/jobrun.py`."""
+    """One broadcast, alone in its product. The loop is that of `run.py`."""
 
     def __init__(self, campaign: Campaign, costs: Costs = COSTS) -> None:
         """Raises NoPlan."""

@@ -30,7 +30,7 @@ from schemas.codec import Undecodable, decode_as
 from schemas.codes import EventType, Mode, State
 from schemas.partition import partition_of
 from schemas.records import PushMessage, Receipt
-from workers.hints import HintSender
+from workers.delivery.hints import HintSender
 from workers.owed import pay
 from workers.runner import Dead, Incoming, Retryable
 from workers.stored import to_store

@@ -1,6 +1,6 @@
 """The life of one job as changes of its record: what a command, the time, a canary or the walk's end make of it.
 
-Pure functions from record to record; `schemas/jobs.py` has the table of states. `workers/jobrun.py` keeps each new record in
+Pure functions from record to record; `schemas/jobs.py` has the table of states. `run.py` keeps each new record in
 Kafka before anybody is told.
 """
 
@@ -16,7 +16,7 @@ from schemas.broadcasts import Audit, Broadcast, Canary, JobRecord, Transition
 from schemas.checks import MAX_TTL_S
 from schemas.codes import SLOTS, WHOLE
 from schemas.jobs import OVER, Action, JobState, after
-from workers.pacing import POLL
+from workers.broadcast.pacing import POLL
 
 SYSTEM: Final = "longwire"
 """Who did what nobody asked for, in the audit."""

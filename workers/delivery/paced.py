@@ -1,4 +1,4 @@
-"""A consumer that takes at most so many records per second, over all members of its group (workers/throttle.py)."""
+"""A consumer that takes at most so many records per second, over all members of its group (throttle.py)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from aiokafka import TopicPartition
 from prometheus_client import Gauge
 
 from infra.documents import Queue
+from workers.delivery.throttle import Throttle, share_of
 from workers.runner import Batches, Runner
-from workers.throttle import Throttle, share_of
 
 TICK: Final = 0.1
 """Seconds within which a change of the rate, a pause or its end is seen."""

@@ -15,8 +15,8 @@ from prometheus_client import Counter
 
 from infra.documents import Health
 from infra.keeper import Keeper
+from workers.broadcast.pace import Pressure
 from workers.outside import NoAnswer, Outside
-from workers.pace import Pressure
 
 IDLE: Final = 1.0
 """Seconds until a product without a health URL, or without a broadcast that moves, is looked at again."""

@@ -28,8 +28,8 @@ from infra.register.marker import OPEN, Incarnation, part
 from infra.settings import KafkaSettings
 from schemas import names
 from schemas.records import ShardRecord
-from workers.refold import Refold
 from workers.runner import Runner
+from workers.saver.refold import Refold
 
 BEAT: Final = 1.0
 FOLDS_AT_ONCE: Final = 2

@@ -15,8 +15,8 @@ from infra.rooms import RoomView
 from schemas import names
 from schemas.broadcasts import Broadcast, JobRecord
 from schemas.codes import Priority
-from workers.jobfold import number_of
-from workers.pacing import Order, RoomPlan
+from workers.broadcast.fold import number_of
+from workers.broadcast.pacing import Order, RoomPlan
 
 SLICE_AGE_MS: Final = 3_000
 """A slice is refused by its room when it is older."""

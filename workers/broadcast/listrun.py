@@ -1,7 +1,7 @@
 """One broadcast to an explicit list, while this process owns it: chunks of `push.audiences` come in, messages go out.
 
 The one kind of broadcast that writes for each person: whoever is named gets an ordinary message under the job's id, at the
-product's pace, and it waits for who is away. `workers/jobbase.py` has the rest of its life, `workers/listplan.py` its arithmetic.
+product's pace, and it waits for who is away. `job.py` has the rest of its life, `listplan.py` its arithmetic.
 A batch that Kafka did not acknowledge is produced again, and another owner begins at most a second before: both are stored once,
 by their id. What was produced is not taken back by a pause or a cancellation.
 """
@@ -24,12 +24,12 @@ from schemas.broadcasts import JobRecord, RoomCursor
 from schemas.codes import State
 from schemas.jobs import JobState
 from schemas.records import PushMessage
-from workers import funnel
-from workers.funnel import Figures
-from workers.jobbase import RETRY, TICK, Claim, JobBase, Shared, Tools, persons
-from workers.listplan import BEAT, cursor, from_cursor, unsettled
-from workers.pace import WEIGHTS
-from workers.receiptcount import Followed
+from workers.broadcast import funnel
+from workers.broadcast.funnel import Figures
+from workers.broadcast.job import RETRY, TICK, Claim, JobBase, Shared, Tools, persons
+from workers.broadcast.listplan import BEAT, cursor, from_cursor, unsettled
+from workers.broadcast.pace import WEIGHTS
+from workers.broadcast.receiptcount import Followed
 
 MAX_BATCH: Final = 2_000
 """Messages produced in one go, at most."""

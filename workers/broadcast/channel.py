@@ -11,8 +11,8 @@ import structlog
 
 from infra.journal import JournalDown
 from infra.register import RegisterDown
-from workers.jobfallback import Due, Reach
-from workers.pace import Bucket
+from workers.broadcast.pace import Bucket
+from workers.broadcast.unreached import Due, Reach
 
 RETRY: Final = 1.0
 LOOK: Final = 0.05
@@ -21,7 +21,7 @@ log = structlog.get_logger("jobchannel")
 
 
 class Fallbacks(Protocol):
-    """Who walks the registry (workers.jobfallback.JobFallback)."""
+    """Who walks the registry (workers.broadcast.unreached.JobFallback)."""
 
     async def run(
         self,

@@ -35,7 +35,7 @@ from schemas.codes import State, Status
 from schemas.partition import partition_of
 from schemas.records import ClientRecord, PushMessage, Receipt, StatusEvent
 from workers.owed import produce_receipts
-from workers.settled import Settled
+from workers.saver.settled import Settled
 from workers.stored import to_store
 
 MARGIN_MS: Final = 60_000

@@ -28,13 +28,13 @@ from schemas.broadcasts import Broadcast, JobRecord, Transition
 from schemas.codes import PLACES
 from schemas.jobs import JobState, NotAllowed
 from schemas.partition import partition_of
-from workers import joblife
-from workers.jobbase import Claim, JobBase, Shared, Tools
-from workers.jobcursor import first_cursors
-from workers.jobfold import UNNUMBERED, Folded, fold, number_of, read_broadcasts, read_jobs
-from workers.jobrun import JobRun
-from workers.listrun import ListRun
-from workers.pace import Pace, Pressure
+from workers.broadcast import life as joblife
+from workers.broadcast.cursor import first_cursors
+from workers.broadcast.fold import UNNUMBERED, Folded, fold, number_of, read_broadcasts, read_jobs
+from workers.broadcast.job import Claim, JobBase, Shared, Tools
+from workers.broadcast.listrun import ListRun
+from workers.broadcast.pace import Pace, Pressure
+from workers.broadcast.run import JobRun
 from workers.runner import Dead, Incoming
 
 MAX_OPEN: Final = 1_000

@@ -1,6 +1,6 @@
 """Where and when a broadcast goes on: the plan of one job over its rooms. No I/O, no clock: `now` is passed in.
 
-An order to a room *reserves* the persons that it may write to at most (`workers/pace.py`), and what the room did not use comes
+An order to a room *reserves* the persons that it may write to at most (`pace.py`), and what the room did not use comes
 back with its reply; so the pace holds however unevenly clients fall into slots. A plan may end early (`stop`: a canary's share)
 or hold (a paused job: only counts are asked for).
 """
@@ -17,7 +17,7 @@ import msgspec
 
 from infra.wire import Counts, SliceReply
 from schemas.codes import SLOTS
-from workers.pace import PERIOD, Pace
+from workers.broadcast.pace import PERIOD, Pace
 
 SPREAD: Final = 0.9
 """The part of the period in which a slice is written: the rest is for its way."""

@@ -13,8 +13,8 @@ from infra.meant import target_of
 from infra.wire import ACK_BOUNDS_MS, JobRoom, JobView
 from schemas.broadcasts import Broadcast, JobRecord
 from schemas.jobs import JobState
-from workers.joblife import CanaryWatch
-from workers.pacing import JobPlan
+from workers.broadcast.life import CanaryWatch
+from workers.broadcast.pacing import JobPlan
 
 MAX_VIEWED_ROOMS: Final = 1_000
 """Rooms listed in a job's entry, whose size is bounded; the totals have them all."""

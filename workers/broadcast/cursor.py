@@ -7,8 +7,8 @@ from typing import Final
 from infra import wire
 from infra.rooms import Rooms
 from schemas.broadcasts import JobRecord, RoomCursor
-from workers.funnel import numbers
-from workers.pacing import RoomPlan
+from workers.broadcast.funnel import numbers
+from workers.broadcast.pacing import RoomPlan
 
 START: Final = "start"
 """Beside a room's counts in its cursor: how many clients it had when the job began."""

@@ -11,8 +11,8 @@ from typing import Final
 
 from schemas.broadcasts import Canary, RoomCursor
 from schemas.codes import WHOLE, State
-from workers.pace import PERIOD
-from workers.receiptcount import Followed, settled
+from workers.broadcast.pace import PERIOD
+from workers.broadcast.receiptcount import Followed, settled
 
 LIST: Final = "list"
 """The one cursor of a list job, where others have their rooms."""

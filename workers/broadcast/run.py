@@ -1,6 +1,6 @@
 """One broadcast to whoever is in the rooms, while this process owns it: slices go out, replies come in.
 
-The plan (`workers/pacing.py`) decides what is next, `workers/jobbase.py` has the rest of its life. A room that does not answer
+The plan (`pacing.py`) decides what is next, `job.py` has the rest of its life. A room that does not answer
 gets the same slice again, and delays nobody else. An answer `old-term` means that another process owns the job now: this one
 stops, without a word.
 """
@@ -20,15 +20,15 @@ from infra.meant import of_registry
 from infra.rooms import RoomView
 from schemas.broadcasts import JobRecord, RoomCursor
 from schemas.jobs import JobState
-from workers import funnel
-from workers.funnel import Figures
-from workers.jobbase import RETRY, TICK, Claim, JobBase, Shared, Tools, persons
-from workers.jobchannel import JobChannel
-from workers.jobcursor import cursor, first_cursors, plans
-from workers.jobfallback import Due
-from workers.jobrooms import UNREACHED, JobRooms
-from workers.pace import WEIGHTS
-from workers.pacing import JobPlan, Order, RoomKey, RoomPlan
+from workers.broadcast import funnel
+from workers.broadcast.channel import JobChannel
+from workers.broadcast.cursor import cursor, first_cursors, plans
+from workers.broadcast.funnel import Figures
+from workers.broadcast.job import RETRY, TICK, Claim, JobBase, Shared, Tools, persons
+from workers.broadcast.pace import WEIGHTS
+from workers.broadcast.pacing import JobPlan, Order, RoomKey, RoomPlan
+from workers.broadcast.rooms import UNREACHED, JobRooms
+from workers.broadcast.unreached import Due
 
 log = structlog.get_logger("jobrun")
 orders = Counter("longwire_broadcast_slices_total", "Slices by answer", ["status"])

@@ -1,8 +1,8 @@
 """What every owned job has, however it reaches its clients: it waits for its time and a place, obeys commands, is kept in
 `push.jobs` each second and shown to readers, and ends.
 
-A kind of job (`workers/jobrun.py`: slices to rooms; `workers/listrun.py`: messages to a list) says how it goes on (`_drive`),
-what its cursor is (`_cursors`) and how it looks (`view`). The life (`workers/joblife.py`) says what may be.
+A kind of job (`run.py`: slices to rooms; `listrun.py`: messages to a list) says how it goes on (`_drive`),
+what its cursor is (`_cursors`) and how it looks (`view`). The life (`life.py`) says what may be.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from infra.wire import Counts, JobView
 from schemas import names
 from schemas.broadcasts import Audit, Broadcast, JobRecord, RoomCursor, Transition
 from schemas.jobs import IDLE, JobState
-from workers import funnel, joblife
-from workers.funnel import Figures
-from workers.jobchannel import Fallbacks
-from workers.joblife import CanaryWatch
-from workers.pace import Pace, Pressure, ramped
-from workers.receiptcount import ReceiptCounts
+from workers.broadcast import funnel
+from workers.broadcast import life as joblife
+from workers.broadcast.channel import Fallbacks
+from workers.broadcast.funnel import Figures
+from workers.broadcast.life import CanaryWatch
+from workers.broadcast.pace import Pace, Pressure, ramped
+from workers.broadcast.receiptcount import ReceiptCounts
 
 TICK: Final = (0.02, 0.5)
 """A job looks around at least and at most so often, s; a reply or a command wakes it too."""
@@ -51,7 +52,7 @@ halts = Counter("longwire_broadcast_halted_total", "Broadcasts that their canary
 
 
 class Probes(Protocol):
-    """Who follows a product's health (workers.health.HealthProbes)."""
+    """Who follows a product's health (workers.broadcast.health.HealthProbes)."""
 
     async def watch(self, product: str, pressure: Pressure, moving: Callable[[], bool]) -> None:
         """Keep `pressure` true while `moving()`; runs until it is cancelled."""

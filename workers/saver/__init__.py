@@ -1,0 +1,1 @@
+"""The saver answers rooms (`saver.py`), ends what nobody touches (`sweep.py`), and folds Redis from Kafka (`recovery.py`)."""
