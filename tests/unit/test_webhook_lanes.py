@@ -18,8 +18,9 @@ from schemas.records import Retry
 from workers.outside import Answer
 from workers.webhooks import Lanes, Outbox, Sender, Waiting
 from workers.webhooks import circuit as circuit_module
+from workers.webhooks import lanes as lanes_module
 from workers.webhooks.circuit import THRESHOLD
-from workers.webhooks.waiting import Item
+from workers.webhooks.heads import Item
 
 
 @dataclass
@@ -31,7 +32,11 @@ class Documents:
 class Shelf:
     """Has a record for each that waits."""
 
+    def __init__(self) -> None:
+        self.reads = 0
+
     async def read(self, items: Sequence[Item]) -> dict[str, Retry]:
+        self.reads += 1
         fields = {"product": "shop", "endpoint": "main", "type": "uplink.received", "at_ms": 1, "data": b"{}", "reason": ""}
         return {each.id: Retry(id=each.id, key=each.key, since_ms=each.since_ms, **fields) for each in items}
 
@@ -71,10 +76,12 @@ class Lane:
         journal = JournalTwin()
         self.outbox = Outbox(journal, Sender(self.server), self.waiting, answered)
         documents = Documents({"shop": Product(name="shop", webhooks=(self.endpoint,))})
-        self.lanes = Lanes(journal, self.outbox, self.waiting, Shelf(), documents)
+        self.shelf = Shelf()
+        self.lanes = Lanes(journal, self.outbox, self.waiting, self.shelf, documents)
         self.lanes.own(frozenset({0}))
 
     async def until(self, waiting: int) -> None:
+        """Start, and stop when no more wait."""
         await self.lanes.start()
         async with asyncio.timeout(10):
             while len(self.waiting) > waiting:  # noqa: ASYNC110 - an index, not an event
@@ -103,3 +110,18 @@ async def test_given_only_an_event_that_was_tried_lately_then_it_is_the_one_that
         lane.outbox.circuit("shop", lane.endpoint).failed(time.monotonic())
     await lane.until(0)
     assert lane.server.told == ["e1"]
+
+
+async def test_given_an_endpoint_that_is_away_then_nothing_is_read_until_it_may_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuit_module, "FIRST", 1000.0)
+    monkeypatch.setattr(lanes_module, "NAP", 0.01)
+    lane = Lane(waits(1, "k"))
+    for _ in range(THRESHOLD):
+        lane.outbox.circuit("shop", lane.endpoint).failed(time.monotonic())
+    await lane.lanes.start()
+    await asyncio.sleep(0.2)
+    await lane.lanes.stop()
+    assert (lane.shelf.reads, lane.server.told) == (0, [])
+    lane.outbox.circuit("shop", lane.endpoint).taken()
+    await lane.until(0)
+    assert (lane.shelf.reads, lane.server.told) == (1, ["e1"])

@@ -21,9 +21,9 @@ from workers.outside import Answer, NoAnswer
 from workers.webhooks import Event, Outbox, Reply, Sender, Shelf, Waiting
 from workers.webhooks import waiting as waiting_module
 from workers.webhooks.circuit import FIRST, LONGEST, THRESHOLD, Circuit
+from workers.webhooks.heads import Item
 from workers.webhooks.outbox import LIVE
 from workers.webhooks.sender import ANSWER_BYTES, Outcome, Verdict, reply_of, verdict_of
-from workers.webhooks.waiting import Item
 
 ROUTE = ("shop", "main")
 
@@ -113,6 +113,24 @@ def test_given_the_last_of_a_key_when_it_is_settled_then_the_key_waits_no_longer
     assert waiting.holds(ROUTE, "k")
     waiting.remove(ROUTE, "e2")
     assert (waiting.holds(ROUTE, "k"), len(waiting), list(waiting)) == (False, 0, [])
+
+
+def test_given_one_that_failed_while_the_endpoint_was_away_then_it_goes_alone_and_tries_last() -> None:
+    waiting = Waiting()
+    for each in (item(1, "a"), item(2, "a"), item(3, "b")):
+        waiting.add(ROUTE, each)
+    [tried] = waiting.probe(ROUTE, lambda partition: True)
+    waiting.put_off(ROUTE, tried, 5.0, away=1)
+    assert [each.id for each in waiting.probe(ROUTE, lambda partition: True)] == ["e3"]
+    assert (first(waiting, now=4.0), first(waiting, now=5.0)) == (["e3"], ["e1"])
+
+
+def test_given_tens_of_thousands_that_are_held_then_what_is_behind_them_goes() -> None:
+    waiting = Waiting()
+    for number in range(30_000):
+        waiting.add(ROUTE, item(number, f"k{number}", due=1000.0 if number % 2 else 0.0, seen=number % 2 == 1))
+    waiting.add(ROUTE, item(30_000, "free"))
+    assert first(waiting) == ["e30000"]
 
 
 class ReadBackFirst(JournalTwin):

@@ -25,9 +25,10 @@ from schemas.records import Retry
 from workers.once import Producer
 from workers.webhooks.circuit import Circuit, pause_after
 from workers.webhooks.events import Batch, Event, batches
+from workers.webhooks.heads import Item
 from workers.webhooks.outbox import Lost, Outbox, event_of, waits
 from workers.webhooks.sender import Outcome, Verdict
-from workers.webhooks.waiting import Item, Route, Waiting
+from workers.webhooks.waiting import Route, Waiting
 
 LOOK: Final = 0.05
 """Seconds between two looks for endpoints for which something waits."""
@@ -127,11 +128,10 @@ class Lanes:
         if endpoint is None and not self._products.current:
             return NAP
         circuit = self._outbox.circuit(route[0], endpoint) if endpoint is not None else None
-        closed = circuit is None or circuit.closed
-        most = endpoint.batch if endpoint is not None and closed and not self._alone.get(route) else 1
-        items, held = self._waiting.first(route, self._mine.__contains__, time.monotonic(), most)
-        if not closed:
-            items = self._waiting.probe(route, self._mine.__contains__)
+        if circuit is not None and (pause := circuit.wait()):
+            return pause
+        most = endpoint.batch if endpoint is not None and not self._alone.get(route) else 1
+        items, held = self._next(route, circuit, most)
         if not items:
             return held if held > 0 else None
         found = await self._shelf.read(items)
@@ -141,15 +141,19 @@ class Lanes:
         if over:
             reason = GONE if endpoint is None else f"not taken in {endpoint.keep:g} s; at first: {found[over[0].id].reason}"
             await self._bury(route, [Lost(events[item.id], reason, item) for item in over])
-        if endpoint is None or circuit is None or len(over) == len(items):
-            return 0.0
-        if pause := circuit.wait():
-            return pause
+        if endpoint is None or circuit is None or len(over) == len(items) or circuit.wait():
+            return 0.0  # who has an event may have found it away meanwhile
         left = [item for item in items if item not in over]
         batch = next(batches([events[item.id] for item in left], most))
         verdict = await self._outbox.post(endpoint, batch, circuit, within=endpoint.timeout)
         await self._settle(route, endpoint, batch, verdict, {item.id: item for item in left})
         return 0.0
+
+    def _next(self, route: Route, circuit: Circuit | None, most: int) -> tuple[list[Item], float]:
+        """What is told next, one by which it is tried if it was away; if none, in how many seconds (0: nothing is left)."""
+        if circuit is not None and not circuit.closed:
+            return self._waiting.probe(route, self._mine.__contains__), 0.0
+        return self._waiting.first(route, self._mine.__contains__, time.monotonic(), most)
 
     def _endpoint(self, route: Route) -> Endpoint | None:
         product = self._products.products.get(route[0])
@@ -181,21 +185,19 @@ class Lanes:
         elif verdict.outcome is Outcome.REFUSED:
             await self._refused(route, endpoint, items[batch.events[0].id], batch.events[0], verdict.reason)
         elif len(batch.events) == 1:
-            self._away(items[batch.events[0].id], self._outbox.circuit(route[0], endpoint))
+            self._away(route, items[batch.events[0].id], self._outbox.circuit(route[0], endpoint))
         if self._alone.get(route):
             self._alone[route] -= 1
 
     async def _refused(self, route: Route, endpoint: Endpoint, item: Item, event: Event, reason: str) -> None:
-        item.refused += 1
-        item.due = time.monotonic() + pause_after(item.refused)
+        self._waiting.put_off(route, item, time.monotonic() + pause_after(item.refused + 1), refused=1)
         if item.refused >= endpoint.attempts:
             await self._bury(route, [Lost(event, f"{reason}, {item.refused} times", item)])
 
-    @staticmethod
-    def _away(item: Item, circuit: Circuit) -> None:
+    def _away(self, route: Route, item: Item, circuit: Circuit) -> None:
         if item.away or not circuit.closed:
-            item.away += 1
-            item.due = time.monotonic() + circuit.wait() + pause_after(item.away)
+            due = time.monotonic() + circuit.wait() + pause_after(item.away + 1)
+            self._waiting.put_off(route, item, due, away=1)
 
     async def _bury(self, route: Route, lost: Sequence[Lost]) -> None:
         await self._end(route, [each.event for each in lost], [self._outbox.letter(route[1], each) for each in lost])

@@ -23,8 +23,9 @@ from schemas.records import DeadLetter, Retry
 from workers.once import Producer
 from workers.webhooks.circuit import Circuit
 from workers.webhooks.events import Batch, Event, batches
+from workers.webhooks.heads import Item
 from workers.webhooks.sender import Outcome, Reply, Sender, Verdict, reply_of
-from workers.webhooks.waiting import Item, Route, Waiting
+from workers.webhooks.waiting import Route, Waiting
 
 LIVE: Final = 1.0
 """Seconds that somebody who has an event waits for the endpoint, at most."""

@@ -17,7 +17,8 @@ from infra.scratch import close, scratch_consumer
 from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.records import Retry
-from workers.webhooks.waiting import Item, Waiting
+from workers.webhooks.heads import Item
+from workers.webhooks.waiting import Waiting
 
 PAUSE: Final = 1.0
 """Seconds until a failed read is tried again."""

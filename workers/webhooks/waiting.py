@@ -1,47 +1,72 @@
 """Which events wait for which endpoint, as `push.retries` tells it: an index, the records stay in Kafka.
 
-Within one key they are in the order in which they began to wait.
+Within one key they are in the order in which they began to wait, and only the first of a key may be told (`heads`): whoever looks
+for what may be told sees none that may not, however many wait.
 """
 
 from __future__ import annotations
 
-from collections import Counter as Counts
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from heapq import heappop, heappush, merge
+from itertools import count, islice
 from typing import Final
+
+from workers.webhooks.heads import Heads, Item
 
 MAX_WAITING: Final = 100_000
 """Events that wait for one endpoint; further ones are dead letters."""
 MAX_ALL: Final = 500_000
-SCANNED: Final = 5_000
-"""Events looked at for one request: those of a key that is held back are passed over."""
 
 Route = tuple[str, str]
 """A product and the name of its endpoint."""
 
 
 @dataclass(slots=True)
-class Item:
-    """One event that waits. `due`: not before then (monotonic); `refused`: how many times it was refused by itself; `away`: how
-    many times the endpoint was away when it was tried by this one: then it goes alone. `seen`: read back from Kafka. Before that
-    it is not told: its end would be read before its beginning."""
-
-    id: str
-    key: str
-    partition: int
-    offset: int
-    since_ms: int
-    due: float = 0.0
-    refused: int = 0
-    away: int = 0
-    seen: bool = False
-
-
-@dataclass(slots=True)
 class _Line:
+    """What waits for one endpoint: by id, the last of each key, and the heads by partition."""
+
     items: dict[str, Item] = field(default_factory=dict)
-    keys: Counts[str] = field(default_factory=Counts)
+    last: dict[str, Item] = field(default_factory=dict)
+    heads: dict[int, Heads] = field(default_factory=dict)
+
+    def append(self, item: Item) -> None:
+        """Behind those of its key."""
+        item.before = self.last.get(item.key)
+        if item.before is not None:
+            item.before.behind = item
+        self.items[item.id] = self.last[item.key] = item
+        self.file(item)
+
+    def file(self, item: Item) -> None:
+        """Among the heads, if it is one that may be told."""
+        if item.before is None and item.seen:
+            self.heads.setdefault(item.partition, Heads()).add(item)
+
+    def unfile(self, item: Item) -> None:
+        """From among them."""
+        if item.before is None and item.seen:
+            self.heads[item.partition].remove(item)
+
+    def cut(self, item: Item) -> None:
+        """The next of its key is at its place."""
+        self.unfile(item)
+        del self.items[item.id]
+        before, behind = item.before, item.behind
+        item.before = item.behind = None
+        if before is not None:
+            before.behind = behind
+        if behind is not None:
+            behind.before = before
+            self.file(behind)
+        elif before is not None:
+            self.last[item.key] = before
+        else:
+            del self.last[item.key]
+
+    def owned(self, mine: Callable[[int], bool]) -> list[Heads]:
+        """The heads of these partitions."""
+        return [heads for partition, heads in self.heads.items() if mine(partition)]
 
 
 class Waiting:
@@ -50,6 +75,7 @@ class Waiting:
     def __init__(self) -> None:
         self._lines: dict[Route, _Line] = {}
         self._read: dict[int, int] = {}
+        self._numbers = count(1)
         self._all = 0
 
     def __len__(self) -> int:
@@ -69,30 +95,40 @@ class Waiting:
             return
         line = self._lines.setdefault(route, _Line())
         known = line.items.get(item.id)
-        if known is not None:
-            known.offset, known.seen = max(known.offset, item.offset), known.seen or item.seen
+        if known is None:
+            item.number = next(self._numbers)
+            line.append(item)
+            self._all += 1
             return
-        line.items[item.id] = item
-        line.keys[item.key] += 1
-        self._all += 1
+        known.offset = max(known.offset, item.offset)
+        if item.seen and not known.seen:
+            known.seen = True
+            line.file(known)
 
     def remove(self, route: Route, event: str) -> None:
         """It waits no longer."""
         line = self._lines.get(route)
-        item = line.items.pop(event, None) if line is not None else None
+        item = line.items.get(event) if line is not None else None
         if line is None or item is None:
             return
+        line.cut(item)
         self._all -= 1
-        line.keys[item.key] -= 1
-        if not line.keys[item.key]:
-            del line.keys[item.key]
         if not line.items:
             del self._lines[route]
+
+    def put_off(self, route: Route, item: Item, due: float, *, refused: int = 0, away: int = 0) -> None:
+        """It failed (so many more times), and is not told before then."""
+        line = self._lines.get(route)
+        if line is None or line.items.get(item.id) is not item:
+            return  # settled meanwhile, by another process
+        line.unfile(item)
+        item.due, item.refused, item.away = due, item.refused + refused, item.away + away
+        line.file(item)
 
     def holds(self, route: Route, key: str) -> bool:
         """Does anything of this key wait?"""
         line = self._lines.get(route)
-        return line is not None and key in line.keys
+        return line is not None and key in line.last
 
     def room(self, route: Route) -> int:
         """How many more may wait for this endpoint."""
@@ -100,36 +136,29 @@ class Waiting:
         return max(0, min(MAX_WAITING - (len(line.items) if line else 0), MAX_ALL - self._all))
 
     def first(self, route: Route, mine: Callable[[int], bool], now: float, most: int) -> tuple[list[Item], float]:
-        """The next that may be told, of partitions that are `mine`; and in how many seconds another is due (0: none is)."""
+        """The next that may be told, of partitions that are `mine`, the oldest first; and in how many seconds another is due (0:
+        none is). Of one key several may go together; one whose endpoint was away when it was tried goes alone."""
         line = self._lines.get(route)
+        owned = line.owned(mine) if line is not None else []
+        for heads in owned:
+            heads.wake(now)
+        alone = min((heads.alone[0] for heads in owned if heads.alone), default=None)
+        coming = list(islice(merge(*(heads.ready for heads in owned)), most))
+        if alone is not None and (not coming or alone < coming[0]):
+            return [alone[1]], 0.0
         picked: list[Item] = []
-        held: set[str] = set()
-        soonest = 0.0
-        for number, item in enumerate(line.items.values() if line else ()):
-            if len(picked) == most or number == SCANNED:
-                break
-            if item.key in held or not mine(item.partition):
-                continue
-            if not item.seen:
-                held.add(item.key)
-            elif item.due > now:
-                held.add(item.key)
-                soonest = min(soonest or item.due, item.due)
-            elif item.away and picked:
-                held.add(item.key)
-            elif item.away:
-                picked.append(item)
-                break
-            else:
-                picked.append(item)
-        return picked, soonest - now if soonest else 0.0
+        while coming and len(picked) < most:
+            item = heappop(coming)[1]
+            picked.append(item)
+            behind = item.behind
+            if behind is not None and behind.seen and behind.due <= now and not behind.away and mine(behind.partition):
+                heappush(coming, (behind.number, behind))
+        return picked, min((heads.asleep[0][0] - now for heads in owned if heads.asleep), default=0.0)
 
     def probe(self, route: Route, mine: Callable[[int], bool]) -> list[Item]:
         """The one by which an endpoint that is away is tried, none if none may be told: it may be away because of one of them,
         so it is the first of the key that failed the least often."""
         line = self._lines.get(route)
-        heads: dict[str, Item] = {}
-        for item in islice(line.items.values() if line else (), SCANNED):
-            if mine(item.partition):
-                heads.setdefault(item.key, item)
-        return sorted((item for item in heads.values() if item.seen), key=lambda item: (item.away, item.refused))[:1]
+        owned = line.owned(mine) if line is not None else []
+        found = min((heads.tried[0] for heads in owned if heads.tried), default=None)
+        return [found[3]] if found is not None else []
