@@ -9,7 +9,6 @@ only by requests to the same scheme, name and port that may reach the same netwo
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from httpcore import SOCKET_OPTION
 from pydantic import IPvAnyNetwork
 
 from infra.settings import OutsideSettings
+from workers.lookups import Lookups
 
 TIMEOUT: Final = 10.0
 """Seconds for all of it, from the name to the last byte, where the caller gives none."""
@@ -61,7 +61,8 @@ class Outside:
     def __init__(self, settings: OutsideSettings, *, resolve: Resolve | None = None, trust: ssl.SSLContext | None = None) -> None:
         """`resolve(host, port)`: its addresses, as text; raises OSError. `trust`: whose certificates are believed."""
         self._settings = settings
-        self._resolve = resolve or _resolved
+        self._lookups = Lookups()
+        self._resolve = resolve or self._lookups.addresses
         self._trust = trust
         self._pools: dict[tuple[bool, bool], httpcore.AsyncConnectionPool] = {}
 
@@ -69,10 +70,11 @@ class Outside:
         """Nothing: connections are made when they are needed."""
 
     async def stop(self) -> None:
-        """Close the connections."""
+        """Close the connections, and wait for no name."""
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             await pool.aclose()
+        await self._lookups.stop()
 
     async def get(self, url: str, *, most: int) -> bytes:
         """The body of a 200 answer of at most `most` bytes. Raises NoAnswer."""
@@ -217,8 +219,3 @@ _FAILURES: Final = (
     httpcore.ConnectionNotAvailable,
     httpcore.UnsupportedProtocol,
 )
-
-
-async def _resolved(host: str, port: int) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(item[4][0]) for item in found]
