@@ -35,9 +35,17 @@ class BadBatch(ValueError):
 
 
 async def respond(
-    bus: Bus, name: str, *, subject: str, queue: str, item: type[I], handle: Callable[[Sequence[I]], Awaitable[list[O]]]
+    bus: Bus,
+    name: str,
+    *,
+    subject: str,
+    queue: str,
+    item: type[I],
+    handle: Callable[[Sequence[I]], Awaitable[list[O]]],
+    plain: O | None = None,
 ) -> None:
-    """Serve `subject` with `handle(items) -> results` (same order and number)."""
+    """Serve `subject` with `handle(items) -> results` (same order and number). Who asked for it is not told of results that are
+    all `plain`."""
     decoder = msgspec.msgpack.Decoder(Request[item])  # type: ignore[valid-type]
     encoder = msgspec.msgpack.Encoder()
 
@@ -49,6 +57,8 @@ async def respond(
             deferred.labels(name, type(error).__name__).inc()
             return encoder.encode(Reply(request.seq, [], f"{type(error).__name__}: {error}"[:200]))
         answered.labels(name).inc(len(results))
+        if request.brief and plain is not None and results.count(plain) == len(results):
+            results = []
         return encoder.encode(Reply(request.seq, results))
 
     await bus.serve(name, subject, answer, queue=queue, concurrency=CONCURRENCY)

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -90,15 +90,18 @@ class Batcher(Generic[I, O]):
         sender: str,
         limit: int,
         give_up: float = float("inf"),
+        plain: O | None = None,
         told: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`give_up`: seconds after which an item is no longer repeated; `told()`: after items were finished, once a batch."""
+        """`give_up`: seconds after which an item is no longer repeated; `plain`: the result of each item where the answer names
+        none; `told()`: after items were finished, once a batch."""
         self._request = request
         self._subject = subject
         self._sender = sender
         self._limit = limit
         self._give_up = give_up
+        self._plain = plain
         self._told = told
         self._clock = clock
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Reply[result])  # type: ignore[valid-type]
@@ -173,7 +176,7 @@ class Batcher(Generic[I, O]):
                 break
             self._waiting.popleft()
             if ask.over:
-                self._forget(ask)
+                self._finish([ask], [None])
                 continue
             size += len(ask.data)
             ask.sent = True  # from here on it may be answered: to cancel it is to wait for that
@@ -185,7 +188,7 @@ class Batcher(Generic[I, O]):
         seq = self._seq
         metrics.batches.labels(self._subject).inc()
         try:
-            body = Request(VERSION, self._sender, seq, [msgspec.Raw(ask.data) for ask in batch])
+            body = Request(VERSION, self._sender, seq, [msgspec.Raw(ask.data) for ask in batch], self._plain is not None)
             reply = self._decoder.decode(await self._request(self._subject, self._encoder.encode(body)))
             reason = reply.error and "asked to"
         except (BusError, msgspec.MsgspecError) as error:
@@ -193,24 +196,31 @@ class Batcher(Generic[I, O]):
         except BaseException:
             self._again(batch, "failed")
             raise
-        if not reason and (reply.seq != seq or len(reply.items) != len(batch)):
-            reason = "mismatch"
         if reason:
             self._again(batch, reason)
-        else:
+        elif reply.seq == seq and not reply.items and self._plain is not None:
+            self._finish(batch, [self._plain] * len(batch))
+            self._told()
+        elif reply.seq == seq and len(reply.items) == len(batch):
             self._conclude(batch, reply.items)
+        else:
+            self._again(batch, "mismatch")
 
     def _conclude(self, batch: list[Ask[O]], results: list[O]) -> None:
-        again = []
-        for ask, result in zip(batch, results, strict=True):
-            if result.status == RETRY:
-                again.append(ask)
-            else:
-                self._forget(ask)
-                ask.finish(result)
+        answered = [(ask, result) for ask, result in zip(batch, results, strict=True) if result.status != RETRY]
+        self._finish([ask for ask, _ in answered], [result for _, result in answered])
         self._told()
-        if again:
-            self._again(again, RETRY)
+        if len(answered) < len(batch):
+            self._again([ask for ask, result in zip(batch, results, strict=True) if result.status == RETRY], RETRY)
+
+    def _finish(self, asks: Sequence[Ask[O]], results: Sequence[O | None]) -> None:
+        """These are over: they take no place any more, and then whoever waits is told."""
+        self.items -= len(asks)
+        self.bytes -= sum([len(ask.data) for ask in asks])
+        for ask, result in zip(asks, results, strict=True):
+            ask.finish(result)
+        if not self.items:
+            self.idle.set()
 
     # --- again, or never -----------------------------------------------------------------------------------------------
 
@@ -221,8 +231,7 @@ class Batcher(Generic[I, O]):
             ask.sent = False
             ask.tries += 1
             if ask.cancelled:
-                self._forget(ask)
-                ask.finish(None)
+                self._finish([ask], [None])
             elif now >= ask.expires:
                 self._lose(ask)
             else:
@@ -247,11 +256,4 @@ class Batcher(Generic[I, O]):
 
     def _lose(self, ask: Ask[O]) -> None:
         metrics.lost.labels(self._subject).inc()
-        self._forget(ask)
-        ask.finish(None)
-
-    def _forget(self, ask: Ask[O]) -> None:
-        self.items -= 1
-        self.bytes -= len(ask.data)
-        if not self.items:
-            self.idle.set()
+        self._finish([ask], [None])

@@ -9,6 +9,7 @@ from typing import Final
 from gateway.backend.batcher import Batcher
 from gateway.ports import Ask, Done
 from infra.wire import (
+    OK,
     BindItem,
     BindResult,
     ConnectItem,
@@ -36,7 +37,9 @@ class SaverLink:
             request, names.SAVER_CONNECT, ConnectResult, sender=sender, limit=QUEUE, give_up=CONNECT_TRIES_S
         )
         self._bind: Batcher[BindItem, BindResult] = Batcher(request, names.SAVER_BIND, BindResult, sender=sender, limit=QUEUE)
-        self._sync: Batcher[SyncItem, SyncResult] = Batcher(request, names.SAVER_SYNC, SyncResult, sender=sender, limit=QUEUE)
+        self._sync: Batcher[SyncItem, SyncResult] = Batcher(
+            request, names.SAVER_SYNC, SyncResult, sender=sender, limit=QUEUE, plain=SyncResult(OK)
+        )
         self._pull: Batcher[PullItem, PullResult] = Batcher(request, names.SAVER_PULL, PullResult, sender=sender, limit=QUEUE)
         self._unbind: Batcher[UnbindItem, DoneResult] = Batcher(
             request, names.SAVER_UNBIND, DoneResult, sender=sender, limit=QUEUE

@@ -213,8 +213,9 @@ class FanOut:
         mask = bind.settled if all else bind.settled & ~bind.saved
         if not mask and bind.recent is None:
             return []
-        now = self._clock()
-        found = [SettledJob(bind.product, *job.number, job.remember_s(now)) for job in self._jobs.at(bind.product, mask)]
+        found = [
+            SettledJob(bind.product, *job.number, job.remember_s(self._clock())) for job in self._jobs.at(bind.product, mask)
+        ]
         if bind.recent is not None:
             found += bind.recent.to_save(bind.product, int(self._wall()), all=all)
         return found

@@ -213,10 +213,11 @@ class Job:
 class ProductJobs:
     """The jobs of one product, by place."""
 
-    __slots__ = ("_places", "active")
+    __slots__ = ("_places", "active", "mask")
 
     def __init__(self) -> None:
         self._places: list[Job | None] = [None] * PLACES
+        self.mask = 0  # the bits of those that are not over
         self.active: dict[str, Job] = {}
         """Job id → job that is not over."""
 
@@ -230,20 +231,23 @@ class ProductJobs:
     def add(self, job: Job) -> None:
         """Give the job the place of its bit."""
         self._places[job.bit.bit_length() - 1] = job
+        self.mask |= job.bit
         self.active[job.content.job] = job
 
     def at(self, mask: int) -> Iterator[Job]:
-        """The active jobs whose bits are in `mask`."""
+        """The active jobs whose bits are in `mask`; those of jobs that are over stay in every bind until they are cleared."""
+        mask &= self.mask
         while mask:
             bit = mask & -mask
             mask ^= bit
             job = self._places[bit.bit_length() - 1]
-            if job is not None and not job.over:
+            if job is not None:
                 yield job
 
     def end(self, job: Job) -> None:
         """The job is over; its place stays taken until it is cleared."""
         self.active.pop(job.content.job, None)
+        self.mask &= ~job.bit
         job.end()
 
     def clear(self, binds: Iterable[BindState]) -> list[Job]:
@@ -278,7 +282,7 @@ class Jobs:
     def at(self, product: str, mask: int) -> Iterable[Job]:
         """The active jobs of a product whose bits are in `mask`."""
         jobs = self._products.get(product)
-        return jobs.at(mask) if jobs is not None and mask else ()
+        return jobs.at(mask) if jobs is not None and mask & jobs.mask else ()
 
     def add(
         self,

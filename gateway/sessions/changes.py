@@ -125,7 +125,7 @@ class Changes:
                 doing.bound.append((bind, wish, result))
                 self._step(doing)
 
-        delivery.send(lambda: host.saver.bind(item, answered))
+        delivery.send(host.saver.bind, item, answered)
 
     def _unbind(self, doing: _Doing, product: str) -> None:
         delivery = self._delivery
@@ -140,7 +140,7 @@ class Changes:
             if delivery.answered(result.status if result else None):
                 self._step(doing)
 
-        delivery.send(lambda: host.saver.unbind(item, answered))
+        delivery.send(host.saver.unbind, item, answered)
 
     def _finish(self, doing: _Doing) -> None:
         self._doing = None

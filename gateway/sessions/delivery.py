@@ -231,15 +231,15 @@ class Delivery(Exchange):
             self.pulls.gives_way = False
         self._asked_since = True
         metrics.syncs.value += 1
-        binds = [bind for bind in client.binds if bind.ready]
-        self._only_acks = not (self.fenced or self.sync_wanted or any(bind.behind for bind in binds))
-        if self._only_acks:
+        if self._only_tells():
+            self._only_acks = True
             only = SyncItem(
                 client.key, host.room, host.epoch, client.connection, client.generation, client.number, [], acks, jobs, True
             )
-            self.send(lambda: host.saver.sync(only, self._settled))
+            self.send(host.saver.sync, only, self._settled)
             return
         self.sync_wanted = False
+        binds = [bind for bind in client.binds if bind.ready]
         held = [window.held(client, bind.product) for bind in binds]
         for bind in binds:
             bind.hinted_n = 0
@@ -248,7 +248,16 @@ class Delivery(Exchange):
             [ProductWindow(self._wire(bind), ids, self._limit(bind)) for bind, ids in zip(binds, held, strict=True)],
             acks, jobs, False, client.whole,
         )  # fmt: skip
-        self.send(lambda: host.saver.sync(item, lambda result: self._synced(binds, result)))
+        self.send(host.saver.sync, item, lambda result: self._synced(binds, result))
+
+    def _only_tells(self) -> bool:
+        """Is nothing asked for?"""
+        if self.fenced or self.sync_wanted:
+            return False
+        for bind in self.client.binds:  # noqa: SIM110 - asked for each client whose acks go
+            if bind.behind and bind.ready:
+                return False
+        return True
 
     def _take_jobs(self) -> list[SettledJob]:
         """Settled broadcasts that the saver is to hear of now."""

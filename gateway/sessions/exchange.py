@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from gateway.client import NO_BINDS, BindState, Client
 from gateway.host import Host
-from gateway.ports import Ask
+from gateway.ports import Ask, Done
 from gateway.reasons import End, Reason
 from gateway.sessions import window
 from infra.wire import SUPERSEDED, Ack, DisconnectItem, SettledJob, SyncItem, SyncResult
+
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
 
 
 class Owner(Protocol):
@@ -45,10 +48,10 @@ class Exchange:
         self.fruitless = 0  # sockets in a row that acknowledged nothing of what was written
         self.acked = False
 
-    def send(self, ask: Callable[[], Ask]) -> None:
-        """Ask the saver; only while idle. `ask` may be answered before it returns: then there is nothing to keep."""
+    def send(self, ask: Callable[[I, Done[R]], Ask], item: I, done: Done[R]) -> None:
+        """Ask the saver; only while idle. `done` may be called before `ask` returns: then there is nothing to keep."""
         self._ask = _STARTING
-        started = ask()
+        started = ask(item, done)
         if self._ask is _STARTING:
             self._ask = started
 

@@ -78,7 +78,7 @@ class Pulling:
         delivery, pull = self._delivery, self._waiting[0]
         client = delivery.client
         item = PullItem(client.key, client.generation, client.number, pull.product, pull.id)
-        delivery.send(lambda: delivery.host.saver.pull(item, self._answered))
+        delivery.send(delivery.host.saver.pull, item, self._answered)
 
     @property
     def blocked(self) -> bool:

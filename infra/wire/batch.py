@@ -21,16 +21,21 @@ JobNumber = tuple[int, int]
 
 
 class Request(msgspec.Struct, Generic[T], array_like=True, frozen=True):
-    """A batch: `sender` is `room:epoch` or a worker's instance, `seq` counts the sender's batches on this subject from 1."""
+    """A batch: `sender` is `room:epoch` or a worker's instance, `seq` counts the sender's batches on this subject from 1.
+
+    `brief`: where nothing but ok is to be said of any item, an answer without items says so. A receiver of before answers each.
+    """
 
     version: int
     sender: str
     seq: int
     items: list[T]
+    brief: bool = False
 
 
 class Reply(msgspec.Struct, Generic[T], array_like=True, frozen=True):
-    """The answer to batch `seq`. `error` is set (and `items` empty) where the whole batch could not be handled: retry it."""
+    """The answer to batch `seq`. `error` is set (and `items` empty) where the whole batch could not be handled: retry it. Empty
+    without an error: ok to all, to who asked for it (`brief`)."""
 
     seq: int
     items: list[T]

@@ -17,6 +17,7 @@ from infra.settings import Settings
 from infra.wire import (
     ELSEWHERE,
     MAX_BYTES,
+    VERSION,
     Ack,
     Bind,
     BindItem,
@@ -24,7 +25,11 @@ from infra.wire import (
     Control,
     DisconnectItem,
     Kick,
+    Reply,
+    Request,
     SettledJob,
+    SyncItem,
+    SyncResult,
     UnbindItem,
 )
 from schemas import codec, names
@@ -359,6 +364,23 @@ async def test_given_settled_broadcasts_when_synced_then_the_next_bind_names_the
     await device.sync(product, jobs=[SettledJob(product, 3, 17, 60), SettledJob(product, 3, 18, 0)])
     again = await (await room.connect(client)).bind(product)
     assert list(again.settled_jobs) == [(3, 17)]
+
+
+async def test_given_acks_of_many_clients_when_told_in_a_brief_batch_then_only_what_is_not_ok_is_answered(core: Core) -> None:
+    product, room = await core.product(), await core.room()
+    devices = [await room.connect(unique("c")) for _ in range(3)]
+    for device in devices:
+        await device.bind(product)
+
+    async def tell(brief: bool) -> Reply[SyncResult]:
+        items = [SyncItem(*device.where(), [], [Ack(product, "m", "acked")], [], only_acks=True) for device in devices]
+        data = msgspec.msgpack.encode(Request(VERSION, f"{room.id}:{room.epoch}", 1, items, brief))
+        return msgspec.msgpack.decode(await core.bus.request(names.SAVER_SYNC, data), type=Reply[SyncResult])
+
+    assert await tell(brief=True) == Reply(1, [])
+    assert [result.status for result in (await tell(brief=False)).items] == ["ok"] * 3
+    await room.connect(devices[1].client)  # it has a newer session now
+    assert [result.status for result in (await tell(brief=True)).items] == ["ok", "superseded", "ok"]
 
 
 async def test_given_broadcasts_that_a_cap_counts_when_saved_then_the_next_bind_names_them_while_they_count(core: Core) -> None:

@@ -181,3 +181,19 @@ async def test_given_a_packet_too_large_for_a_client_when_walked_then_it_is_sett
     assert room.got("main:c1") == []
     assert (reply.counts.rejected, reply.counts.waiting) == (1, 0)
     assert [(job.partition, job.offset) for job in room.fanout.settled_jobs(bind)] == [(2, 7)]
+
+
+async def test_given_a_job_that_is_over_when_asked_what_was_settled_then_it_is_not_told_and_the_others_are():
+    room = Room()
+    bind = room.bind(room.connect("main:c1"))
+    room.announce("j1", offset=7)
+    room.announce("j2", offset=8)
+    await room.slice("j1")
+    await room.slice("j2", lo=0)
+    room.ack(bind)
+    assert len(room.fanout.settled_jobs(bind)) == 2
+    room.end("j1")
+    left = room.fanout.settled_jobs(bind)
+    assert [job.offset for job in left] == [8]
+    room.end("j2")
+    assert room.fanout.settled_jobs(bind) == []

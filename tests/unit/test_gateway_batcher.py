@@ -123,6 +123,7 @@ def retry_second(request: Request[UnbindItem]) -> Reply[DoneResult]:
         lambda request: Reply(request.seq, [], "JournalDown: no"),
         lambda request: Reply(request.seq + 1, [DoneResult("ok")] * 2),
         lambda request: Reply(request.seq, [DoneResult("ok")]),
+        lambda request: Reply(request.seq, []),
         retry_second,
     ],
 )
@@ -135,6 +136,49 @@ async def test_given_trouble_when_asked_then_it_is_asked_again_and_answered_once
     await settled(batcher)
     assert results == [DoneResult("ok")] * 2
     assert [entry.key for entry in server.batches[-1].items] == (["k1"] if trouble is retry_second else ["k0", "k1"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "second"),
+    [
+        (lambda request: Reply(request.seq, []), "ok"),
+        (ok, "ok"),  # by who knows nothing of it
+        (lambda request: Reply(request.seq, [DoneResult("ok"), DoneResult("superseded")]), "superseded"),
+    ],
+)
+async def test_given_a_brief_batch_when_answered_then_items_are_named_or_all_are_plain(answer: Answer, second: str) -> None:
+    server = Server(answer)
+    results: list[Any] = []
+    batcher = made(server, plain=DoneResult("ok"))
+    batcher.ask(item("k0"), results.append)
+    batcher.ask(item("k1"), results.append)
+    await settled(batcher)
+    assert [batch.brief for batch in server.batches] == [True]
+    assert results == [DoneResult("ok"), DoneResult(second)]
+    assert (batcher.items, batcher.bytes) == (0, 0)
+
+
+async def test_given_a_brief_answer_to_another_batch_or_an_error_when_it_comes_then_it_is_asked_again() -> None:
+    server = Server(lambda request: Reply(request.seq + 1, []), lambda request: Reply(request.seq, [], "JournalDown: no"))
+    results: list[Any] = []
+    batcher = made(server, plain=DoneResult("ok"))
+    batcher.ask(item(), results.append)
+    await settled(batcher)
+    assert results == [DoneResult("ok")]
+    assert len(server.batches) == 3
+
+
+async def test_given_a_result_that_asks_anew_when_told_then_it_is_not_idle_before_that_is_answered() -> None:
+    server = Server()
+    results: list[Any] = []
+    batcher = made(server, plain=DoneResult("ok"))
+
+    def again(result: Any) -> None:
+        batcher.ask(item("again"), results.append)
+
+    batcher.ask(item(), again)
+    await settled(batcher)
+    assert results == [DoneResult("ok")]
 
 
 async def test_given_an_item_past_its_time_when_it_fails_then_it_is_given_up_as_none() -> None:

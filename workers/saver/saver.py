@@ -71,7 +71,9 @@ class Saver:
         queue = names.SAVER_QUEUE
         await respond(self._bus, "connect", subject=names.SAVER_CONNECT, queue=queue, item=ConnectItem, handle=self.connect)
         await respond(self._bus, "bind", subject=names.SAVER_BIND, queue=queue, item=BindItem, handle=self.bind)
-        await respond(self._bus, "sync", subject=names.SAVER_SYNC, queue=queue, item=SyncItem, handle=self.sync)
+        await respond(
+            self._bus, "sync", subject=names.SAVER_SYNC, queue=queue, item=SyncItem, handle=self.sync, plain=SyncResult(OK)
+        )
         await respond(self._bus, "unbind", subject=names.SAVER_UNBIND, queue=queue, item=UnbindItem, handle=self.unbind)
         await respond(
             self._bus, "disconnect", subject=names.SAVER_DISCONNECT, queue=queue, item=DisconnectItem, handle=self.disconnect
