@@ -330,7 +330,7 @@ def topics() -> None:
 @data_option
 @json_option
 def topics_apply(data: Path | None, as_json: bool) -> None:
-    """Create the topics that are missing, those of own queues too; what is there is left as it is."""
+    """Create the topics that are missing, those of own queues too, and correct the settings of those that are there."""
     from infra.journal import apply_topics
     from infra.ops.queues import switched_on
 

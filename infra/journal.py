@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
+from infra import topicconfig
 from infra.registry import Registry, RegistryDown, SchemaRefused
 from infra.settings import KafkaSettings
 from schemas import codec, names
@@ -211,15 +212,15 @@ def queue_spec(product: str, partitions: int) -> TopicSpec:
 
 
 async def apply_topics(settings: KafkaSettings, queues: Iterable[str] = ()) -> list[tuple[str, str]]:
-    """Create what is missing, own queues of these products too; returns (topic, "created" | "exists"). Idempotent; raises
-    JournalDown."""
+    """Create what is missing, own queues of these products too, and make the settings of what is there ours (`topicconfig`);
+    returns (topic, "created" | "altered" | "exists"). Idempotent; raises JournalDown."""
     async with _admin(settings) as admin:
         outcome = await _apply(admin, topic_specs(settings.partitions), settings.replication)
         return outcome + await _apply_queues(admin, queues, settings.replication)
 
 
 async def create_queues(settings: KafkaSettings, products: Iterable[str]) -> list[tuple[str, str]]:
-    """Create the own queues of these products that are missing; returns (topic, "created" | "exists"). Raises JournalDown."""
+    """Create the own queues of these products that are missing; returns as `apply_topics`. Raises JournalDown."""
     async with _admin(settings) as admin:
         return await _apply_queues(admin, products, settings.replication)
 
@@ -247,12 +248,14 @@ async def _apply_queues(admin: AIOKafkaAdminClient, products: Iterable[str], rep
     return await _apply(admin, [queue_spec(product, partitions) for product in wanted], replication)
 
 
-async def _apply(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec], replication: int) -> list[tuple[str, str]]:
-    existing, outcome = set(await admin.list_topics()), []
+async def _apply(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec], replication: int) -> list[tuple[str, str]]:
+    existing, outcome = set(await admin.list_topics()), {}
     for spec in specs:
         created = spec.name not in existing and await _create(admin, spec, replication)
-        outcome.append((spec.name, "created" if created else "exists"))
-    return outcome
+        outcome[spec.name] = "created" if created else "exists"
+    wanted = {spec.name: spec.config for spec in specs if outcome[spec.name] == "exists"}
+    outcome |= dict.fromkeys(await topicconfig.correct(admin, wanted), "altered")
+    return list(outcome.items())
 
 
 async def _create(admin: AIOKafkaAdminClient, spec: TopicSpec, replication: int) -> bool:
