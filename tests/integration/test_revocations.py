@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from core import TopicReader, eventually, unique
 
@@ -17,7 +18,7 @@ from infra.documents import Issuer, issuer_key, key_set_key
 from infra.journal import Journal
 from infra.keeper import Keeper
 from infra.revocations import Revocations
-from infra.revoked import Revocation
+from infra.revoked import Revocation, Revoked
 from infra.settings import OutsideSettings, Settings
 from infra.tokens import BadToken, Verifier
 from schemas import names
@@ -89,6 +90,34 @@ async def test_given_a_revocation_when_made_and_lifted_then_others_follow_and_it
         await journal.stop()
     assert [(item.action, item.by) for item in found] == [("revoke", "ann"), ("revoke", "ann"), ("lift", "bob")]
     assert (found[0].before, found[2].after, found[0].reason) == ("none", "none", "lost")
+
+
+async def test_given_centers_that_do_not_know_of_each_other_when_both_revoke_then_the_longer_one_holds(
+    settings: Settings,
+) -> None:
+    journal = Journal(settings.kafka, name="test-tokens")
+    await journal.start()
+    try:
+        async with a_bus(settings) as bus:
+            bucket = await bus.bucket(names.KV_REVOCATIONS)
+            for order in ((60.0, 600.0), (600.0, 60.0), "at once"):
+                one, two = (Revoker(bus, journal, Revoked()) for _ in range(2))
+                subject = unique("c")
+                entries = [revocation(subject, lasts=lasts) for lasts in (order if order != "at once" else (600.0, 60.0))]
+                if order == "at once":
+                    found = await asyncio.gather(one.revoke(entries[0]), two.revoke(entries[1]))
+                else:
+                    found = [await one.revoke(entries[0]), await two.revoke(entries[1])]
+                longest = max(entry.until for entry in entries)
+                stored = msgspec.json.decode((await bucket.get(entries[0].id)).value or b"", type=Revocation)
+                assert (stored.until, stored.before) == (longest, max(entry.before for entry in entries)), order
+                assert longest in {each.until for each in found}
+                await two.lift(entries[0].id, by="ann", reason=None)
+                again = await one.revoke(revocation(subject, lasts=30.0))
+                assert again.until < longest, "what was lifted is over"
+                await two.lift(entries[0].id, by="ann", reason=None)
+    finally:
+        await journal.stop()
 
 
 async def test_given_a_wiped_store_or_a_restart_when_looked_at_then_what_was_revoked_still_is(

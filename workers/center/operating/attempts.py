@@ -1,4 +1,5 @@
-"""Changes of the keeper's documents that are made from what is there now: tried again while somebody else is faster."""
+"""Changes in the KV (documents of the keeper, revocations) that are made from what is there now: tried again while somebody else
+is faster."""
 
 from __future__ import annotations
 

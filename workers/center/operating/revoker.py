@@ -8,13 +8,15 @@ from typing import Final
 
 import msgspec
 import structlog
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
 
 from infra.bus import Bus, KvErrors
 from infra.journal import Entry, Journal
 from infra.revoked import MAX_REVOCATIONS, Revocation, Revoked
 from schemas import names
 from schemas.broadcasts import NO_PRODUCT, Audit
+from workers.center.operating.attempts import until_written
 from workers.center.web.problems import Problem, bus_down
 
 SUBJECT: Final = "revocation"
@@ -40,33 +42,45 @@ class Revoker:
 
     async def revoke(self, entry: Revocation) -> Revocation:
         """See the port."""
-        before = self._revoked.entries.get(entry.id)
-        if before is None and len(self.known()) >= MAX_REVOCATIONS:
+        if entry.id not in self._revoked.entries and len(self.known()) >= MAX_REVOCATIONS:
             raise Problem("too-many-revocations", f"{MAX_REVOCATIONS} hold, as many as there may be; lift some")
-        if before is not None:
-            entry = msgspec.structs.replace(entry, before=max(entry.before, before.before), until=max(entry.until, before.until))
-        await self._audit("revoke", before, entry, by=entry.by, reason=entry.reason)
-        value = msgspec.json.encode(entry)
         try:
             await self._clear()
-            bucket = await self._bus.bucket(names.KV_REVOCATIONS)
-            await bucket.put(entry.id, value)
         except KvErrors as error:
-            raise _away(error) from None
-        self._revoked.put(entry.id, value)
-        return entry
+            log.warning("revocations not cleared", error=type(error).__name__)
+            raise bus_down() from None
+        return await until_written(lambda: self._attempt_revoke(entry), f"the revocation of {entry.text} was")
 
     async def lift(self, key: str, *, by: str, reason: str | None) -> Revocation:
         """See the port."""
-        entry = self._revoked.entries.get(key)
+        return await until_written(lambda: self._attempt_lift(key, by, reason), f"revocation {key} was")
+
+    async def _attempt_revoke(self, entry: Revocation) -> Revocation | None:
+        """As it holds now: for as long as the longer of the two, where it was revoked before. None where somebody was faster."""
+        bucket = await self._bus.bucket(names.KV_REVOCATIONS)
+        before, revision = await _stored(bucket, entry.id)
+        after = entry if before is None else _longer(before, entry)
+        await self._audit("revoke", before, after, by=entry.by, reason=entry.reason)
+        value = msgspec.json.encode(after)
+        try:
+            await (bucket.update(entry.id, value, last=revision) if revision else bucket.create(entry.id, value))
+        except KeyWrongLastSequenceError:
+            return None
+        self._revoked.put(entry.id, value)
+        return after
+
+    async def _attempt_lift(self, key: str, by: str, reason: str | None) -> Revocation | None:
+        """As it was; None where somebody was faster. One that is known here only (the store was wiped) is taken away, too."""
+        bucket = await self._bus.bucket(names.KV_REVOCATIONS)
+        stored, revision = await _stored(bucket, key)
+        entry = stored or self._revoked.entries.get(key)
         if entry is None:
             raise Problem("unknown-revocation", f"there is no revocation {key[:64]!a}")
         await self._audit("lift", entry, None, by=by, reason=reason)
         try:
-            bucket = await self._bus.bucket(names.KV_REVOCATIONS)
-            await bucket.delete(key)
-        except KvErrors as error:
-            raise _away(error) from None
+            await bucket.delete(key, last=revision)
+        except KeyWrongLastSequenceError:
+            return None
         self._revoked.put(key, None)
         return entry
 
@@ -106,6 +120,17 @@ def _text(entry: Revocation | None) -> str:
     return "none" if entry is None else f"{entry.text}, issued until {entry.before:.0f}, holds until {entry.until:.0f}"
 
 
-def _away(error: Exception) -> Problem:
-    log.warning("revocation not written", error=type(error).__name__)
-    return bus_down()
+def _longer(before: Revocation, entry: Revocation) -> Revocation:
+    return msgspec.structs.replace(entry, before=max(entry.before, before.before), until=max(entry.until, before.until))
+
+
+async def _stored(bucket: KeyValue, key: str) -> tuple[Revocation | None, int | None]:
+    """What is in the bucket, None for what nobody can read; and its revision, None where nothing is. Raises one of KvErrors."""
+    try:
+        found = await bucket.get(key)
+    except KeyNotFoundError:
+        return None, None
+    try:
+        return msgspec.json.decode(found.value or b"", type=Revocation), found.revision
+    except msgspec.MsgspecError:
+        return None, found.revision
