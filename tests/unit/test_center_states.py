@@ -12,6 +12,7 @@ from infra.documents import Product
 from infra.register import PendingItem, Standing, Stored
 from schemas.codes import State
 from schemas.records import Receipt
+from workers.center.web.paging import cursor_of
 
 ID = "0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e"
 ACKED_MS = APPEND_MS + 700
@@ -356,7 +357,16 @@ async def test_given_pending_messages_then_they_are_listed_page_by_page(world: W
     assert seen == [["m1", "m2"], ["m3", "m4"], ["m5"]]
 
 
-@pytest.mark.parametrize("params", [{}, {"product": "shop", "cursor": "x"}, {"product": "shop", "cursor": "9" * 20}])
+@pytest.mark.parametrize(
+    "cursor", ["x", "2", cursor_of(-1), cursor_of(1 << 53), cursor_of("2"), cursor_of(2, 2), cursor_of(True)]
+)
+async def test_given_a_cursor_that_no_page_gave_then_400(world: World, cursor: str) -> None:
+    async with world.client() as http:
+        answer = await http.get("/v1/clients/phone-1/messages", params={"product": "shop", "cursor": cursor})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "cursor")
+
+
+@pytest.mark.parametrize("params", [{}, {"product": "shop", "limit": 0}])
 async def test_given_a_list_of_nothing_sensible_then_400(world: World, params: dict[str, str]) -> None:
     async with world.client() as http:
         assert (await http.get("/v1/clients/phone-1/messages", params=params)).status_code == 400

@@ -17,6 +17,7 @@ from workers.center.ports import Parts
 from workers.center.unicast.inquiry import ClientState, Outcome, StateName, inquire
 from workers.center.unicast.pull import MAX_LISTED, Pending, without_body
 from workers.center.unicast.sightings import BEFORE_MS, Asked
+from workers.center.web.paging import Cursor, bad_cursor, cursor_of, place_of
 from workers.center.web.problems import Problem, bad_input, responses
 
 MAX_PLACE: Final = 1 << 53
@@ -112,22 +113,24 @@ def router(parts: Parts) -> APIRouter:
         product: str,
         realm: str = names.DEFAULT_REALM,
         limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
-        cursor: Annotated[str, Query(max_length=32, description="`next` of the page before.")] = "",
+        cursor: Cursor = "",
     ) -> ClientMessages:
         """What is pending for a client in a product, in the order in which it would be pushed, without bodies. What comes with a
         higher priority while pages are read is not among them."""
         key = names.client_key(names.realm(realm), names.client(client))
         product_of(parts, who, names.product(product))
         page = await parts.pending.peek(key, product, limit, _place(cursor))
-        return ClientMessages(items=[without_body(item) for item in page.items], next=str(page.last) if page.more else None)
+        items = [without_body(item) for item in page.items]
+        return ClientMessages(items=items, next=cursor_of(page.last) if page.more else None)
 
     return routes
 
 
 def _place(cursor: str) -> int:
-    if cursor and not (cursor.isascii() and cursor.isdigit() and int(cursor) < MAX_PLACE):
-        raise bad_input("cursor", cursor, "is none that a page gave: begin without one")
-    return int(cursor or 0)
+    [place] = place_of(cursor, int) or [0]
+    if not 0 <= place < MAX_PLACE:
+        raise bad_cursor(cursor)
+    return int(place)
 
 
 async def _asked(
