@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from workers.center.callers.apikey import ApiKey, Secret, hash_of, new_secret, split
 from workers.center.callers.auth import Caller, NotAdmitted, Role
-from workers.center.callers.keyring import KeyRing
+from workers.center.callers.keyring import KeyRing, held
 from workers.center.callers.keysmith import rotated
 from workers.center.web.problems import Problem
 
@@ -115,6 +115,15 @@ async def test_given_a_revoked_key_then_it_opens_nothing_and_can_not_come_back()
     async with world.client(key=key) as http:
         answer = await http.get("/v1/rooms")
     assert (answer.status_code, "was revoked" in answer.json()["detail"]) == (401, True)
+
+
+def test_given_a_key_that_leaves_then_it_is_counted_no_more() -> None:
+    ring, world = KeyRing(), World()
+    key_id = world.key(Role.READ).split("_")[1]
+    ring.put(key_id, msgspec.json.encode(world.ring.keys[key_id]))
+    assert held._value.get() == 1
+    ring.put(key_id, None)
+    assert held._value.get() == 0
 
 
 async def test_given_a_key_with_an_end_then_it_opens_until_then() -> None:

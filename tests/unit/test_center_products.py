@@ -36,7 +36,7 @@ async def test_given_a_product_that_is_put_then_it_is_there_with_its_tag_and_in_
     world = World()
     async with world.client() as http:
         made = await http.put("/v1/products/news", json={"rate": 100, "services": ["echo"]}, params={"reason": "a new app"})
-        assert made.status_code == 200, made.text
+        assert made.status_code == 201, made.text
         shown = await http.get("/v1/products/news")
     assert shown.json() == made.json()
     assert shown.headers["ETag"] == made.headers["ETag"] == '"1"'
@@ -78,7 +78,12 @@ async def test_given_what_changes_nothing_then_nothing_is_written_or_audited() -
         ({"If-Match": '"2"'}, 412),
         ({"If-None-Match": "*"}, 412),
         ({"If-Match": "1"}, 400),
-        ({"If-Match": 'W/"1"'}, 400),
+        ({"If-Match": 'W/"1"'}, 412),
+        ({"If-Match": 'W/"1", "1"'}, 200),
+        ({"If-Match": '"a,b"'}, 412),
+        ({"If-Match": '"1" "1"'}, 400),
+        ({"If-Match": '"1",'}, 400),
+        ({"If-Match": 'w/"1"'}, 400),
         ({"If-None-Match": '"1"'}, 400),
     ],
 )
@@ -93,7 +98,12 @@ async def test_given_preconditions_then_they_are_kept_to(headers: dict[str, str]
 async def test_given_a_new_product_then_if_none_match_makes_it_and_if_match_does_not() -> None:
     async with World().client() as http:
         assert (await http.put("/v1/products/n", json={}, headers={"If-Match": "*"})).status_code == 412
-        assert (await http.put("/v1/products/n", json={}, headers={"If-None-Match": "*"})).status_code == 200
+        made = await http.put("/v1/products/n", json={}, headers={"If-None-Match": "*"})
+        assert (made.status_code, made.headers["Location"]) == (201, "/v1/products/n")
+        again = await http.put("/v1/products/n", json={"rate": 7})
+        assert (again.status_code, "Location" in again.headers) == (200, False)
+        assert (await http.delete("/v1/products/n")).status_code == 204
+        assert (await http.put("/v1/products/n", json={})).status_code == 201
         assert (await http.put("/v1/products/n", json={}, headers={"If-None-Match": "*"})).status_code == 412
 
 
@@ -161,7 +171,7 @@ async def test_given_a_delete_then_it_is_gone_and_a_second_one_is_a_404() -> Non
         assert (await http.delete(SHOP)).status_code == 204
         for answer in (await http.delete(SHOP), await http.get(SHOP), await http.patch(SHOP, json={})):
             assert (answer.status_code, answer.json()["type"]) == (404, "urn:longwire:problem:unknown-product")
-        assert (await http.put(SHOP, json={}, headers={"If-None-Match": "*"})).status_code == 200
+        assert (await http.put(SHOP, json={}, headers={"If-None-Match": "*"})).status_code == 201
     assert [audit.action for audit in audits(world)] == ["delete", "put"]
     assert audits(world)[0].after == "none"
 

@@ -19,8 +19,8 @@ def center(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Center]:
 
 
 def test_given_changes_of_a_product_then_each_asks_center(center: Center, tmp_path: Path) -> None:
-    for _ in range(3):
-        center.will(200, {"name": "shop", "rate": 500})
+    for status in (201, 200, 200):
+        center.will(status, {"name": "shop", "rate": 500})
     made = pushctl("product", "create", "--data", tmp_path, "shop", "rate=500", 'services=["echo"]', "--reason", "new")
     assert (made.exit_code, '"rate": 500' in made.stdout) == (0, True)
     assert pushctl("product", "set", "--data", tmp_path, "shop", "queue=null", "service_timeout=5s").exit_code == 0

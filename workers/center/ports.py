@@ -342,14 +342,22 @@ class Change:
     make: Callable[[Document | None], Document | None]
 
 
+class Written(NamedTuple):
+    """A document after a change, None where it was removed; its revision; and was nothing there before?"""
+
+    document: Document | None
+    revision: int
+    new: bool
+
+
 class Documentation(Protocol):
     """Who reads and changes documents of the keeper (workers.center.operating.shelf.Shelf)."""
 
     async def read(self, key: str) -> tuple[Document | None, int]:
         """A document as it is in the bucket now, and its revision; raises problems.Problem."""
 
-    async def change(self, change: Change) -> tuple[Document | None, int]:
-        """Change it, audited; returns it as it is then, and its revision. Raises problems.Problem, JournalDown."""
+    async def change(self, change: Change) -> Written:
+        """Change it, audited; returns it as it is then. Raises problems.Problem, JournalDown."""
 
 
 class AudienceTable(Protocol):

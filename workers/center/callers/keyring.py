@@ -42,6 +42,7 @@ class KeyRing:
         if value is None:
             self.keys.pop(key_id, None)
             self._callers.pop(key_id, None)
+            held.set(len(self.keys))
             return True
         try:
             key = self._decode(value)

@@ -23,6 +23,8 @@ from workers.center.web.problems import Problem, bad_input, responses
 SUBJECT: Final = "product"
 EXAMPLE: Final[Any] = {"ttl_s": 86400, "max_payload": 8192, "max_pending": 500, "rate": 1000, "services": ["echo"]}
 
+_LOCATION: Final = {"Location": {"schema": {"type": "string"}, "description": "Where it is."}}
+
 Name = Annotated[ProductName, Path(alias="product")]
 
 
@@ -98,14 +100,19 @@ def router(parts: Parts) -> APIRouter:
         response.headers["ETag"] = tag_of(revision)
         return shown(_there(name, document))
 
-    @routes.put("/v1/products/{product}", dependencies=needs(Role.ADMIN), response_model=ProductView, responses=write)
+    @routes.put(
+        "/v1/products/{product}",
+        dependencies=needs(Role.ADMIN),
+        response_model=ProductView,
+        responses={201: {"model": ProductView, "description": "It is new", "headers": _LOCATION}, **write},
+    )
     async def put_product(asked: Asked, name: Name, request: ProductDocument, response: Response) -> Json:
         """Write a product's document, whole; with `If-None-Match: *` only a new one, with `If-Match` only over what was read."""
 
         def make(before: Document | None) -> Product:
             return _made(parts, name, request.root, before)
 
-        return await written(parts, _change(asked, name, "put", make), response)
+        return await written(parts, _change(asked, name, "put", make), response, location=f"/v1/products/{name}")
 
     @routes.patch("/v1/products/{product}", dependencies=needs(Role.ADMIN), response_model=ProductView, responses=write)
     async def patch_product(asked: Asked, name: Name, request: ProductDocument, response: Response) -> Json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -17,7 +18,7 @@ from infra.keeper import Unreadable
 from schemas import names
 from schemas.broadcasts import Audit
 from workers.center.operating.attempts import until_written
-from workers.center.ports import Change, DocumentStore, Parts, Producer
+from workers.center.ports import Change, DocumentStore, Parts, Producer, Written
 from workers.center.web.etags import tag_of
 from workers.center.web.problems import Problem, bad_input, bus_down, invalid
 
@@ -122,17 +123,17 @@ class Shelf:
             log.warning("document not read", key=key, error=type(error).__name__)
             raise bus_down() from None
 
-    async def change(self, change: Change) -> tuple[Document | None, int]:
+    async def change(self, change: Change) -> Written:
         """See the port. What changes nothing is not audited; one that is overtaken leaves a record for each attempt."""
         return await until_written(lambda: self._attempt(change), f"{change.subject} was")
 
-    async def _attempt(self, change: Change) -> tuple[Document | None, int] | None:
-        """The document after the change and its revision; None where somebody else was faster."""
+    async def _attempt(self, change: Change) -> Written | None:
+        """None where somebody else was faster."""
         before, revision, readable = await self._before(change)
         change.asked.conditions.check(there=before is not None or not readable, revision=revision)
         after = change.make(before)
         if after == before and readable:
-            return after, revision
+            return Written(after, revision, new=False)
         old, new = differences(before, after)
         record = Audit(
             product=change.product,
@@ -146,9 +147,9 @@ class Shelf:
         )
         await self._journal.produce([Entry(names.AUDIT, change.product, record)])
         if after is None:
-            return (None, revision) if await self._keeper.withdraw(change.key, revision) else None
-        written = await self._keeper.replace(change.key, after, revision)
-        return (after, written) if written else None
+            return Written(None, revision, new=False) if await self._keeper.withdraw(change.key, revision) else None
+        at = await self._keeper.replace(change.key, after, revision)
+        return Written(after, at, new=before is None and readable) if at else None
 
     async def _before(self, change: Change) -> tuple[Document | None, int, bool]:
         """As it is now, its revision, and whether it can be read: one that can't may be written over, and removed."""
@@ -167,9 +168,13 @@ def unreadable(error: Unreadable) -> Problem:
     return Problem("unreadable", detail)
 
 
-async def written(parts: Parts, change: Change, response: Response) -> Json:
-    """A document as it is after a change that leaves it there, with its entity tag in the response. Raises a Problem."""
-    document, revision = await parts.shelf.change(change)
-    assert document is not None
-    response.headers["ETag"] = tag_of(revision)
-    return shown(document)
+async def written(parts: Parts, change: Change, response: Response, *, location: str = "") -> Json:
+    """A document as it is after a change that leaves it there, with its entity tag in the response; 201 for a new one, if it has
+    a `location`. Raises a Problem."""
+    found = await parts.shelf.change(change)
+    assert found.document is not None
+    response.headers["ETag"] = tag_of(found.revision)
+    if found.new and location:
+        response.status_code = HTTPStatus.CREATED
+        response.headers["Location"] = location
+    return shown(found.document)

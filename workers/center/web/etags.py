@@ -4,6 +4,7 @@ revision in the bucket."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -24,7 +25,10 @@ def _printable(text: str) -> str:
 Words = Annotated[str, Field(min_length=1, max_length=MAX_BY), AfterValidator(_printable)]
 """Who, or why: for the audit."""
 
-_TAG: Final = re.compile(r'"([0-9]{1,19})"')
+_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+"""RFC 9110 §8.8.3."""
+_TAGS: Final = re.compile(rf"\s*{_TAG.pattern}\s*(,\s*{_TAG.pattern}\s*)*")
+_REVISION: Final = re.compile(r"[0-9]{1,19}")
 _ANY: Final = "*"
 
 
@@ -67,10 +71,16 @@ async def _read(
         raise bad_input("If-None-Match", if_none_match, "is * or nothing")
     if if_match is None or if_match.strip() == _ANY:
         return Preconditions(anything=if_match is not None, nothing=if_none_match is not None)
-    tags = [_TAG.fullmatch(tag.strip()) for tag in if_match.split(",")]
-    if not all(tags):
+    if not _TAGS.fullmatch(if_match):
         raise bad_input("If-Match", if_match, 'is * or ETags, as "17"')
-    return Preconditions(match=frozenset(int(tag[1]) for tag in tags if tag), nothing=if_none_match is not None)
+    return Preconditions(match=frozenset(_revisions(if_match)), nothing=if_none_match is not None)
+
+
+def _revisions(if_match: str) -> Iterator[int]:
+    """Those that may be ours. A weak tag never matches (RFC 9110 §13.1.1), nor does one that no document of ours ever had."""
+    for weak, text in _TAG.findall(if_match):
+        if not weak and _REVISION.fullmatch(text):
+            yield int(text)
 
 
 @dataclass(frozen=True, slots=True)
