@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from schemas import codec
 from schemas.broadcasts import MAX_AUDIENCE, MAX_CHUNK, AudienceChunk
 from workers.center import app
+from workers.center.callers.auth import OPERATOR, Caller
 from workers.center.campaigns import uploads
 from workers.center.campaigns.uploads import Slots, Upload
 from workers.center.web.bodies import MAX_BODY, Bodies, Streamed
@@ -173,14 +174,26 @@ async def test_given_another_process_that_seals_first_when_uploaded_then_the_lat
 
 async def test_given_uploads_at_a_time_then_each_audience_once_and_no_more_than_so_many():
     slots = Slots(most=2)
-    with slots.take("p", "a"):
-        with pytest.raises(Problem) as twice, slots.take("p", "a"):
+    with slots.take(OPERATOR, "p", "a"):
+        with pytest.raises(Problem) as twice, slots.take(OPERATOR, "p", "a"):
             pass
-        with slots.take("q", "a"), pytest.raises(Problem) as busy, slots.take("p", "b"):
+        with slots.take(OPERATOR, "q", "a"), pytest.raises(Problem) as busy, slots.take(OPERATOR, "p", "b"):
             pass
-        with slots.take("p", "b"):
+        with slots.take(OPERATOR, "p", "b"):
             pass
     assert (twice.value.status, busy.value.status) == (409, 503)
+
+
+async def test_given_a_key_that_uploads_as_much_as_it_may_then_429_for_it_and_another_goes_on():
+    slots, (one, two) = Slots(), (Caller(key=key, products=None, roles=frozenset(), rate=1) for key in ("k1", "k2"))
+    with slots.take(one, "p", "a"), slots.take(one, "p", "b"):
+        with pytest.raises(Problem) as refused, slots.take(one, "p", "c"):
+            pass
+        with slots.take(two, "p", "c"), slots.take(two, "p", "d"):
+            pass
+    with slots.take(one, "p", "c"):
+        pass
+    assert (refused.value.status, "Retry-After" in refused.value.headers) == (429, True)
 
 
 async def test_given_more_ids_than_an_audience_may_have_then_413(monkeypatch: pytest.MonkeyPatch):

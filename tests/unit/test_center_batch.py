@@ -165,9 +165,9 @@ async def test_given_many_large_bodies_at_once_then_those_beyond_the_bound_are_b
         await send({"type": "http.response.start", "status": 202, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    gate = Gate(Bodies(app, large=Large("POST", "/large", most=10, at_once=2)))
+    gate = Gate(Bodies(app, large=Large("POST", "/large", most=10, at_once=3, of_one=2)))
 
-    async def ask(path: str) -> None:
+    async def ask(path: str, key: str = "k1") -> None:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": b"x" * 5, "more_body": False}
 
@@ -175,18 +175,27 @@ async def test_given_many_large_bodies_at_once_then_those_beyond_the_bound_are_b
             if message["type"] == "http.response.start":
                 statuses.append((path, message["status"]))
 
-        await gate({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
+        who = Caller(key=key, products=None, roles=frozenset(), rate=1)
+        await gate({"type": "http", "method": "POST", "path": path, "headers": [], "state": {"caller": who}}, receive, send)
 
     waiting = [asyncio.create_task(ask("/large")) for _ in range(2)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     await ask("/large")
     await ask("/other")
+    assert statuses == [("/large", 429), ("/other", 202)], "the key has its share"
+    statuses.clear()
+    waiting.append(asyncio.create_task(ask("/large", "k2")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert statuses == [], "another key has a place"
+    await ask("/large", "k2")
+    await ask("/other", "k2")
     assert statuses == [("/large", 503), ("/other", 202)]
     released.set()
     await asyncio.gather(*waiting)
     await ask("/large")
-    assert statuses[2:] == [("/large", 202)] * 3
+    assert statuses[2:] == [("/large", 202)] * 4
 
 
 # --- a group -----------------------------------------------------------------------------------------------------------

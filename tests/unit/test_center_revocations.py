@@ -15,6 +15,7 @@ from infra.ops.token_text import issuer_text, issuers_text, revocation_text, rev
 from infra.revoked import MAX_S, Revocation, Revoked
 from infra.tokens import Verifier
 from tests.unit.gateway_world import claims
+from workers.center.callers.auth import Role
 from workers.center.operating.revocations import DEFAULT_S
 from workers.center.operating.revoker import Revoker
 from workers.center.web.problems import Problem
@@ -185,3 +186,22 @@ async def test_given_as_many_as_may_hold_when_one_more_is_asked_for_then_409(mon
     table = Revoker(None, None, revoked)  # type: ignore[arg-type] - nothing is asked of them
     with pytest.raises(Problem, match="as many as there may be"):
         await table.revoke(Revocation(kind="client", scope="main", subject="c2", before=1, until=4e9))
+
+
+async def test_given_a_key_with_as_many_revocations_as_it_may_have_then_409_for_it_and_another_revokes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.center.operating.revocations.MAX_OF_ONE", 2)
+    world = World()
+    one, two = (world.key(Role.OPERATE, products=None) for _ in range(2))
+
+    async def revoke(key: str, client: str) -> Any:
+        async with world.client(key=key) as http:
+            return await http.post("/v1/revocations", json={"client": client, "by": f"ann (key {two.split('_')[1]})"})
+
+    assert [(await revoke(one, f"c{i}")).status_code for i in (1, 2)] == [200, 200]
+    refused = await revoke(one, "c3")
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:longwire:problem:too-many-revocations")
+    assert int(refused.headers["retry-after"]) > 0
+    assert (await revoke(one, "c2")).status_code == 200, "one that holds may hold for longer"
+    assert (await revoke(two, "c3")).status_code == 200

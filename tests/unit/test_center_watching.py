@@ -13,7 +13,10 @@ from center_world import KEY, World
 
 from schemas.broadcasts import Audit
 from workers.center import app
+from workers.center.callers.auth import Role
+from workers.center.callers.limits import limited
 from workers.center.web.server import HttpServer
+from workers.center.web.streams import Streams
 
 
 def unfailing(reason: str) -> None:
@@ -108,6 +111,22 @@ async def test_given_as_many_streams_as_may_be_then_429_until_one_leaves() -> No
         await eventually_free(world, 2)
         async with http.stream("GET", "/v1/broadcasts/j1/events") as again:
             assert again.status_code == 200
+
+
+async def test_given_a_key_with_as_many_streams_as_it_may_have_then_429_for_it_and_another_watches() -> None:
+    world = World()
+    world.jobs.put(**running(1))
+    world.streams = Streams(most=2, of_one=1, keep_alive=0.02)
+    one, two = ({"X-API-Key": world.key(Role.READ)} for _ in range(2))
+    before = limited.labels("streams")._value.get()
+    async with served(world) as http, http.stream("GET", "/v1/broadcasts/j1/events", headers=one) as first:
+        await next_event(first.aiter_lines())
+        refused = await http.get("/v1/broadcasts/j1/events", headers=one)
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:longwire:problem:too-many-at-once")
+        assert int(refused.headers["retry-after"]) > 0
+        async with http.stream("GET", "/v1/broadcasts/j1/events", headers=two) as second:
+            assert (await next_event(second.aiter_lines()))["id"] == "j1"
+    assert limited.labels("streams")._value.get() == before + 1
 
 
 async def test_given_a_stop_then_streams_end_at_once() -> None:

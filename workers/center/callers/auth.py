@@ -62,7 +62,15 @@ class Caller:
 
     def signed(self, by: str) -> str:
         """Who did it, for the audit: what the request says, and the key that it came with."""
-        return f"{by} (key {self.key})"
+        return f"{by}{self._mark}"
+
+    def has_signed(self, text: str) -> bool:
+        """Is this the text of `signed`?"""
+        return text.endswith(self._mark)
+
+    @property
+    def _mark(self) -> str:
+        return f" (key {self.key})"
 
     def seen(self, products: Iterable[str]) -> list[str]:
         """Those of them that the caller sees, sorted."""

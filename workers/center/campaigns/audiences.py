@@ -90,6 +90,7 @@ def router(parts: Parts) -> APIRouter:
         "body-timeout",
         "audience-sealed",
         "too-large",
+        "too-many-at-once",
         "journal-down",
         "busy",
     )
@@ -116,7 +117,7 @@ def router(parts: Parts) -> APIRouter:
         if reason := parts.health.reasons().get("kafka"):
             raise Problem("journal-down", f"Kafka can't be used: {reason}")
         lines = Lines(_media_type(request))
-        with slots.take(product, audience):
+        with slots.take(who, product, audience):
             await _check_free(parts, product, audience)
             upload = Upload(parts.journal, audience=audience, product=product, realm=realm)
             await _read(request, lines, upload, keep_good=keep_good)

@@ -14,11 +14,15 @@ from uuid import uuid4
 from infra.journal import Entry
 from schemas import names
 from schemas.broadcasts import MAX_AUDIENCE, MAX_CHUNK, AudienceChunk
+from workers.center.callers.auth import Caller
+from workers.center.callers.places import Places
 from workers.center.ports import Producer
 from workers.center.web.problems import RETRY_AFTER_S, Problem
 
 MAX_UPLOADS: Final = 4
 """Uploads at a time in one process: each takes a part of its CPU."""
+MAX_OF_ONE: Final = 2
+"""Of one key's."""
 
 
 class Upload:
@@ -74,20 +78,20 @@ class Upload:
 class Slots:
     """Which audiences are being uploaded here: so many at a time, and each once."""
 
-    def __init__(self, most: int = MAX_UPLOADS) -> None:
-        self._most = most
+    def __init__(self, most: int = MAX_UPLOADS, of_one: int = MAX_OF_ONE) -> None:
+        self._places = Places("uploads", most=most, of_one=of_one)
+        self._full = Problem("busy", f"{most} audiences are being uploaded; ask again", retry_after_s=RETRY_AFTER_S)
         self._taken: set[str] = set()
 
     @contextmanager
-    def take(self, product: str, audience: str) -> Iterator[None]:
-        """A place for as long as the block; raises a Problem (409, 503)."""
+    def take(self, who: Caller, product: str, audience: str) -> Iterator[None]:
+        """A place for as long as the block; raises a Problem (409, 429, 503)."""
         key = names.audience_key(product, audience)
         if key in self._taken:
             raise Problem("audience-sealed", f"audience {audience} of product {product} is being uploaded")
-        if len(self._taken) >= self._most:
-            raise Problem("busy", f"{self._most} audiences are being uploaded; ask again", retry_after_s=RETRY_AFTER_S)
-        self._taken.add(key)
-        try:
-            yield
-        finally:
-            self._taken.discard(key)
+        with self._places.take(who, self._full):
+            self._taken.add(key)
+            try:
+                yield
+            finally:
+                self._taken.discard(key)

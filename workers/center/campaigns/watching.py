@@ -20,13 +20,13 @@ from starlette.types import Receive, Scope, Send
 from schemas import names
 from schemas.broadcasts import Audit
 from schemas.jobs import OVER
-from workers.center.callers.auth import Role, Who, needs
+from workers.center.callers.auth import Caller, Role, Who, needs
 from workers.center.campaigns.broadcasts import JobId, document_of
 from workers.center.campaigns.jobs import Document
 from workers.center.campaigns.jobview import JobView, view
 from workers.center.ports import JobBoard, Parts
-from workers.center.web.problems import RETRY_AFTER_S, Problem, responses
-from workers.center.web.streams import MAX_STREAMS, Streams
+from workers.center.web.problems import RETRY_AFTER_S, responses
+from workers.center.web.streams import Streams
 
 MEDIA_TYPE: Final = "text/event-stream"
 
@@ -36,19 +36,18 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, streams: Streams, events: AsyncGenerator[bytes]) -> None:
+    def __init__(self, streams: Streams, who: Caller, events: AsyncGenerator[bytes]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._streams = streams
+        self._who = who
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 429, or stream."""
-        if self._streams.full:
-            await _too_many().response()(scope, receive, send)
-            return
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await self._streams.serve(self._events, receive, send)
+        """Stream, or raise a Problem (429)."""
+        with self._streams.place(self._who):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._streams.serve(self._events, receive, send)
 
 
 class AuditRecord(BaseModel):
@@ -73,7 +72,7 @@ class AuditList(BaseModel):
 def router(parts: Parts) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["broadcasts"])
-    described = responses("bad-input", "unauthorized", "unknown-broadcast", "too-many-streams", "bus-down")
+    described = responses("bad-input", "unauthorized", "unknown-broadcast", "too-many-streams", "too-many-at-once", "bus-down")
 
     @routes.get(
         "/v1/broadcasts/{id}/events",
@@ -84,7 +83,7 @@ def router(parts: Parts) -> APIRouter:
     async def watch_broadcast(who: Who, job: JobId) -> Response:
         """The broadcast now, then at each change, as server-sent events, until it is over."""
         document = await document_of(parts, who, job)
-        return EventStream(parts.streams, events(parts.jobs, document, parts.streams.keep_alive))
+        return EventStream(parts.streams, who, events(parts.jobs, document, parts.streams.keep_alive))
 
     @routes.get(
         "/v1/broadcasts/{id}/audit",
@@ -135,9 +134,3 @@ def _audit(record: Audit) -> AuditRecord:
 def _event(document: Document) -> bytes:
     shown = JobView.model_validate(view(document)).model_dump(mode="json")
     return f"event: job\ndata: {json.dumps(shown, separators=(',', ':'))}\n\n".encode()
-
-
-def _too_many() -> Problem:
-    return Problem(
-        "too-many-streams", f"{MAX_STREAMS} streams are open; ask for the broadcast instead, or later", retry_after_s=30
-    )

@@ -9,10 +9,11 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.documents import Issuer, KeySet
-from infra.revoked import MAX_S, Revocation
+from infra.revoked import MAX_REVOCATIONS, MAX_S, Revocation
 from infra.tokens import MAX_JTI
 from schemas import names
 from workers.center.callers.auth import Caller, Role, Who, needs
+from workers.center.callers.limits import limited
 from workers.center.content import ClientId, ProductName, RealmName, UserId, product_of
 from workers.center.ports import Documents, Parts
 from workers.center.web.etags import Words
@@ -21,6 +22,10 @@ from workers.center.web.problems import Problem, responses
 DEFAULT_S: Final = 30 * 24 * 3600
 """How long one holds where no issuer says how long its tokens live."""
 MAX_LISTED: Final = 1000
+MAX_OF_ONE: Final = MAX_REVOCATIONS // 4
+"""That hold at one time, of one key's."""
+FULL_S: Final = 60
+"""After which one of a key's may have ended, s."""
 
 
 class RevokeRequest(BaseModel):
@@ -147,6 +152,7 @@ def router(parts: Parts) -> APIRouter:
         """Refuse tokens that were issued until now, and end the connections that hold them, within a moment (0x87). A token that
         is issued later is good. Again for the same one: it holds for longer."""
         entry = _entry(request, parts.documents, time.time(), by=who.signed(request.by))
+        _check_share(parts, who, entry)
         if entry.product:
             product_of(parts, who, entry.product)
         elif not _may(who, entry):
@@ -177,6 +183,16 @@ def router(parts: Parts) -> APIRouter:
         return IssuerList(issuers=[_issuer(who, issuer, documents.key_sets.get(issuer.iss), now) for issuer in seen])
 
     return routes
+
+
+def _check_share(parts: Parts, who: Caller, entry: Revocation) -> None:
+    """Raise a Problem (409) where as many hold that the key has made as it may have."""
+    known = parts.revocations.known()
+    held = sum(who.has_signed(other.by) for other in known)
+    if who.rate and held >= MAX_OF_ONE and not any(other.id == entry.id for other in known):
+        limited.labels("revocations").inc()
+        detail = f"{held} revocations of the key {who.key} hold, as many as one key may have; lift some, or wait until one ends"
+        raise Problem("too-many-revocations", detail, retry_after_s=FULL_S)
 
 
 def _may(who: Caller, entry: Revocation) -> bool:

@@ -21,7 +21,7 @@ from workers.center.web.bodies import Large
 from workers.center.web.problems import Problem, ProblemDocument, journal_down, misfit, responses
 
 MOST: Final = 1000
-LARGE: Final = Large("POST", "/v1/messages/batch", most=4 * 1024 * 1024, at_once=16)
+LARGE: Final = Large("POST", "/v1/messages/batch", most=4 * 1024 * 1024, at_once=16, of_one=4)
 TURN: Final = 50
 """Messages that are checked before others get a turn of the loop."""
 ACCEPTED, CHECKED, MIXED = 202, 200, 207
@@ -87,7 +87,7 @@ def router(parts: Parts) -> APIRouter:
         responses={
             CHECKED: {"model": Results, "description": "All of them were only checked"},
             MIXED: {"model": Results, "description": "Some were accepted, or none: each has its status"},
-            **responses("bad-input", "unauthorized", "too-large", "busy"),
+            **responses("bad-input", "unauthorized", "too-large", "too-many-at-once", "busy"),
         },
     )
     async def send_batch(who: Who, batch: Batch, response: Response) -> Results:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers.center.callers.auth import is_open
+from workers.center.callers.places import Places
 from workers.center.web.problems import RETRY_AFTER_S, Problem
 
 MAX_BODY: Final = 256 * 1024
@@ -32,12 +33,13 @@ class Streamed(NamedTuple):
 
 
 class Large(NamedTuple):
-    """Requests whose body may have more bytes, `at_once` of them at a time."""
+    """Requests whose body may have more bytes, `at_once` of them at a time, of one key's `of_one`."""
 
     method: str
     path: str
     most: int
     at_once: int
+    of_one: int
 
     def fits(self, scope: Scope) -> bool:
         """Is it one of these?"""
@@ -57,7 +59,7 @@ class Bodies:
         self._app = app
         self._streamed = streamed
         self._large = large
-        self._large_free = large.at_once if large is not None else 0
+        self._large_places = Places("large bodies", most=large.at_once, of_one=large.of_one) if large is not None else None
         self._body_timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,21 +70,14 @@ class Bodies:
             await self._app(scope, _replay(b"", receive), send)
         elif self._streamed is not None and self._streamed.fits(scope):
             await self._app(scope, self._bounded(self._streamed, scope, receive), send)
-        elif self._large is not None and self._large.fits(scope):
-            await self._pass_large(self._large, scope, receive, send)
+        elif self._large is not None and self._large_places is not None and self._large.fits(scope):
+            full = Problem("busy", f"{self._large.at_once} such requests are in flight; ask again", retry_after_s=RETRY_AFTER_S)
+            with self._large_places.take(scope["state"]["caller"], full):
+                body = await self._read(scope, receive, self._large.most)
+                await self._app(scope, _replay(body, receive), send)
         else:
             body = await self._read(scope, receive, MAX_BODY)
             await self._app(scope, _replay(body, receive), send)
-
-    async def _pass_large(self, bounds: Large, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._large_free <= 0:
-            raise Problem("busy", f"{bounds.at_once} such requests are in flight; ask again", retry_after_s=RETRY_AFTER_S)
-        self._large_free -= 1
-        try:
-            body = await self._read(scope, receive, bounds.most)
-            await self._app(scope, _replay(body, receive), send)
-        finally:
-            self._large_free += 1
 
     def _bounded(self, bounds: Streamed, scope: Scope, receive: Receive) -> Receive:
         """A `receive` that raises a Problem beyond the bounds of a streamed body."""

@@ -60,6 +60,7 @@ _TITLES: Final = {
     "body-timeout": (408, "The body did not arrive in time"),
     "too-large": (413, "The request is too large"),
     "too-many-streams": (429, "So many streams are open already"),
+    "too-many-at-once": (429, "The key has as many of these in flight as it may"),
     "too-fast": (429, "The key asks faster than it may"),
     "too-often": (429, "This address asks too often"),
     "busy": (503, "Too many requests are in flight"),
