@@ -17,7 +17,7 @@ from infra.journal import DAY_MS, apply_topics, queue_spec, topic_specs
 from infra.settings import Settings
 from schemas import names
 
-pytestmark = pytest.mark.xdist_group("brokers")
+pytestmark = pytest.mark.xdist_group("local-brokers")
 
 OURS = {"cleanup.policy": "compact,delete", "delete.retention.ms": "3600000", "retention.ms": str(7 * DAY_MS)}
 
