@@ -9,7 +9,7 @@ from infra.tally import Tallies
 connections = Gauge("longwire_gateway_connections", "Open sockets, authenticated or not")
 clients = Gauge("longwire_gateway_clients", "Clients with a session in this room")
 compiled = Gauge("longwire_gateway_compiled", "1: the room runs compiled by mypyc; 0: interpreted")
-accepted = Counter("longwire_gateway_accepted_total", "Sockets accepted")
+accepted = Tallies("longwire_gateway_accepted_total", "Sockets accepted").labels()
 turned_away = Counter("longwire_gateway_turned_away_total", "Sockets reset before anything was read", ["reason"])
 memory = Gauge("longwire_gateway_memory_ratio", "Memory of the process by what it may have")
 paced = Counter("longwire_gateway_paced_total", "Pauses of a connection that published too fast")

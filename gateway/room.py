@@ -120,8 +120,7 @@ class Room:
         self._connections += 1
         session = Session(self, shell, self._connections, self.clock())
         self._sessions.add(session)
-        metrics.accepted.inc()
-        metrics.connections.set(len(self._sessions))
+        metrics.accepted.value += 1
         return session
 
     def left(self, session: Lifetime) -> None:
@@ -130,7 +129,6 @@ class Room:
             self._sessions.remove(session)
             self.gate.leave(session.peer)
         self.publishing.forget(session)
-        metrics.connections.set(len(self._sessions))
 
     def admit(self, packet: mqtt5.ConnectPacket, address: int) -> Grant:
         """What the client may that connects from there. Raises Refusal if it is not let in, or nobody is now."""
@@ -175,7 +173,6 @@ class Room:
                 return False
             older.close(Reason.TAKEN_OVER, End.TAKEN_OVER, "the client connected again")
         self._clients[client.key] = session
-        metrics.clients.set(len(self._clients))
         return True
 
     def returned(self, session: Lifetime, client: Client) -> None:
@@ -198,7 +195,6 @@ class Room:
         assert session.client is not None
         if self._clients.get(session.client.key) is session:
             del self._clients[session.client.key]
-            metrics.clients.set(len(self._clients))
 
     def forget_session(self, key: str, result: ConnectResult, why: End) -> None:
         """The saver gave a session to a connection that is gone."""
@@ -260,6 +256,8 @@ class Room:
         self.awake(now)
         self.wheel.advance(now)
         self.gate.tick(now)
+        metrics.connections.set(len(self._sessions))
+        metrics.clients.set(len(self._clients))
         for session in self.publishing.due(now):
             session.paced()
         if self._unreviewed:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import fastavro
+import msgspec
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas import confluent
@@ -37,6 +38,11 @@ def load_schema(name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads((_FOLDER / f"{name}.avsc").read_text()))
 
 
+def _composed(kind: Any) -> bool:
+    """Of a field's type: an array or a record is in it, which `_plain` has to make plain."""
+    return any(_composed(each) for each in kind) if isinstance(kind, list) else isinstance(kind, dict)
+
+
 class _Form:
     """One version of a record class: its parsed schema and its header."""
 
@@ -46,7 +52,7 @@ class _Form:
         self.schema = fastavro.parse_schema(document)
         digest = fingerprint(to_parsing_canonical_form(document), "CRC-64-AVRO")
         self.header = MAGIC + bytes.fromhex(digest)
-        self.names = record.__struct_fields__
+        self.composed = [field["name"] for field in document["fields"] if _composed(field["type"])]
 
 
 _FORMS: Final = {record: _Form(record, record.SCHEMA) for record in RECORDS}
@@ -76,7 +82,10 @@ def encode(record: Record) -> bytes:
     form = _FORMS[type(record)]
     buffer = BytesIO()
     buffer.write(form.header)
-    fastavro.schemaless_writer(buffer, form.schema, {name: _plain(getattr(record, name)) for name in form.names})
+    datum = msgspec.structs.asdict(record)
+    for name in form.composed:
+        datum[name] = _plain(datum[name])
+    fastavro.schemaless_writer(buffer, form.schema, datum)
     data = buffer.getvalue()
     if len(data) > MAX_RECORD:
         raise ValueError(f"{form.record.__name__} has {len(data)} bytes encoded, more than {MAX_RECORD}")

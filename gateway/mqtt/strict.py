@@ -60,9 +60,13 @@ def _subscribe(packet: mqtt5.SubscribePacket, frame: memoryview) -> str:
 
 
 def _nul(packet: Any, *strings: str | None) -> str:
-    if any(text is not None and "\0" in text for text in strings):
-        return _NUL
-    return _NUL if any("\0" in name or "\0" in value for name, value in packet.user_properties) else ""
+    for text in strings:
+        if text is not None and "\0" in text:
+            return _NUL
+    for name, value in packet.user_properties:
+        if "\0" in name or "\0" in value:
+            return _NUL
+    return ""
 
 
 def _connect_flags(frame: memoryview) -> str:

@@ -321,9 +321,9 @@ class Delivery(Exchange):
             if first:
                 self.client.shell.write(first)
             return
-        out, stuck, useless = self._compose(pages, [first] if first else [])
-        if out:
-            self.client.shell.write(b"".join(out))
+        out, stuck, useless = self._compose(pages)
+        if out or first:
+            self.client.shell.write(b"".join((first, *out)))
         for bind, page in pages:
             left = (page.more or bind.product in stuck) and bind.product not in useless  # else: with the next sync in its time
             bind.behind = left or bind.hinted_n > page.n
@@ -332,10 +332,11 @@ class Delivery(Exchange):
         if out or self.client.acks or any(bind.behind for bind, _ in pages):
             self.owner.touch()
 
-    def _compose(self, pages: list[tuple[BindState, Page]], out: list[bytes]) -> tuple[list[bytes], set[str], set[str]]:
-        """What fits of the pages, behind `out`; the products of which something did not; and those with notices for a client that
-        can't pull: a saver of an older version knows nothing of `whole`."""
+    def _compose(self, pages: list[tuple[BindState, Page]]) -> tuple[list[bytes], set[str], set[str]]:
+        """What fits of the pages; the products of which something did not; and those with notices for a client that can't pull: a
+        saver of an older version knows nothing of `whole`."""
         now, size = self.host.clock(), 0
+        out: list[bytes] = []
         stuck: set[str] = set()
         useless: set[str] = set()
         for row in zip_longest(*(page.items for _, page in pages)):

@@ -415,6 +415,7 @@ class Session(Lifetime):
         self.delivery.pump()
 
     def _start_timers(self, packet: mqtt5.ConnectPacket) -> None:
+        """Set what is due; the appointment with the wheel is the caller's."""
         room, now = self._room, self._room.clock()
         assert self._grant is not None
         self._keep_alive = float(room.keep_alive(packet, dictated=not self._old))
@@ -425,7 +426,6 @@ class Session(Lifetime):
         self._deadline = NEVER
         self.form = MQTT311 if self._old else MQTT5
         self.last_seen = now
-        room.wheel.at(self, self._next_due())
 
 
 HANDLERS: Final[dict[tuple[State, type[Any]], Callable[[Session, Any, float], None]]] = {

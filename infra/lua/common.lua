@@ -13,15 +13,12 @@ local SETTLED_MS, SETTLED_MIN, SETTLED_TTL = 3600000, 128, 172800000
 local SETTLED_AS = {acked = 1, written = 2, rejected = 3, expired = 4, replaced = 5, evicted = 6, dead = 7}
 local HANDED_OVER = ' handed over'
 
-local function clock()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+local function in_ms(time)
+  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Of one bind: no two scripts of a client run in the same microsecond.
-local function bind_mark()
-  local t = redis.call('TIME')
-  return t[1] .. '.' .. t[2]
+local function clock()
+  return in_ms(redis.call('TIME'))
 end
 
 local function product_keys(first)
@@ -154,9 +151,14 @@ end
 
 local SESSION = {'generation', 'number', 'room', 'epoch', 'connection'}
 
-local function register(s, c, me)
+local function begin_session(s, me)
   redis.call('DEL', s)
   redis.call('HSET', s, 'generation', me.generation, 'number', me.number, 'room', me.room, 'epoch', me.epoch, 'connection', me.connection)
+end
+
+-- The same for a number that was given before: the counter is there, or passes it.
+local function register(s, c, me)
+  begin_session(s, me)
   if tonumber(redis.call('GET', c) or '0') < me.number then redis.call('SET', c, me.number) end
 end
 

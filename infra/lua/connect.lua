@@ -12,5 +12,5 @@ elseif cur[1] and not (cur[1] == ARGV[4] and cur[2] == ARGV[5] and now < tonumbe
   return {'elsewhere', cur[1], cur[2], '', 0, 0, 0, now}
 end
 local number = redis.call('INCR', c)
-register(s, c, {generation = GENERATION, number = number, room = room, epoch = epoch, connection = connection})
+begin_session(s, {generation = GENERATION, number = number, room = room, epoch = epoch, connection = connection})
 return {'ok', GENERATION, number, cur[3] or '', cur[4] or 0, cur[1] or 0, cur[2] or 0, now}
