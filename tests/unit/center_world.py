@@ -37,8 +37,8 @@ from infra.wire import JobContent, Lease, PullItem, RoomEntry
 from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, Audit
 from schemas.records import PushMessage, Receipt
+from tests.unit.center_routes import application
 from tests.unit.journal_twin import APPEND_MS, JournalTwin
-from workers.center import app
 from workers.center.callers.apikey import ApiKey, new_id, new_secret
 from workers.center.callers.auth import Role
 from workers.center.callers.keyring import KeyRing
@@ -598,6 +598,6 @@ class World:
         return shown
 
     def client(self, *, key: str = KEY) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(app.build(self.parts, version="0.0.0"))
+        transport = httpx.ASGITransport(application(self.parts))
         headers = {"X-API-Key": key} if key else {}
         return httpx.AsyncClient(transport=transport, base_url="http://center", headers=headers)

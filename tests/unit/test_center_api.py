@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from infra.register import ClientView, SessionView
 from infra.wire import Bind
 from schemas.broadcasts import Broadcast
+from tests.unit.center_routes import application
 from workers.center import app
 from workers.center.callers.keycheck import Keys, NoKey
 from workers.center.callers.keyring import KeyRing
@@ -315,7 +316,7 @@ async def test_given_a_body_for_what_needs_no_key_then_nobody_waits_for_it(path:
         "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
         "headers": [(b"content-length", b"1")], "scheme": "http", "server": ("c", 80), "client": ("127.0.0.1", 1), "state": {},
     }  # fmt: skip
-    await app.build(world.parts, version="0")(scope, receive, send)
+    await application(world.parts)(scope, receive, send)
     assert sent[0]["status"] < 500
 
 

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from schemas import codec
 from schemas.broadcasts import MAX_AUDIENCE, MAX_CHUNK, AudienceChunk
-from workers.center import app
+from tests.unit.center_routes import application
 from workers.center.callers.auth import OPERATOR, Caller
 from workers.center.campaigns import uploads
 from workers.center.campaigns.uploads import Slots, Upload
@@ -290,7 +290,7 @@ async def test_given_a_streamed_body_then_its_size_its_pauses_and_its_time_are_b
 
 async def test_given_no_api_key_then_401_before_any_of_the_body_is_read():
     world = World()
-    gate = app.build(world.parts, version="0.0.0")
+    gate = application(world.parts)
 
     async def receive() -> Message:
         raise AssertionError("the body was read")

@@ -12,7 +12,7 @@ import pytest_asyncio
 from center_world import World, room
 from prometheus_client import REGISTRY
 
-from workers.center import app
+from tests.unit.center_routes import application
 from workers.center.web.intake import HEAD_BYTES, Intake
 from workers.center.web.server import HttpServer
 
@@ -25,7 +25,7 @@ async def server() -> AsyncIterator[HttpServer]:
     def fail(reason: str) -> None:
         raise AssertionError(reason)
 
-    made = HttpServer(app.build(world.parts, version="0.0.0"), host="127.0.0.1", port=0, fail=fail)
+    made = HttpServer(application(world.parts), host="127.0.0.1", port=0, fail=fail)
     await made.start()
     yield made
     await made.stop()

@@ -9,7 +9,7 @@ import pytest
 from center_world import KEY, SharedTwin, World
 from starlette.types import Message
 
-from workers.center import app
+from tests.unit.center_routes import application
 from workers.center.callers.auth import OPERATOR, Caller, Role
 from workers.center.callers.keycheck import WRONG_BURST
 from workers.center.callers.limits import Limits
@@ -156,5 +156,5 @@ async def test_given_a_stranger_who_never_sends_the_body_then_the_answer_does_no
 
     headers = [(b"content-length", b"100")]
     scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b"", "client": ("10.0.0.1", 1)}
-    await app.build(World().parts, version="0")(scope, receive, send)
+    await application(World().parts)(scope, receive, send)
     assert found[0] == 401

@@ -12,7 +12,7 @@ import httpx
 from center_world import KEY, World
 
 from schemas.broadcasts import Audit
-from workers.center import app
+from tests.unit.center_routes import application
 from workers.center.callers.auth import Role
 from workers.center.callers.limits import limited
 from workers.center.web.server import HttpServer
@@ -26,7 +26,7 @@ def unfailing(reason: str) -> None:
 @asynccontextmanager
 async def served(world: World) -> AsyncIterator[httpx.AsyncClient]:
     """Its application on a socket: an answer that goes on can't be had in process."""
-    server = HttpServer(app.build(world.parts, version="0.0.0"), host="127.0.0.1", port=0, fail=unfailing)
+    server = HttpServer(application(world.parts), host="127.0.0.1", port=0, fail=unfailing)
     await server.start()
     try:
         async with httpx.AsyncClient(base_url=server.url, headers={"X-API-Key": KEY}, timeout=10) as http:

@@ -31,8 +31,12 @@ DESCRIPTION: Final = "Push to one device, to a user's devices, or to everyone at
 def build(parts: Parts, *, version: str) -> ASGIApp:
     """The whole application; raises keycheck.NoKey if no API key is configured."""
     dispatcher = dispatch.Dispatcher(parts)
-    app = api(parts, dispatcher, version=version)
-    bodies = Bodies(app, streamed=audiences.STREAMED, large=batch.LARGE)
+    return guarded(api(parts, dispatcher, version=version), parts, dispatcher)
+
+
+def guarded(routes: ASGIApp, parts: Parts, dispatcher: dispatch.Dispatcher) -> ASGIApp:
+    """The routes, behind the gate, the dispatcher, the API key and the body's bounds; raises keycheck.NoKey."""
+    bodies = Bodies(routes, streamed=audiences.STREAMED, large=batch.LARGE)
     checked = KeyCheck(bodies, parts, Keys(parts.ring, parts.api_tokens, operator=parts.api_key))
     return GoogleErrors(Gate(dispatch.Front(checked, dispatcher)))
 
