@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from infra.ops.shell import FAILED, USAGE, Ending, ask_center, data_option, json_option, show
+from infra.ops.shell import FAILED, Ending, ask_center, data_option, json_option, show
 
 
 @click.group()
@@ -35,7 +35,7 @@ def webhook_test(data: Path | None, as_json: bool, product: str, endpoint: str) 
     try:
         path = f"/v1/products/{names.product(product)}/webhooks/{names.endpoint(endpoint)}/test"
     except names.BadName as error:
-        raise Ending(str(error), USAGE) from error
+        raise Ending(str(error), FAILED) from None
     found = ask_center(data, "POST", path)
     show(found, as_json, outcome_text)
     if not found["taken"]:

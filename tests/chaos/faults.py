@@ -32,6 +32,7 @@ from tests.chaos.of_processes import (
     WorkerSigkill,
     WorkerSigstop,
 )
+from tests.chaos.of_webhooks import WebhookAway
 from tests.chaos.traffic import HOUR
 
 ROLES: Final = ("delivery", "saver", "broadcast", "coordinator")
@@ -47,6 +48,7 @@ def every() -> list[Fault]:
         SaverSigstopLong(), CenterSigkill(), CenterHalfClosed(), RedisKilled(), RedisTailLost(), RedisWiped(), RedisDiskFull(),
         RedisSlow(), RedisCutFromSaver(), NatsDown(), NatsSlow(), KvWiped(),
         *paused_faults(), KafkaDown(), KafkaCutFromWorker(), ClientHalfOpen(), ClientSlow(), ReconnectStorm(),
+        WebhookAway(),
         ClockShift("clock-ahead", HOUR), ClockShift("clock-behind", -HOUR),
     ]  # fmt: skip
 

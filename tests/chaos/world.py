@@ -130,7 +130,7 @@ class World:
             self.settings, rooms=ROOMS, policy=policy, workers=TWO, changes=self._changes, progress=self._progress
         )
         self.system: System = await self.running.start()
-        await self._second_product()
+        await self.put(Product(name=SECOND))
         self.door.target = self.system.rooms[1].port
         self.center.target = httpx.URL(self.system.center).port or 80
         self.fleet = Fleet(self.system.center, self._token)
@@ -171,13 +171,14 @@ class World:
             changes["LONGWIRE_KAFKA__BOOTSTRAP"] = f"{HOST}:{self.kafka_of_worker.port}"
         return changes
 
-    async def _second_product(self) -> None:
+    async def put(self, product: Product) -> None:
+        """A product's document."""
         bus = Bus(NatsSettings(url=self.settings.nats.url), name="chaos", version=VERSION)
         keeper = Keeper(bus, disk=self._folder / "keeper")
         try:
             await bus.start()
             await keeper.start()
-            await keeper.put(product_key(SECOND), Product(name=SECOND))
+            await keeper.put(product_key(product.name), product)
         finally:
             await keeper.stop()
             await bus.stop()

@@ -20,7 +20,7 @@ from system import Stand, eventually, unique
 from infra.documents import Policy, Product, product_key
 from infra.documents.webhooks import new_secret
 from infra.keeper import Keeper
-from infra.ops.shell import NOT_FOUND, USAGE
+from infra.ops.shell import FAILED, NOT_FOUND, USAGE
 from infra.ops.up import RunningSystem
 from infra.settings import Certificate, load
 from infra.system import RoomAddress
@@ -172,8 +172,8 @@ async def test_given_a_command_then_the_webhook_is_tested_by_it(hooked: Hooked) 
     [
         ((PRODUCT, "nobody"), NOT_FOUND, "product hooked has no webhook nobody"),
         (("nobody", "main"), NOT_FOUND, "product nobody is not configured"),
-        ((PRODUCT, "a/b"), USAGE, "endpoint 'a/b' does not fit"),
-        (("a b", "main"), USAGE, "product 'a b' does not fit"),
+        ((PRODUCT, "a/b"), FAILED, "endpoint 'a/b' does not fit"),
+        (("a b", "main"), FAILED, "product 'a b' does not fit"),
         ((PRODUCT,), USAGE, "Missing argument 'ENDPOINT'"),
     ],
 )
