@@ -11,20 +11,40 @@ from typing import Final
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    PolicyViolationError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 OF_TOPIC: Final = 1
 """The `config_source` of what was set for this topic (DescribeConfigs, KIP-226)."""
 RETENTION: Final = "retention.ms"
+NOT_OURS: Final = (
+    TopicAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+    PolicyViolationError,
+    IncompatibleBrokerVersion,
+)
+"""What a broker says whose topics are set up by somebody else."""
 
 log = structlog.get_logger("journal")
 
 
 async def correct(admin: AIOKafkaAdminClient, topics: Mapping[str, Mapping[str, str]]) -> set[str]:
     """Of each topic, these settings; returns those that were changed. One that keeps records for longer than we say goes on
-    to. Raises KafkaError."""
-    if not topics:
+    to; where we may not look at them, or change them, they stay as they are, and the log says so. Raises KafkaError."""
+    try:
+        return await _corrected(admin, topics) if topics else set()
+    except NOT_OURS as error:
+        log.warning("settings of topics stay as they are", topics=sorted(topics), reason=f"{type(error).__name__}: {error}"[:200])
         return set()
+
+
+async def _corrected(admin: AIOKafkaAdminClient, topics: Mapping[str, Mapping[str, str]]) -> set[str]:
     changed = {}
     for name, (values, own) in (await _described(admin, list(topics))).items():
         wrong = {key: value for key, value in topics[name].items() if not _holds(key, values.get(key), value)}
