@@ -33,7 +33,7 @@ class Broker:
 
 
 async def corrected(broker: Broker) -> set[str]:
-    return await topicconfig.correct(cast(AIOKafkaAdminClient, broker), {"t": {"retention.ms": "2"}})
+    return await topicconfig.correct(cast("AIOKafkaAdminClient", broker), {"t": {"retention.ms": "2"}})
 
 
 @pytest.mark.parametrize("codes", [{"describe": DENIED}, {"alter": DENIED}, {"alter": POLICY}])
