@@ -12,24 +12,46 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from infra.labels import WORD, wrong_with
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)"
+_KEYWORDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 
 
 def _seconds(value: Any) -> Any:
     if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())
+        match = re.fullmatch(_DURATION, value.strip())
         if match is not None:
             return float(match[1]) * _UNITS[match[2]]
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
-Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+class _AlsoText:
+    """A duration's JSON schema: the number, its bounds under JSON Schema's names (pydantic leaves its own behind a validator), or
+    the text."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        number = {_KEYWORDS.get(name, name): value for name, value in handler(core).items()}
+        return {"anyOf": [number, {"type": "string", "pattern": f"^{_DURATION}$"}]}
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False), _AlsoText()]
+Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False), _AlsoText()]
 """Seconds, or none."""
 Transport = Literal["mqtt", "mqtts", "ws", "wss"]
 """MQTT over TCP, TLS, WebSocket, or WebSocket over TLS."""

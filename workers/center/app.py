@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
+from pydantic import BaseModel
 from starlette.types import ASGIApp
 
 from infra import asyncapi
@@ -23,6 +24,7 @@ from workers.center.ports import Parts
 from workers.center.unicast import batch, messages, pull, states
 from workers.center.web import document, page, problems
 from workers.center.web.bodies import Bodies
+from workers.center.web.examples import example
 from workers.center.web.gate import Gate
 
 DESCRIPTION: Final = "Push to one device, to a user's devices, or to everyone at a controlled rate."
@@ -101,19 +103,42 @@ def api(parts: Parts, dispatcher: dispatch.Dispatcher, *, version: str) -> FastA
     return app
 
 
+class Alive(BaseModel):
+    """The process answers."""
+
+    model_config = example(status="ok", process="center")
+
+    status: Literal["ok"] = "ok"
+    process: Literal["center"] = "center"
+
+
+class Ready(BaseModel):
+    """Can it serve? `reasons`: the brokers that can't be used."""
+
+    model_config = example(status="ok", process="center", reasons={})
+
+    status: Literal["ok", "not ready"]
+    process: Literal["center"] = "center"
+    reasons: dict[str, str]
+
+
 def _operations(parts: Parts) -> APIRouter:
     routes = APIRouter(tags=["operations"])
 
     @routes.get("/healthz")
-    async def alive() -> dict[str, str]:
+    async def alive() -> Alive:
         """The process is alive."""
-        return {"status": "ok", "process": "center"}
+        return Alive()
 
-    @routes.get("/readyz", responses={503: {"description": "A broker can't be used; the body says which."}})
-    async def ready() -> JSONResponse:
+    @routes.get(
+        "/readyz",
+        response_model=Ready,
+        responses={503: {"model": Ready, "description": "A broker can't be used; the body says which."}},
+    )
+    async def ready(response: Response) -> Ready:
         """Kafka, NATS and Redis can be used; else 503 with those that can't. Why is told by the internal listener alone."""
         reasons = dict.fromkeys(parts.health.reasons(), "can't be used")
-        body = {"status": "not ready" if reasons else "ok", "process": "center", "reasons": reasons}
-        return JSONResponse(body, 503 if reasons else 200)
+        response.status_code = 503 if reasons else 200
+        return Ready(status="not ready" if reasons else "ok", reasons=reasons)
 
     return routes

@@ -15,6 +15,7 @@ from workers.center.callers.keysmith import unknown_key
 from workers.center.content import ProductName, no_bool, product_of
 from workers.center.ports import KeyOrder, Parts
 from workers.center.web.etags import Words
+from workers.center.web.examples import example, example_of
 from workers.center.web.problems import Problem, responses
 
 MAX_PRODUCTS: Final = 64
@@ -78,6 +79,22 @@ class RotateOrder(Order):
 class KeyView(BaseModel):
     """A key, without its secrets. Times in seconds since the epoch."""
 
+    model_config = example(
+        id="0f1e2d3c4b5a",
+        name="backend",
+        products=["demo"],
+        roles=["send", "read"],
+        rate=100,
+        confirm_over=None,
+        created_at=1755582462.555,
+        created_by="ann (key operator)",
+        expires_at=None,
+        revoked_at=None,
+        secrets=1,
+        old_secret_until=None,
+        last_used_at=1755586062.555,
+    )
+
     id: str = Field(examples=["0f1e2d3c4b5a"])
     name: str
     products: list[str] | None = Field(description="null: all of them.")
@@ -96,11 +113,15 @@ class KeyView(BaseModel):
 class MadeKey(KeyView):
     """A key with a fresh secret."""
 
+    model_config = example(**example_of(KeyView), key="lw_0f1e2d3c4b5a_…")
+
     key: str = Field(description="The key itself. It is shown this once.", examples=["lw_0f1e2d3c4b5a_…"])
 
 
 class KeyList(BaseModel):
     """Keys by their ids. `next`: the cursor of the page after this one, null on the last."""
+
+    model_config = example(keys=[example_of(KeyView)], next=None)
 
     keys: list[KeyView]
     next: str | None

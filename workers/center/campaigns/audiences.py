@@ -19,6 +19,7 @@ from workers.center.campaigns.uploads import Slots, Upload
 from workers.center.content import ProductName, RecordId, product_of
 from workers.center.ports import Parts
 from workers.center.web.bodies import Streamed
+from workers.center.web.examples import example
 from workers.center.web.problems import Problem, bad_input, journal_down, responses
 
 PREFIX: Final = "/v1/audiences/"
@@ -60,6 +61,8 @@ class BadLineView(BaseModel):
 class Uploaded(BaseModel):
     """The answer to an upload: the audience is sealed in Kafka, for good."""
 
+    model_config = example(audience="vips", clients=2, chunks=1, bad=[], bad_count=0)
+
     audience: str
     clients: int = Field(description="Ids; one that came twice within 1,000 ids is counted once.")
     chunks: int
@@ -69,6 +72,8 @@ class Uploaded(BaseModel):
 
 class AudienceView(BaseModel):
     """An audience as it lies in Kafka. Only a sealed one can be used."""
+
+    model_config = example(audience="vips", product="demo", realm="main", sealed=True, clients=2, chunks=1)
 
     audience: str
     product: str

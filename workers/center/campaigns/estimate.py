@@ -14,6 +14,7 @@ from workers.center.campaigns.census import Known, RoomAnswer
 from workers.center.campaigns.persons import counted
 from workers.center.content import product_of
 from workers.center.ports import Parts
+from workers.center.web.examples import example, example_of
 from workers.center.web.problems import bad_input, responses
 
 
@@ -34,6 +35,8 @@ class EstimateRequest(BroadcastRequest):
 class RoomEstimate(BaseModel):
     """Clients of one room, or why it did not tell."""
 
+    model_config = example(room="r1", persons=1200, error=None)
+
     room: str
     persons: int | None
     error: str | None
@@ -41,6 +44,10 @@ class RoomEstimate(BaseModel):
 
 class EstimateView(BaseModel):
     """Whom it would reach now. `offline` and `known` are null where Kafka did not answer."""
+
+    model_config = example(
+        online=1200, rooms=[example_of(RoomEstimate)], offline=340, known=2000, offline_estimated=False, rate=100, takes_s=12.0
+    )
 
     online: int = Field(description="Clients that are connected and meant, in the rooms that answered.")
     rooms: list[RoomEstimate]

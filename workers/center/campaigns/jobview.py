@@ -10,6 +10,7 @@ from schemas.codes import WHOLE, Priority
 from schemas.jobs import JobState
 from workers.center.campaigns.jobs import Document
 from workers.center.content import PRIORITIES, PriorityName
+from workers.center.web.examples import example, example_of
 
 _WORDS: dict[int, PriorityName] = {int(number): word for word, number in PRIORITIES.items()}
 
@@ -17,6 +18,15 @@ _WORDS: dict[int, PriorityName] = {int(number): word for word, number in PRIORIT
 class Job(BaseModel):
     """The answer to a broadcast: it is in Kafka, acknowledged. With `validate_only` nothing is: then the times are null, and the
     state is the one that it would begin in."""
+
+    model_config = example(
+        id="0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e",
+        product="demo",
+        state="accepted",
+        rate=100,
+        accepted_ms=1755582462558,
+        expires_ms=1755586062558,
+    )
 
     id: str = Field(examples=["0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e"])
     product: str
@@ -29,7 +39,10 @@ class Job(BaseModel):
 class RoomProgress(BaseModel):
     """How far a job came in one boot of a room: slots walked, and cumulative counts."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={"examples": [{"room": "r1", "epoch": 7, "slot": 512, "counts": {"sent": 620, "acked": 598}}]},
+    )
 
     room: str
     epoch: int
@@ -63,7 +76,27 @@ class TargetView(BaseModel):
 class JobSummary(BaseModel):
     """A job as its owner last told, each second while something changes."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e",
+                    "product": "demo",
+                    "state": "running",
+                    "rate": 100,
+                    "started_ms": 1755582462558,
+                    "expires_ms": 1755586062558,
+                    "targeted": 1200,
+                    "progress": 0.5,
+                    "pace": 100.0,
+                    "eta_s": 6.0,
+                    "ack_ms": {"p50": 40, "p90": 180, "p99": 900},
+                    "totals": {"sent": 620, "acked": 598},
+                }
+            ]
+        },
+    )
 
     id: str
     product: str
@@ -99,11 +132,15 @@ class JobSummary(BaseModel):
 class JobView(JobSummary):
     """A job, and how far each room came."""
 
+    model_config = example(**example_of(JobSummary), rooms=[example_of(RoomProgress)])
+
     rooms: list[RoomProgress] = Field(default_factory=list)
 
 
 class JobList(BaseModel):
     """Jobs, newest first. `next`: the cursor of the page after this one, null on the last."""
+
+    model_config = example(broadcasts=[example_of(JobSummary)], next=None)
 
     broadcasts: list[JobSummary]
     next: str | None

@@ -22,6 +22,7 @@ from workers.center.campaigns.confirming import confirmation
 from workers.center.campaigns.jobs import row_of
 from workers.center.content import accept, product_of
 from workers.center.ports import Parts
+from workers.center.web.examples import example
 from workers.center.web.problems import Problem, responses
 
 
@@ -50,6 +51,8 @@ class RateOrder(Order):
 
 class Steered(BaseModel):
     """The answer: the action is in Kafka, acknowledged. `state`: the one that it leads to, within a second."""
+
+    model_config = example(id="0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e", product="demo", state="paused", rate=100)
 
     id: str
     product: str

@@ -25,6 +25,7 @@ from workers.center.campaigns.broadcasts import JobId, document_of
 from workers.center.campaigns.jobs import Document
 from workers.center.campaigns.jobview import JobView, view
 from workers.center.ports import JobBoard, Parts
+from workers.center.web.examples import example, example_of
 from workers.center.web.problems import RETRY_AFTER_S, responses
 from workers.center.web.streams import Streams
 
@@ -53,6 +54,10 @@ class EventStream(Response):
 class AuditRecord(BaseModel):
     """What was done: `before` and `after` are states, or rates."""
 
+    model_config = example(
+        at_ms=1755582471555, action="pause", before="running, 100/s", after="paused, 100/s", by="ann", reason="a wrong link"
+    )
+
     at_ms: int
     action: str
     before: str
@@ -64,6 +69,8 @@ class AuditRecord(BaseModel):
 class AuditList(BaseModel):
     """Newest last. `whole`: nothing older was left out (the last 10,000 records of the product's partition are read)."""
 
+    model_config = example(id="0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e", records=[example_of(AuditRecord)], whole=True)
+
     id: str
     records: list[AuditRecord]
     whole: bool
@@ -72,13 +79,20 @@ class AuditList(BaseModel):
 def router(parts: Parts) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["broadcasts"])
+    shown = example_of(JobView)
     described = responses("bad-input", "unauthorized", "unknown-broadcast", "too-many-streams", "too-many-at-once", "bus-down")
 
     @routes.get(
         "/v1/broadcasts/{id}/events",
         dependencies=needs(Role.READ),
         response_class=Response,
-        responses={**described, 200: {"content": {MEDIA_TYPE: {}}, "description": "Events `job`, each with the whole document."}},
+        responses={
+            **described,
+            200: {
+                "content": {MEDIA_TYPE: {"example": _event({**shown, "job": shown["id"]}).decode()}},
+                "description": "Events `job`, each with the whole document.",
+            },
+        },
     )
     async def watch_broadcast(who: Who, job: JobId) -> Response:
         """The broadcast now, then at each change, as server-sent events, until it is over."""

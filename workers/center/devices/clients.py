@@ -14,6 +14,7 @@ from schemas import names
 from workers.center.callers.auth import Caller, Role, Who, needs
 from workers.center.content import Text
 from workers.center.ports import Parts
+from workers.center.web.examples import example, example_of
 from workers.center.web.problems import Problem, responses
 
 KICK_TRIES: Final = 3
@@ -34,6 +35,8 @@ LastSeen = Annotated[
 class Session(BaseModel):
     """The register's session. `live`: its room's lease is young; without it, the client is on its way elsewhere or gone."""
 
+    model_config = example(room="r1", epoch=7, generation=1, number=12, connection=3, live=True)
+
     room: str
     epoch: int
     generation: int
@@ -45,6 +48,8 @@ class Session(BaseModel):
 class Bind(BaseModel):
     """A bind, with the granted QoS, the joined groups, and user and attributes by the token."""
 
+    model_config = example(qos=1, groups=["news"], user="ann", attrs={"platform": "ios"})
+
     qos: int
     groups: list[str]
     user: str
@@ -53,6 +58,15 @@ class Bind(BaseModel):
 
 class Client(BaseModel):
     """A client. `pending`: product → messages stored and not settled."""
+
+    model_config = example(
+        client="phone-1",
+        realm="main",
+        session=example_of(Session),
+        last_seen_ms=1755582462555,
+        binds={"demo": example_of(Bind)},
+        pending={"demo": 3},
+    )
 
     client: str
     realm: str

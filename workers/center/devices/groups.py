@@ -15,11 +15,14 @@ from workers.center.callers.auth import Role, Who, needs
 from workers.center.campaigns.census import Known
 from workers.center.content import GroupName, ProductName, product_of
 from workers.center.ports import Parts
+from workers.center.web.examples import example
 from workers.center.web.problems import responses
 
 
 class Group(BaseModel):
     """A group's members. There is no list of groups: one is there as long as somebody has joined it."""
+
+    model_config = example(product="demo", group="news", online=640, unasked=[], known=900, known_estimated=False)
 
     product: str = Field(examples=["demo"])
     group: str = Field(examples=["news"])

@@ -14,6 +14,7 @@ from workers.center.callers.auth import Caller, Role, Who, needs
 from workers.center.content import ProductName, product_of
 from workers.center.devices.clients import LastSeen, ReasonString, Session, kick, last_seen_ms, session_of
 from workers.center.ports import Parts
+from workers.center.web.examples import example, example_of
 from workers.center.web.paging import Cursor, Limit, after_name, page_of
 from workers.center.web.problems import Problem, responses
 
@@ -28,6 +29,8 @@ Product = Annotated[ProductName, Query(description="A user is an account of a pr
 class UserClient(BaseModel):
     """One client of a user. `session` null: it is not connected; `bound`: to the product, now."""
 
+    model_config = example(client="phone-1", session=example_of(Session), last_seen_ms=1755582462555, bound=True, pending=3)
+
     client: str
     session: Session | None
     last_seen_ms: LastSeen
@@ -37,6 +40,8 @@ class UserClient(BaseModel):
 
 class User(BaseModel):
     """A user's clients by their ids, as the register has them; `next` is the cursor of the next page, null on the last."""
+
+    model_config = example(user="ann", product="demo", realm="main", clients_total=1, clients=[example_of(UserClient)], next=None)
 
     user: str
     product: str
@@ -61,6 +66,8 @@ class KickOrder(BaseModel):
 class Kicked(BaseModel):
     """What became of each client: `kicked` had a session that was ended, `absent` had none; those that `failed` could not be
     asked: ask again."""
+
+    model_config = example(kicked=["phone-1"], absent=["tablet-1"], failed=[])
 
     kicked: list[str]
     absent: list[str]

@@ -23,6 +23,7 @@ from workers.center.dispatch.choice import Table, Wish
 from workers.center.dispatch.failures import Failures
 from workers.center.dispatch.query import MAX_ADDRESS, MAX_ATTEMPT, MAX_FAILED, MAX_NETWORK, Ask, read, repeated
 from workers.center.ports import Parts
+from workers.center.web.examples import example
 from workers.center.web.problems import Problem, bad_input, responses
 
 PATH: Final = "/v1/dispatch"
@@ -49,6 +50,14 @@ class Backoff(BaseModel):
 
 class Dispatch(BaseModel):
     """Addresses, best first, good for `ttl_s`; and how the device is to behave."""
+
+    model_config = example(
+        addresses=[{"host": "203.0.113.7", "port": 1883, "room": "r1"}],
+        ttl_s=300,
+        heartbeat_s=480,
+        backoff={"base_s": 1.0, "cap_s": 60.0},
+        region="eu",
+    )
 
     addresses: list[Address] = Field(examples=[[{"host": "203.0.113.7", "port": 1883, "room": "r1"}]])
     ttl_s: int = Field(examples=[300])

@@ -22,6 +22,7 @@ from workers.center.fcm.errors import responses
 from workers.center.fcm.options import Options, duration_s, of_apns, of_webpush
 from workers.center.ports import Parts
 from workers.center.unicast.messages import Message, send
+from workers.center.web.examples import example
 from workers.center.web.problems import bad_input
 
 CONTENT_TYPE: Final = "application/json"
@@ -154,6 +155,8 @@ class SendRequest(_Part):
 
 class Sent(BaseModel):
     """The answer: Kafka has it."""
+
+    model_config = example(name="projects/demo/messages/0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e")
 
     name: str = Field(examples=["projects/demo/messages/0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e"])
 

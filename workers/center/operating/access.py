@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -24,6 +24,11 @@ def _as_rooms_see_it(value: str) -> str:
     if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(MAPPED):
         raise ValueError(f"nobody is seen to come from there: name IPv4 as IPv4, {found.network_address.ipv4_mapped}")
     return value
+
+
+_SHOWN: Final[Any] = {
+    200: {"content": {"application/json": {"example": Access(deny=Rules(networks=("203.0.113.0/24",))).model_dump(mode="json")}}}
+}
 
 
 class Entries(BaseModel):
@@ -93,7 +98,10 @@ def router(parts: Parts) -> APIRouter:
     routes = APIRouter(tags=["access"])
 
     @routes.get(
-        "/v1/access", dependencies=needs(Role.READ, everywhere=True), response_model=Access, responses=responses("unauthorized")
+        "/v1/access",
+        dependencies=needs(Role.READ, everywhere=True),
+        response_model=Access,
+        responses={**_SHOWN, **responses("unauthorized")},
     )
     async def show_access() -> Access:
         """The lists that are in force, as this center knows them."""
@@ -103,9 +111,12 @@ def router(parts: Parts) -> APIRouter:
         "/v1/access",
         dependencies=needs(Role.ADMIN, everywhere=True),
         response_model=Access,
-        responses=responses(
-            *("bad-input", "unauthorized", "unknown-entry", "changed-meanwhile", "confirm-needed", "journal-down", "bus-down")
-        ),
+        responses={
+            **_SHOWN,
+            **responses(
+                *("bad-input", "unauthorized", "unknown-entry", "changed-meanwhile", "confirm-needed", "journal-down", "bus-down")
+            ),
+        },
     )
     async def change_access(who: Who, request: AccessRequest) -> Access:
         """Add to a list and remove from it. Rooms obey within a moment: they close who is connected and denied

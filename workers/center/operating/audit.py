@@ -11,6 +11,7 @@ from schemas.broadcasts import NO_PRODUCT, Audit
 from workers.center.callers.auth import Caller, Role, Who, needs
 from workers.center.content import product_of
 from workers.center.ports import Parts
+from workers.center.web.examples import example, example_of
 from workers.center.web.paging import Cursor, Limit, bad_cursor, cursor_of, place_of
 from workers.center.web.problems import Problem, responses
 
@@ -18,6 +19,17 @@ from workers.center.web.problems import Problem, responses
 class AuditEntry(BaseModel):
     """What was done: to what (`subject`: a job's id, `product`, `queue`, `config`, `access`, `room …`), by whom, why, from where
     to where."""
+
+    model_config = example(
+        product="demo",
+        subject="product",
+        action="patch",
+        by="0f1e2d3c4b5a",
+        at_ms=1755582462555,
+        before='{"rate": 500}',
+        after='{"rate": 1000}',
+        reason="the sale",
+    )
 
     product: str | None = Field(description="Null: of no product.")
     subject: str
@@ -31,6 +43,8 @@ class AuditEntry(BaseModel):
 
 class AuditLog(BaseModel):
     """Newest first. A page may have fewer records than asked for, or none: `next` is null only where there are no older ones."""
+
+    model_config = example(records=[example_of(AuditEntry)], next=None)
 
     records: list[AuditEntry]
     next: str | None

@@ -17,6 +17,7 @@ from workers.center.operating.shelf import Json, merged, parsed, shown, unhidden
 from workers.center.operating.switch import MAX_QUEUES
 from workers.center.ports import Change, Parts
 from workers.center.web.etags import Asked, Writing, tag_of
+from workers.center.web.examples import example, example_of
 from workers.center.web.paging import Cursor, Limit, after_name, page_of
 from workers.center.web.problems import Problem, bad_input, responses
 
@@ -44,6 +45,8 @@ class ProductView(RootModel[dict[str, Any]]):
 class ProductSummary(BaseModel):
     """A product of the list."""
 
+    model_config = example(name="demo", rate=1000, queue=False, bound=1200)
+
     name: str = Field(examples=["demo"])
     rate: int
     queue: bool = Field(description="Has it a queue of its own?")
@@ -52,6 +55,8 @@ class ProductSummary(BaseModel):
 
 class ProductList(BaseModel):
     """Products by name; `next` is the cursor of the next page, null on the last."""
+
+    model_config = example(products=[example_of(ProductSummary)], next=None)
 
     products: list[ProductSummary]
     next: str | None
@@ -66,6 +71,10 @@ class Broadcasts(BaseModel):
 
 class Usage(BaseModel):
     """What a product uses now, by the rooms' last leases (a few seconds old) and by this center's mirror of broadcasts."""
+
+    model_config = example(
+        product="demo", as_of_ms=1755582462555, bound=1200, rooms={"r1": 1200}, broadcasts={"active": 1, "most": PLACES}
+    )
 
     product: str
     as_of_ms: int

@@ -12,6 +12,7 @@ from workers.center.callers.auth import Role, Who, needs
 from workers.center.content import ProductName, product_of
 from workers.center.ports import Parts, QueueChange
 from workers.center.web.etags import Words
+from workers.center.web.examples import example, example_of
 from workers.center.web.problems import Problem, bad_input, responses
 
 Action = Literal["pause", "resume", "rate", "off"]
@@ -32,6 +33,8 @@ class ChangeRequest(BaseModel):
 class QueueView(BaseModel):
     """A product's own queue; `rate` null: it has none (any more)."""
 
+    model_config = example(product="demo", rate=500, paused=False)
+
     product: str = Field(examples=["demo"])
     rate: int | None
     paused: bool
@@ -39,6 +42,8 @@ class QueueView(BaseModel):
 
 class QueueList(BaseModel):
     """All own queues that are switched on."""
+
+    model_config = example(queues=[example_of(QueueView)])
 
     queues: list[QueueView]
 

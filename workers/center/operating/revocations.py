@@ -17,6 +17,7 @@ from workers.center.callers.limits import limited
 from workers.center.content import ClientId, ProductName, RealmName, UserId, product_of
 from workers.center.ports import Documents, Parts
 from workers.center.web.etags import Words
+from workers.center.web.examples import example, example_of
 from workers.center.web.problems import Problem, responses
 
 DEFAULT_S: Final = 30 * 24 * 3600
@@ -77,6 +78,19 @@ class LiftRequest(BaseModel):
 class RevocationView(BaseModel):
     """One revocation. Times in seconds since the epoch."""
 
+    model_config = example(
+        id="96f18dfdde123a15445d2bde",
+        kind="client",
+        realm="main",
+        product=None,
+        issuer=None,
+        subject="phone-1",
+        issued_until=1755582462.555,
+        expires_at=1758174462.555,
+        by="ann (key 0f1e2d3c4b5a)",
+        reason="stolen",
+    )
+
     id: str
     kind: Literal["client", "user", "token"]
     realm: str | None = Field(description="Of a client or user.")
@@ -92,12 +106,16 @@ class RevocationView(BaseModel):
 class RevocationList(BaseModel):
     """The revocations that hold, the newest first. `total`: how many there are."""
 
+    model_config = example(revocations=[example_of(RevocationView)], total=1)
+
     revocations: list[RevocationView]
     total: int
 
 
 class KeyView(BaseModel):
     """A key of an issuer: its name and its algorithm, never what it is made of."""
+
+    model_config = example(kid="2026-11", alg="ES256", fetched=True)
 
     kid: str
     alg: str
@@ -106,6 +124,18 @@ class KeyView(BaseModel):
 
 class IssuerView(BaseModel):
     """Who signs tokens, for what, and with which keys."""
+
+    model_config = example(
+        iss="https://login.example",
+        realm="main",
+        audience="longwire",
+        products=["demo"],
+        max_lifetime_s=86400.0,
+        keys=[example_of(KeyView)],
+        jwks="https://login.example/keys",
+        jwks_age_s=42.0,
+        jwks_error=None,
+    )
 
     iss: str
     realm: str
@@ -120,6 +150,8 @@ class IssuerView(BaseModel):
 
 class IssuerList(BaseModel):
     """All issuers."""
+
+    model_config = example(issuers=[example_of(IssuerView)])
 
     issuers: list[IssuerView]
 

@@ -13,6 +13,7 @@ from schemas import names
 from workers.center.callers.auth import Caller, Role, Who, needs
 from workers.center.ports import DrainOrder, Parts
 from workers.center.web.etags import Words
+from workers.center.web.examples import example, example_of
 from workers.center.web.problems import Problem, responses
 
 OPEN: Final = "open"
@@ -25,6 +26,10 @@ Address = Annotated[str, Field(max_length=255, pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A
 
 class Room(BaseModel):
     """A room by its entry and its last lease. `state`: open, draining, stopped; `bound`: product → clients bound there."""
+
+    model_config = example(
+        room="r1", epoch=7, host="10.0.0.1", port=1883, labels={"zone": "a"}, state="open", connections=1500, bound={"demo": 1200}
+    )
 
     room: str
     epoch: int
@@ -39,6 +44,10 @@ class Room(BaseModel):
 class RoomDetail(Room):
     """A room with what its lease says besides."""
 
+    model_config = example(
+        **example_of(Room), endpoints={"mqtt": "10.0.0.1:1883"}, capacity=100_000, admits=True, lease_age_s=1.4
+    )
+
     endpoints: dict[str, str] = Field(description="Transport → where it takes clients.", examples=[{"mqtt": "10.0.0.1:1883"}])
     capacity: int = Field(description="Connections that it takes at most; 0: an older room, which does not say.")
     admits: bool = Field(description="Does it let clients in now?")
@@ -47,6 +56,8 @@ class RoomDetail(Room):
 
 class RoomList(BaseModel):
     """All live rooms, in the order of their ids."""
+
+    model_config = example(rooms=[example_of(Room)])
 
     rooms: list[Room]
 
@@ -78,6 +89,8 @@ class StopRequest(BaseModel):
 
 class DrainView(BaseModel):
     """How far a drain is, by the room's last lease: over when `state` is draining and nobody is connected."""
+
+    model_config = example(room="r1", state="draining", connections=900)
 
     room: str
     state: str = Field(examples=["draining"])

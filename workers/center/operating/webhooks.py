@@ -15,6 +15,7 @@ from schemas.codes import WEBHOOK_TEST
 from workers.center.callers.auth import Role, Who, needs
 from workers.center.content import ProductName, product_of
 from workers.center.ports import Parts
+from workers.center.web.examples import example
 from workers.center.web.problems import Problem, responses
 from workers.webhooks import Event
 from workers.webhooks.events import batches
@@ -28,6 +29,8 @@ EndpointName = Annotated[str, Field(examples=["main"]), AfterValidator(names.end
 
 class TestResult(BaseModel):
     """What the webhook made of it. `status` null: it did not answer, and `reason` says why."""
+
+    model_config = example(taken=True, status=204, reason="", milliseconds=38, said="")
 
     taken: bool
     status: int | None = Field(examples=[204])

@@ -18,6 +18,7 @@ from workers.center.content import Text, accept_all, claim_keys, product_of
 from workers.center.ports import Parts
 from workers.center.unicast.messages import Message, entry_of, record_of
 from workers.center.web.bodies import Large
+from workers.center.web.examples import example, example_of
 from workers.center.web.problems import Problem, ProblemDocument, journal_down, misfit, responses
 
 MOST: Final = 1000
@@ -36,13 +37,15 @@ class BatchMessage(Message):
 class Batch(BaseModel):
     """Messages, to clients and users."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"messages": [example_of(Message)]}]})
 
     messages: Annotated[list[SkipValidation[BatchMessage]], Field(min_length=1, max_length=MOST)]
 
 
 class Result(BaseModel):
     """What became of one message of a batch: `status` is what it had been answered alone."""
+
+    model_config = example(status=ACCEPTED, id="0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e")
 
     status: int = Field(examples=[ACCEPTED])
     id: str | None = Field(default=None, examples=["0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e"])
@@ -51,6 +54,8 @@ class Result(BaseModel):
 
 class Results(BaseModel):
     """The answers, in the order of the messages."""
+
+    model_config = example(results=[example_of(Result)])
 
     results: list[Result]
 

@@ -32,6 +32,7 @@ from workers.center.content import (
 )
 from workers.center.ids import choose_id
 from workers.center.ports import Parts
+from workers.center.web.examples import example
 from workers.center.web.problems import Problem, responses
 
 
@@ -100,6 +101,8 @@ class Message(Content):
 
 class Accepted(BaseModel):
     """The answer: the message is in Kafka, acknowledged by all in-sync replicas."""
+
+    model_config = example(id="0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e")
 
     id: str = Field(examples=["0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e"])
 

@@ -21,6 +21,7 @@ from infra.wire import OK, RETRY, PullItem
 from schemas import names
 from workers.center.content import unknown_product
 from workers.center.ports import Parts
+from workers.center.web.examples import example, example_of
 from workers.center.web.problems import Problem, responses
 
 MAX_LISTED: Final = 100
@@ -35,6 +36,17 @@ _TOKEN: Final = Security(HTTPBearer(auto_error=False, scheme_name="token", descr
 class Pending(BaseModel):
     """A pending message without its body."""
 
+    model_config = example(
+        id="0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e",
+        size=5,
+        expires_in_s=540,
+        mode="push",
+        pull_after_s=0.0,
+        group="",
+        content_type="text/plain",
+        properties={},
+    )
+
     id: str
     size: int = Field(description="Bytes of the body.")
     expires_in_s: int
@@ -47,6 +59,8 @@ class Pending(BaseModel):
 
 class PendingList(BaseModel):
     """The first pending messages, in the order in which they would be pushed. `more`: confirm some, and ask again."""
+
+    model_config = example(items=[example_of(Pending)], more=False)
 
     items: list[Pending]
     more: bool
@@ -80,7 +94,11 @@ def router(parts: Parts) -> APIRouter:
         page = await parts.pending.peek(key, product, limit)
         return PendingList(items=[without_body(item) for item in page.items], more=page.more)
 
-    @routes.get("/v1/pull/{product}/{message}", response_class=Response, responses={**problems, 200: {"content": {OCTETS: {}}}})
+    @routes.get(
+        "/v1/pull/{product}/{message}",
+        response_class=Response,
+        responses={**problems, 200: {"content": {OCTETS: {"example": "hello"}}}},
+    )
     async def pull_body(product: str, message: str, key: str = Depends(client_of)) -> Response:
         """The body of a pending message. It stays pending until it is confirmed."""
         [found] = await parts.pending.pull([PullItem(key, 0, 0, product, names.message_id(message))])

@@ -17,6 +17,7 @@ from workers.center.ports import Parts
 from workers.center.unicast.inquiry import ClientState, Outcome, StateName, inquire
 from workers.center.unicast.pull import MAX_LISTED, Pending, without_body
 from workers.center.unicast.sightings import BEFORE_MS, Asked
+from workers.center.web.examples import example, example_of
 from workers.center.web.paging import Cursor, bad_cursor, cursor_of, place_of
 from workers.center.web.problems import Problem, bad_input, responses
 
@@ -37,6 +38,8 @@ class Happened(BaseModel):
 class ForClient(BaseModel):
     """How the message stands with one client."""
 
+    model_config = example(client="phone-1", state="acked", at_ms=1755582462769, detail=None, expires_ms=None, handed_over=False)
+
     client: str
     state: StateName
     at_ms: int | None = Field(description="When it came to this; null for `accepted`, `stored` and `unknown`.")
@@ -49,6 +52,22 @@ class ForClient(BaseModel):
 class MessageState(BaseModel):
     """What became of a message. Of one to a client `state` is the client's; of one to a user it is `accepted`, `moved`,
     `expanded` (each client has its own) or `dead` (there were none)."""
+
+    model_config = example(
+        id="0198c0de-7a5b-7cc3-9d2e-0f1a2b3c4d5e",
+        product="demo",
+        realm="main",
+        user=None,
+        qos=1,
+        state="acked",
+        at_ms=1755582462769,
+        detail=None,
+        accepted_ms=1755582462558,
+        as_of_ms=1755582522555,
+        clients=[example_of(ForClient)],
+        clients_total=1,
+        whole=True,
+    )
 
     id: str
     product: str
@@ -67,6 +86,8 @@ class MessageState(BaseModel):
 
 class ClientMessages(BaseModel):
     """A page of what is pending for a client; `next` is the cursor of the next one."""
+
+    model_config = example(items=[example_of(Pending)], next=None)
 
     items: list[Pending]
     next: str | None

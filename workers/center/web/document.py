@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from workers.center.web.bodies import MAX_BODY
+from workers.center.web.examples import with_nulls
 from workers.center.web.problems import MEDIA_TYPE, ProblemDocument, responses
 
 _PROBLEM: Final = {"schema": {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}}
@@ -27,6 +28,8 @@ def describe(app: FastAPI) -> None:
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
             document["info"]["x-max-body-bytes"] = MAX_BODY
+            schemas = document["components"]["schemas"]
+            document["components"]["schemas"] = {name: with_nulls(schema) for name, schema in schemas.items()}
         assert app.openapi_schema is not None
         return app.openapi_schema
 
