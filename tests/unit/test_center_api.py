@@ -257,6 +257,18 @@ async def test_given_no_such_page_then_a_problem(method: str, path: str, status:
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/messages/batch", "POST"), ("/v1/messages/m1", "GET"), ("/v1/products/shop", "DELETE, GET, PATCH, PUT")],
+)
+async def test_given_a_method_that_a_path_does_not_have_then_405_with_those_that_the_document_has(
+    path: str, allowed: str
+) -> None:
+    async with World().client() as http:
+        response = await http.options(path)
+    assert (response.status_code, sorted(response.headers["allow"].split(", "))) == (405, sorted(allowed.split(", ")))
+
+
 async def gated(gate: ASGIApp, *chunks: bytes | None, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Message:
     """Send a request in chunks (None: then silence) and return the answer's start."""
     waiting = list(chunks)

@@ -248,7 +248,11 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> str:
-    """All methods of the path (RFC 9110 §10.2.1): the route that refused knows only its own."""
+    """All methods of the path (RFC 9110 §10.2.1): the route that refused knows only its own. Of `/v1/messages/batch` they are not
+    those of `/v1/messages/{id}`, as the document has it."""
+    found = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
+    if found is not None:
+        return ", ".join(method.upper() for method in found)
     routes = request.app.router.routes
     return ", ".join(
         method
