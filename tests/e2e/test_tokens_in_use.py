@@ -68,20 +68,20 @@ async def test_given_a_token_in_use_when_it_is_revoked_then_its_connection_ends_
 async def test_given_a_connection_when_it_is_given_a_new_token_by_auth_then_it_outlives_the_first(system: Stand) -> None:
     client = unique("fresh")
     async with Wire.to(system.room) as wire:
-        first = signed(system, claims(client, exp=int(time.time()) + 3))
+        first = signed(system, claims(client, exp=int(time.time()) + 5))
         answer = await wire.connect(mqtt5.ConnectPacket(client, authentication_method=JWT, authentication_data=first))
         assert (int(answer.reason_code), answer.authentication_method) == (0, JWT)
         await wire.subscribe(f"push/{PRODUCT}")
         again = mqtt5.AuthPacket(
             reason_code=mqtt5.AuthReasonCode.RE_AUTHENTICATE,
             authentication_method=JWT,
-            authentication_data=signed(system, claims(client, exp=int(time.time()) + 8)),
+            authentication_data=signed(system, claims(client, exp=int(time.time()) + 12)),
         )
         wire.write(again.write())
         done = await wire.packet()
         assert isinstance(done, mqtt5.AuthPacket)
         assert int(done.reason_code) == 0
-        await asyncio.sleep(4)
+        await asyncio.sleep(6)
         message = await system.send(client, "still here?")
         got = await wire.packet()
         assert isinstance(got, mqtt5.PublishPacket)

@@ -122,11 +122,11 @@ def test_given_more_entries_than_a_list_may_have_then_the_document_is_refused(wh
 
 def test_given_the_worst_patterns_and_ids_when_matched_then_it_takes_no_time() -> None:
     worst = lists(deny={"patterns": [f"*{'a' * length}*a*a*b" for length in range(1, 1 + MAX_PATTERNS // 2)] * 2})
-    begun = time.perf_counter()
+    begun = time.process_time()  # what others do meanwhile is not in it
     for _ in range(10):
         assert worst.both(HERE, "a" * 128) is Verdict.ADMITTED
         assert worst.both(HERE, "a" * 4096) is Verdict.ADMITTED
-    assert (time.perf_counter() - begun) / 20 < 0.02
+    assert (time.process_time() - begun) / 20 < 0.02
 
 
 @given(
