@@ -286,6 +286,16 @@ def client_kick(data: Path | None, client_id: str, reason: str) -> None:
     note(f"{client_id} was told to leave")
 
 
+@client.command("unbind")
+@data_option
+@click.argument("client_id")
+@click.option("--product", required=True)
+def client_unbind(data: Path | None, client_id: str, product: str) -> None:
+    """Take a client out of a product and its groups, connected or not; its token may let it bind again. What is pending stays."""
+    ask_center(data, "POST", f"/v1/clients/{client_id}/unbind", {"product": product})
+    note(f"{client_id} is no longer bound to {product}")
+
+
 @cli.command()
 @data_option
 @json_option

@@ -19,7 +19,7 @@ from gateway.sessions.lifetime import Lifetime
 from gateway.wheel import RESOLUTION
 from infra.bus import Bus
 from infra.lifecycle import Loops
-from infra.wire import Control, ControlReply, Drain, Estimate, Hint, Kick, Reply, Request, Slice, SliceReply, encoder
+from infra.wire import Control, ControlReply, Drain, Estimate, Hint, Kick, Leave, Reply, Request, Slice, SliceReply, encoder
 from schemas import names
 
 SLICES_AT_ONCE: Final = 64
@@ -69,6 +69,8 @@ class Endpoints:
     async def _obey(self, message: Control) -> ControlReply:
         if isinstance(message, Kick):
             return self._room.kick(message)
+        if isinstance(message, Leave):
+            return self._room.leave(message)
         if isinstance(message, Drain):
             return await self._evacuation.obey(message)
         if isinstance(message, Estimate):

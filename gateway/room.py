@@ -15,10 +15,11 @@ from gateway.admission.auth import Refusal
 from gateway.admission.gate import Gate
 from gateway.admission.identity import authorize
 from gateway.admission.publish_rate import PublishRate
-from gateway.client import Client
+from gateway.client import Client, bind_to
 from gateway.host import Host
 from gateway.ports import FanOut, Shell, Uplinks
 from gateway.reasons import End, Reason
+from gateway.sessions.changes import Left
 from gateway.sessions.delivery import DROPPED, GONE, WRITTEN
 from gateway.sessions.flash import SYNC_WITHIN, Kept
 from gateway.sessions.lifetime import Lifetime
@@ -27,7 +28,7 @@ from gateway.wheel import IDLE, NEVER, Wheel
 from infra.documents import Access
 from infra.settings import RoomSettings
 from infra.tokens import Grant, Verifier
-from infra.wire import ConnectResult, ControlReply, DisconnectItem, Hint, HintResult, Kick
+from infra.wire import ConnectResult, ControlReply, DisconnectItem, Hint, HintResult, Kick, Leave
 
 FLUSH_DELAY: Final = 0.06
 """Seconds that acks gather before a sync carries them."""
@@ -299,15 +300,31 @@ class Room:
 
     def kick(self, order: Kick) -> ControlReply:
         """`room.{room}.control`: close one session, if it is this one."""
-        session = self._clients.get(order.key)
-        if session is None or session.client is None:
-            return ControlReply("gone")
-        if (session.client.generation, session.client.number) != (order.generation, order.number):
+        session = self._ordered(order)
+        if session is None:
             return ControlReply("gone")
         why = End.TAKEN_OVER if order.code == Reason.TAKEN_OVER else End.KICKED
         code = order.code if 0x80 <= order.code <= 0xA2 else Reason.ADMINISTRATIVE
         session.close(code, why, order.reason)
         return ControlReply("ok")
+
+    def leave(self, order: Leave) -> ControlReply:
+        """`room.{room}.control`: take a client out of a product, if it is this session's and bound."""
+        session = self._ordered(order)
+        if session is None or session.delivery is None or bind_to(session.delivery.client.binds, order.product) is None:
+            return ControlReply("gone")
+        if session.delivery.full:
+            return ControlReply("refused")
+        session.delivery.change(Left(order.product))
+        return ControlReply("ok")
+
+    def _ordered(self, order: Kick | Leave) -> Lifetime | None:
+        """The session that is meant, if it is here."""
+        session = self._clients.get(order.key)
+        if session is None or session.client is None:
+            return None
+        meant = (session.client.generation, session.client.number) == (order.generation, order.number)
+        return session if meant else None
 
     def resync(self) -> None:
         """NATS was away, or we were: sync all, spread. Until its sync is answered a client gets nothing by hints and slices."""

@@ -1,4 +1,5 @@
-"""SUBSCRIBE and UNSUBSCRIBE of one client: one after the other, and each one step at a time (docs/design.md, Unicast 5).
+"""SUBSCRIBE and UNSUBSCRIBE of one client, and what it is taken out of: one after the other, and each one step at a time
+(docs/design.md, Unicast 5).
 
 An object lives from the first packet that waits until the last answer: an idle connection has none.
 """
@@ -6,6 +7,7 @@ An object lives from the first packet that waits until the last answer: an idle 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -25,11 +27,19 @@ if TYPE_CHECKING:
 MAX_WAITING: Final = 8
 """SUBSCRIBE and UNSUBSCRIBE packets that wait their turn; then nothing more is read."""
 
-Change = mqtt5.SubscribePacket | mqtt5.UnsubscribePacket
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The client was taken out of a product: an UNSUBSCRIBE that nobody sent, and nobody is answered."""
+
+    product: str
+
+
+Change = mqtt5.SubscribePacket | mqtt5.UnsubscribePacket | Left
 
 
 class _Doing:
-    """A SUBSCRIBE or UNSUBSCRIBE under way: the answer is written when the last step is done."""
+    """A change under way: the answer is written when the last step is done."""
 
     __slots__ = ("answer", "bound", "drops", "wishes")
 
@@ -88,6 +98,8 @@ class Changes:
                 if code >= Reason.UNSPECIFIED:
                     metrics.binds_refused.labels(f"0x{code:02x}").inc()
             answer = delivery.client.explain(partial(packets.suback, packet.packet_id, plan.codes), plan.text)
+        elif isinstance(packet, Left):
+            plan, answer = Plan(drops=[packet.product] if bind_to(binds, packet.product) else []), b""
         else:
             plan = plan_unsubscribe(packet, binds)
             answer = packets.unsuback(packet.packet_id, plan.codes)

@@ -355,7 +355,7 @@ class Delivery(Exchange):
     # --- binds ---------------------------------------------------------------------------------------------------------
 
     def change(self, packet: Change) -> None:
-        """A SUBSCRIBE or UNSUBSCRIBE; they are done one after the other."""
+        """A SUBSCRIBE or UNSUBSCRIBE, or what is done in place of one; one after the other."""
         if self._changes is None:
             self._changes = Changes(self)
         self._changes.add(packet)

@@ -13,6 +13,7 @@ from infra.register.views import (
     Claimed,
     Connected,
     Gone,
+    Holding,
     Owed,
     Parked,
     PendingItem,
@@ -136,6 +137,12 @@ def unbound(item: UnbindItem, answer: Sequence[Any]) -> Unbound:
     """Of `unbind.lua`."""
     status, user, mark = answer
     return Unbound(text(status), text(user), text(mark))
+
+
+def holding(answer: Sequence[Any]) -> Holding:
+    """Of `holding.lua`."""
+    generation, number, room, epoch, here, known = answer
+    return Holding(int(generation), int(number), text(room), int(epoch), bool(here), bool(known))
 
 
 def rebound(key: str, answer: Sequence[Any]) -> Rebound:

@@ -100,6 +100,11 @@ def unbind_call(i: UnbindItem) -> Call:
     return "unbind", keys, [pack([_me(i), i.product])]
 
 
+def holding_call(key: str, product: str) -> Call:
+    """`holding.lua`."""
+    return "holding", [names.session_key(key), names.counter_key(key), names.first_bind_key(key, product)], [product]
+
+
 def leave_call(key: str, product: str, mark: str) -> Call:
     """`leave.lua`."""
     return "leave", [names.session_key(key), names.first_bind_key(key, product)], [product, mark]

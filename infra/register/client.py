@@ -18,6 +18,7 @@ from infra.register.calls import (
     expire_call,
     hand_call,
     handed_call,
+    holding_call,
     leave_call,
     pack,
     peek_call,
@@ -38,6 +39,7 @@ from infra.register.views import (
     ClientView,
     Connected,
     Gone,
+    Holding,
     Located,
     Owed,
     Parking,
@@ -262,6 +264,11 @@ class Register:
         """When the last session that was bound to a product ended, ms, for those that are known."""
         found = await self._pipe([("HGET", names.first_bind_key(key, product), "left") for product in products])
         return {product: int(at) for product, at in zip(products, found, strict=True) if at}
+
+    async def holding(self, key: str, product: str) -> Holding:
+        """Who has the client's bind to the product; raises RegisterDown."""
+        [answer] = await self._run([holding_call(key, product)])
+        return answers.holding(answer)
 
     async def peek(self, key: str, product: str, limit: int, after: int = 0) -> PendingPage:
         """What is pending, as a page would bring it, at most `limit` messages behind the one that was `last`; nothing is changed.

@@ -19,7 +19,7 @@ from infra.register.together import Calls
 
 SCRIPTS: Final = (
     "connect", "bind", "sync", "acks", "unbind", "leave", "disconnect", "pull", "peek", "state", "store", "sweep", "expire",
-    "settle", "restore", "members", "user", "hand", "handed", "settledjob",
+    "settle", "restore", "members", "user", "hand", "handed", "settledjob", "holding",
     "told", "tell", "untold", "bound", "there", "present", "presented",
 )  # fmt: skip
 

@@ -143,6 +143,18 @@ class Unbound(msgspec.Struct, frozen=True):
     mark: str = ""
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """Who has a client's bind to a product: the session (generation, number) in (room, epoch), where it is `here`; the registry,
+    where it is `registered`. Without a session `room` is empty, and the number is behind that of the last one."""
+
+    generation: int
+    number: int
+    room: str
+    epoch: int
+    here: bool
+    registered: bool
+
+
 class Rebound(msgspec.Struct, frozen=True):
     """A bind that came while an older one of the same product was being ended; `first_bind_ms`: since when."""
 

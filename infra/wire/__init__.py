@@ -33,7 +33,20 @@ from infra.wire.broadcasts import (
     Target,
 )
 from infra.wire.messages import Downlink, Hint, HintResult, Page, size_of
-from infra.wire.rooms import Announce, Control, ControlReply, Drain, EndJob, Endpoint, Estimate, Kick, Lease, PauseJob, RoomEntry
+from infra.wire.rooms import (
+    Announce,
+    Control,
+    ControlReply,
+    Drain,
+    EndJob,
+    Endpoint,
+    Estimate,
+    Kick,
+    Lease,
+    Leave,
+    PauseJob,
+    RoomEntry,
+)
 from infra.wire.sessions import (
     ELSEWHERE,
     GONE,
@@ -101,6 +114,7 @@ __all__ = [
     "JobView",
     "Kick",
     "Lease",
+    "Leave",
     "Page",
     "PauseJob",
     "ProductWindow",

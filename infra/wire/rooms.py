@@ -48,6 +48,16 @@ class Kick(msgspec.Struct, array_like=True, frozen=True, tag="kick"):
     reason: str
 
 
+class Leave(msgspec.Struct, array_like=True, frozen=True, tag="leave"):
+    """`room.{room}.control`: this session's client leaves the product, as if it had unsubscribed; MQTT has no word by which it
+    could be told. Answered when it is queued: it is done when the register says so. A room of before does not answer."""
+
+    key: str
+    generation: int
+    number: int
+    product: str
+
+
 class Drain(msgspec.Struct, array_like=True, frozen=True, tag="drain"):
     """`room.{room}.control`: admit nobody, and send `rate` clients a second to the addresses `to` (none: to other rooms that you
     find), until there are none. 0: open again."""
@@ -56,12 +66,12 @@ class Drain(msgspec.Struct, array_like=True, frozen=True, tag="drain"):
     to: list[str] = []
 
 
-Control = Announce | EndJob | PauseJob | Estimate | Kick | Drain
+Control = Announce | EndJob | PauseJob | Estimate | Kick | Leave | Drain
 
 
 class ControlReply(msgspec.Struct, array_like=True, frozen=True):
-    """`status`: ok, gone (no such session or job, or the job has expired), old-term, full (no place for one more job), refused
-    (a content that can't be understood here; a room that ends). `persons` answers an Estimate.
+    """`status`: ok, gone (no such session, bind or job, or the job has expired), old-term, full (no place for one more job),
+    refused (a content that can't be understood here; too many changes wait; a room that ends). `persons` answers an Estimate.
     """
 
     status: str

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from core import Core, Device, TopicReader, eventually, unique
 
 from infra.journal import Entry
-from infra.register import Stored, StoreItem, StoreMessage
+from infra.register import Holding, Stored, StoreItem, StoreMessage
 from infra.settings import Settings
 from infra.wire import (
     ELSEWHERE,
@@ -344,6 +344,25 @@ async def test_given_an_end_that_is_late_or_of_who_unbound_then_nothing_says_tha
     assert await _left(core, device, product) == {}
     [kept] = await core.register.shards.of(device.key).pipe([("EXISTS", names.first_bind_key(device.key, product))])
     assert kept == 0
+
+
+async def test_given_a_bind_then_who_has_it_is_told_while_connected_and_after_and_one_without_a_session_can_be_forgotten(
+    core: Core,
+) -> None:
+    product, client, user, room = await core.product(), unique("c"), unique("u"), await core.room()
+    device = await room.connect(client)
+    await device.bind(product, user=user)
+    at = (device.generation, device.number)
+    assert await core.register.holding(device.key, product) == Holding(*at, room.id, room.epoch, here=True, registered=True)
+    await core.saver.disconnect([_end(device)])
+    held = await core.register.holding(device.key, product)
+    over = (device.generation, device.number + 1)  # what comes late of the session is behind it
+    assert held == Holding(*over, "", 0, here=False, registered=True)
+    assert await core.register.clients_of("main", product, user) == [client]
+    item = UnbindItem(device.key, held.room, held.epoch, held.generation, held.number, product)
+    assert (await core.saver.unbind([item]))[0].status == "ok"
+    assert await core.register.holding(device.key, product) == Holding(*over, "", 0, here=False, registered=False)
+    assert await core.register.clients_of("main", product, user) == []
 
 
 async def _left(core: Core, device: Device, *products: str) -> dict[str, int]:

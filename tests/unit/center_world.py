@@ -19,6 +19,7 @@ from infra.keeper import Unreadable
 from infra.meant import of_registry
 from infra.register import (
     ClientView,
+    Holding,
     PendingItem,
     PendingPage,
     Pulled,
@@ -105,13 +106,25 @@ class RoomsTwin:
 
 @dataclass
 class ClientsTwin:
+    """`registered`: (key, product) that the registry has."""
+
     views: dict[str, ClientView] = field(default_factory=dict)
+    registered: set[tuple[str, str]] = field(default_factory=set)
     down: bool = False
 
     async def show(self, key: str, products: Sequence[str] = ()) -> ClientView | None:
         if self.down:
             raise RegisterDown("the twin is down")
         return self.views.get(key)
+
+    async def holding(self, key: str, product: str) -> Holding:
+        if self.down:
+            raise RegisterDown("the twin is down")
+        view = self.views.get(key)
+        if view is None or view.session is None:
+            return Holding(1, 4, "", 0, False, (key, product) in self.registered)
+        at = view.session
+        return Holding(at.generation, at.number, at.room, at.epoch, product in view.binds, (key, product) in self.registered)
 
     async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
         if self.down:
@@ -160,6 +173,30 @@ class KicksTwin:
         self.asked.append((key, session.room, reason))
         self.gone -= 1
         return self.gone < 0
+
+
+@dataclass
+class UnbindsTwin:
+    """A room, and a saver, that do it: the room the `late`-th time that it is asked, for that client's connection was away."""
+
+    clients: ClientsTwin
+    asked: list[tuple[str, str, str, str]] = field(default_factory=list)
+    late: int = 1
+
+    async def leave(self, key: str, product: str, held: Holding) -> None:
+        self.asked.append(("room", held.room, key, product))
+        self.late -= 1
+        if not self.late:
+            self._gone(key, product)
+
+    async def forget(self, key: str, product: str, held: Holding) -> None:
+        self.asked.append(("saver", f"{held.generation}.{held.number}", key, product))
+        self._gone(key, product)
+
+    def _gone(self, key: str, product: str) -> None:
+        self.clients.registered.discard((key, product))
+        if (view := self.clients.views.get(key)) is not None:
+            view.binds.pop(product, None)
 
 
 @dataclass
@@ -519,6 +556,7 @@ class World:
         self.standings = StandingsTwin()
         self.pending = PendingTwin()
         self.kicks = KicksTwin()
+        self.unbinds = UnbindsTwin(self.clients)
         self.drains = DrainsTwin()
         self.tokens = Verifier()
         self.jobs = JobsTwin()
@@ -551,6 +589,7 @@ class World:
             pending=self.pending,
             confirmations=self.pending,
             kicks=self.kicks,
+            unbinds=self.unbinds,
             drains=self.drains,
             tokens=self.tokens,
             keys=self.keys,

@@ -87,6 +87,7 @@ REQUESTS: Final[dict[str, tuple[str, Any]]] = {
     "patch_product": ("/v1/products/shop", {"rate": 7}),
     "delete_product": ("/v1/products/shop", None),
     "put_product": ("/v1/products/shop", {"rate": 8}),
+    "unbind_client": ("/v1/clients/phone-1/unbind", {"product": "shop"}),
 }
 """Operation → what is asked of it: all of it concerns the product `shop`. Its end comes last."""
 

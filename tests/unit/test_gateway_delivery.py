@@ -15,7 +15,7 @@ from gateway.sessions.delivery import MAX_UNCONFIRMED
 from gateway.sessions.window import ACKS_BYTES
 from infra.documents import Policy
 from infra.settings import RoomSettings
-from infra.wire import Ack, BindItem, Downlink, SettledJob, SyncItem
+from infra.wire import Ack, BindItem, Downlink, Leave, SettledJob, SyncItem
 
 
 def bound(world: World, *, qos: int = 1, **connect: object) -> Device:
@@ -419,6 +419,53 @@ def test_given_an_unsubscribe_when_a_message_is_unacknowledged_then_its_ack_stil
     device.puback(packet_id)
     world.flush()
     assert world.register.settled == [("m1", "acked")]
+
+
+# --- taken out of a product --------------------------------------------------------------------------------------------
+
+
+def leave(world: World, product: str, number: int = 1) -> str:
+    return world.room.leave(Leave("main:c1", 1, number, product)).status
+
+
+def test_given_an_order_to_leave_a_product_then_the_bind_is_over_as_by_unsubscribe_and_nobody_is_answered() -> None:
+    world = World()
+    device = bound(world)
+    world.push(world.register.store("m1"))
+    (packet_id,) = packet_ids(device.pushed())
+    assert (leave(world, "demo", number=9), leave(world, "other")) == ("gone", "gone")
+    assert leave(world, "demo") == "ok"
+    assert device.socket.take() == []
+    assert [call for call in world.fanout.calls if call[0] == "unbound"] == [("unbound", "demo")]
+    assert leave(world, "demo") == "gone"
+    device.puback(packet_id)
+    world.flush()
+    assert world.register.settled == [("m1", "acked")]
+    device.subscribe("push/demo", packet_id=8)
+    (again,) = device.socket.take()
+    assert isinstance(again, mqtt5.SubAckPacket)
+    assert leave(world, "demo") == "ok"
+
+
+def test_given_an_order_to_leave_while_changes_wait_then_it_has_its_turn_and_where_too_many_wait_it_is_refused() -> None:
+    world = World()
+    device = bound(world)
+    world.register.held = True
+    device.unsubscribe("push/demo", packet_id=2)
+    device.subscribe("push/demo", packet_id=3)
+    assert leave(world, "demo") == "gone"
+    world.register.answer()
+    assert leave(world, "demo") == "ok"
+    world.register.held = False
+    while world.register.waiting:
+        world.register.answer()
+    assert [type(packet) for packet in device.socket.take()] == [mqtt5.UnsubAckPacket, mqtt5.SubAckPacket]
+    assert leave(world, "demo") == "gone"
+    device.subscribe("push/demo", packet_id=4)
+    world.register.held = True
+    for number in range(9):
+        device.subscribe("push/demo", packet_id=10 + number)
+    assert leave(world, "demo") == "refused"
 
 
 # --- the invariant -----------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from workers.center.callers.oidc import ApiTokens
 from workers.center.campaigns.census import Census
 from workers.center.campaigns.jobs import JobIndex, JobMirror
 from workers.center.devices.kick import Kicks
+from workers.center.devices.unbind import Unbinds
 from workers.center.dispatch.askers import Askers
 from workers.center.dispatch.regions import Regions
 from workers.center.operating.access_change import AccessWriter
@@ -83,6 +84,7 @@ async def main(settings: Settings) -> int:
         pending=register,
         confirmations=Confirmations(bus),
         kicks=Kicks(bus),
+        unbinds=Unbinds(bus),
         drains=Drains(bus, journal),
         tokens=tokens,
         keys=IdempotencyKeys(register),

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from infra.audiences import SEARCH, Audience
 from infra.documents import Access, Document, Endpoint, Issuer, KeySet, Policy, Product, Rules
 from infra.journal import Entry, Position
-from infra.register import ClientView, PendingPage, Pulled, SessionView, Standing
+from infra.register import ClientView, Holding, PendingPage, Pulled, SessionView, Standing
 from infra.register.idempotency import Claim
 from infra.revoked import Revocation
 from infra.rooms import RoomView
@@ -78,6 +78,9 @@ class ClientTable(Protocol):
     async def show(self, key: str, products: Sequence[str] = ()) -> ClientView | None:
         """A client's session, binds and pending counts, None if nothing is known; raises RegisterDown."""
 
+    async def holding(self, key: str, product: str) -> Holding:
+        """Who has the client's bind to the product; raises RegisterDown."""
+
     async def clients_of(self, realm: str, product: str, user: str) -> list[str]:
         """The client ids of a user in a product; raises RegisterDown."""
 
@@ -97,6 +100,16 @@ class Kicker(Protocol):
 
     async def kick(self, key: str, session: SessionView, reason: str) -> bool:
         """Close this session; False if its room does not have it any more. Raises problems.Problem if the room can't be asked."""
+
+
+class Unbinder(Protocol):
+    """Who takes clients out of products (workers.center.devices.unbind.Unbinds). Raises problems.Problem where nobody answers."""
+
+    async def leave(self, key: str, product: str, held: Holding) -> None:
+        """Ask the room that has the session; it is done in its turn, or the session is gone."""
+
+    async def forget(self, key: str, product: str, held: Holding) -> None:
+        """Have the saver forget the bind: the session is in no room that lives, or there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,6 +398,7 @@ class Parts:
     pending: PendingTable
     confirmations: Confirmer
     kicks: Kicker
+    unbinds: Unbinder
     drains: RoomDrains
     tokens: TokenCheck
     keys: KeyTable

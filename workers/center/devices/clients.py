@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.register import ClientView
 from schemas import names
 from workers.center.callers.auth import Caller, Role, Who, needs
-from workers.center.content import Text
+from workers.center.content import ProductName, Text, product_of
+from workers.center.devices.unbind import unbind
 from workers.center.ports import Parts
 from workers.center.web.examples import example, example_of
 from workers.center.web.problems import Problem, responses
@@ -84,6 +85,14 @@ class Order(BaseModel):
     reason: ReasonString = Field(default="", description="Told to the client as Reason String.")
 
 
+class UnbindOrder(BaseModel):
+    """Out of which product."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"product": "demo"}]})
+
+    product: ProductName
+
+
 def router(parts: Parts) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["clients"])
@@ -112,6 +121,24 @@ def router(parts: Parts) -> APIRouter:
         key = names.client_key(names.realm(realm), names.client(client))
         if not await kick(parts, who, key, order.reason):
             raise Problem("not-connected", f"client {client} has no session in realm {realm}")
+
+    @routes.post(
+        "/v1/clients/{client}/unbind",
+        dependencies=needs(Role.OPERATE),
+        status_code=204,
+        responses=responses(
+            "bad-input", "unauthorized", "unknown-product", "not-bound", "register-down", "bus-down", "not-unbound"
+        ),
+    )
+    async def unbind_client(who: Who, client: str, order: UnbindOrder, realm: str = names.DEFAULT_REALM) -> None:
+        """Take a client out of a product and its groups, connected or not, as its own UNSUBSCRIBE does. What is pending stays.
+
+        A connected client is not told, MQTT has no word for it; and it may bind again, if its token lets it: revoke that first.
+        """
+        key = names.client_key(names.realm(realm), names.client(client))
+        product = product_of(parts, who, order.product).name
+        if not await unbind(parts, key, product):
+            raise Problem("not-bound", f"client {client} is not bound to {product} in realm {realm}")
 
     return routes
 
