@@ -139,8 +139,11 @@ class Fleet:
             await asyncio.gather(*(one(client) for client in clients))
 
     async def leave(self, clients: Sequence[str]) -> None:
-        """Close these devices, and forget them."""
+        """Close these devices, and forget them and what was counted of them."""
         await asyncio.gather(*(self.devices.pop(client).push.close() for client in clients))
+        for client in clients:
+            self._repeats.pop(client, None)
+            self._connections.pop(client, None)
 
     def connected(self) -> int:
         """How many are connected now."""

@@ -26,7 +26,8 @@ class OfDoor(Fault):
     cut = 0.0
 
     async def prepare(self, world: World) -> None:
-        """Count what was ended before."""
+        """Those that a room of a row before sent to another one come through the door again; count what was ended before."""
+        await world.gather_at_door()
         self._before = await self._ended(world)
 
     async def count(self, world: World) -> None:

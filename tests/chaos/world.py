@@ -217,6 +217,12 @@ class World:
                 return found
             await asyncio.sleep(0.2)
 
+    async def gather_at_door(self) -> None:
+        """The special clients that went elsewhere begin anew, through the door."""
+        elsewhere = [client for client in self.special if self.fleet.devices[client].port != self.door.port]
+        await self.fleet.leave(elsewhere)
+        await self.fleet.join(elsewhere, servers=[(HOST, self.door.port)])
+
     def fullest_room(self) -> Victim:
         """The room that has the most devices: a fault there is felt."""
         found = [
