@@ -135,7 +135,7 @@ async def test_given_a_product_by_the_api_then_it_can_be_sent_to_changed_by_its_
 ) -> None:
     where, body = "/v1/products/center-made", {"product": "center-made", "client": "c", "payload": "", "validate_only": True}
     made = await http.put(where, json={"rate": 70}, headers={"If-None-Match": "*"}, params={"reason": "a-new-product"})
-    assert made.status_code == 200, made.text
+    assert (made.status_code, made.headers.get("Location")) == (201, where), made.text
 
     async def sent(status: int) -> bool:
         return (await http.post("/v1/messages", json=body)).status_code == status
