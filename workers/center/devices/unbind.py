@@ -6,15 +6,13 @@ Its room does what an UNSUBSCRIBE would have it do, in the order of the client's
 from __future__ import annotations
 
 import asyncio
-from itertools import count
 from typing import Final
 
-import msgspec
-
-from infra.bus import Bus, BusError
+from infra.bus import Bus
 from infra.register import Holding
-from infra.wire import RETRY, VERSION, ControlReply, DoneResult, Leave, Reply, Request, UnbindItem
+from infra.wire import Leave, UnbindItem
 from schemas import names
+from workers.center.orders import NotDone, Savers, ask_room
 from workers.center.ports import Parts
 from workers.center.web.problems import RETRY_AFTER_S, Problem
 
@@ -30,30 +28,19 @@ class Unbinds:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._seq = count(1)
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._reply = msgspec.msgpack.Decoder(ControlReply).decode
-        self._done = msgspec.msgpack.Decoder(Reply[DoneResult]).decode
+        self._savers = Savers(bus)
 
     async def leave(self, key: str, product: str, held: Holding) -> None:
         """See the port."""
-        order = Leave(key, held.generation, held.number, product)
-        try:
-            self._reply(await self._bus.request(names.room_control(held.room), self._encode(order)))
-        except (BusError, msgspec.MsgspecError) as error:
-            detail = f"room {held.room} did not answer: {type(error).__name__}; ask again"
-            raise Problem("bus-down", detail, retry_after_s=RETRY_AFTER_S) from None
+        await ask_room(self._bus, held.room, Leave(key, held.generation, held.number, product))
 
     async def forget(self, key: str, product: str, held: Holding) -> None:
         """See the port. A newer session makes it void, which the next look tells."""
         item = UnbindItem(key, held.room, held.epoch, held.generation, held.number, product)
-        request = Request(VERSION, "center", next(self._seq), [item])
         try:
-            reply = self._done(await self._bus.request(names.SAVER_UNBIND, self._encode(request)))
-        except (BusError, msgspec.MsgspecError) as error:
-            raise _not_done(f"no saver answered: {type(error).__name__}") from None
-        if reply.error or not reply.items or reply.items[0].status == RETRY:
-            raise _not_done(reply.error or "the register is not ready")
+            await self._savers.ask(names.SAVER_UNBIND, item)
+        except NotDone as error:
+            raise _not_done(str(error)) from None
 
 
 async def unbind(parts: Parts, key: str, product: str) -> bool:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import Final
 
-import msgspec
 import structlog
 
-from infra.bus import Bus, BusError
+from infra.bus import Bus
 from infra.journal import Entry
-from infra.wire import OK, ControlReply, Drain
+from infra.wire import OK, Drain
 from schemas import names
 from schemas.broadcasts import NO_PRODUCT, Audit
+from workers.center.orders import ask_room
 from workers.center.ports import DrainOrder, Producer
-from workers.center.web.problems import RETRY_AFTER_S, Problem
+from workers.center.web.problems import Problem
 
 SUBJECT: Final = "room"
 """Of the audit, with the room's id behind it."""
@@ -28,8 +28,6 @@ class Drains:
     def __init__(self, bus: Bus, journal: Producer) -> None:
         self._bus = bus
         self._journal = journal
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(ControlReply).decode
 
     async def drain(self, room: str, order: DrainOrder) -> None:
         """See the port. An order that is in the audit may have failed: then it was answered so."""
@@ -45,12 +43,10 @@ class Drains:
         )
         await self._journal.produce([Entry(names.AUDIT, NO_PRODUCT, record)])
         try:
-            wanted = self._encode(Drain(order.rate, list(order.to)))
-            reply = self._decode(await self._bus.request(names.room_control(room), wanted))
-        except (BusError, msgspec.MsgspecError) as error:
-            log.warning("room not drained", room=room, error=type(error).__name__)
-            detail = f"room {room} did not answer: {type(error).__name__}; ask again; an older room can't"
-            raise Problem("bus-down", detail, retry_after_s=RETRY_AFTER_S) from None
+            reply = await ask_room(self._bus, room, Drain(order.rate, list(order.to)), hint="; an older room can't")
+        except Problem as problem:
+            log.warning("room not drained", room=room, error=type(problem.__cause__).__name__)
+            raise
         if reply.status != OK:
             raise Problem("room-ends", f"room {room} is ending, and sends its clients away at its own pace")
 

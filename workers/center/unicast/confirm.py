@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import Final
 
-import msgspec
-
-from infra.bus import Bus, BusError
-from infra.wire import OK, RETRY, VERSION, Ack, ConfirmItem, DoneResult, Reply, Request
+from infra.bus import Bus
+from infra.wire import OK, Ack, ConfirmItem
 from schemas import names
 from schemas.codes import State
+from workers.center.orders import NotDone, Savers
 from workers.center.web.problems import RETRY_AFTER_S, Problem
 
 DETAIL: Final = "http"
@@ -20,22 +18,15 @@ class Confirmations:
     """`workers.center.ports.Confirmer` on NATS."""
 
     def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-        self._seq = count(1)
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(Reply[DoneResult]).decode
+        self._savers = Savers(bus)
 
     async def confirm(self, key: str, product: str, message_id: str) -> bool:
         """See the port. A repeat is harmless: what is settled is not pending."""
         item = ConfirmItem(key, Ack(product, message_id, State.ACKED, DETAIL))
-        request = Request(VERSION, "center", next(self._seq), [item])
         try:
-            reply = self._decode(await self._bus.request(names.SAVER_CONFIRM, self._encode(request)))
-        except (BusError, msgspec.MsgspecError) as error:
-            raise _not_confirmed(f"no saver answered: {type(error).__name__}") from None
-        if reply.error or not reply.items or reply.items[0].status == RETRY:
-            raise _not_confirmed(reply.error or "the register is not ready")
-        return reply.items[0].status == OK
+            return await self._savers.ask(names.SAVER_CONFIRM, item) == OK
+        except NotDone as error:
+            raise _not_confirmed(str(error)) from None
 
 
 def _not_confirmed(why: str) -> Problem:

@@ -58,8 +58,7 @@ class Bodies:
     ) -> None:
         self._app = app
         self._streamed = streamed
-        self._large = large
-        self._large_places = Places("large bodies", most=large.at_once, of_one=large.of_one) if large is not None else None
+        self._large = (large, Places("large bodies", most=large.at_once, of_one=large.of_one)) if large is not None else None
         self._body_timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,10 +69,11 @@ class Bodies:
             await self._app(scope, _replay(b"", receive), send)
         elif self._streamed is not None and self._streamed.fits(scope):
             await self._app(scope, self._bounded(self._streamed, scope, receive), send)
-        elif self._large is not None and self._large_places is not None and self._large.fits(scope):
-            full = Problem("busy", f"{self._large.at_once} such requests are in flight; ask again", retry_after_s=RETRY_AFTER_S)
-            with self._large_places.take(scope["state"]["caller"], full):
-                body = await self._read(scope, receive, self._large.most)
+        elif self._large is not None and self._large[0].fits(scope):
+            large, places = self._large
+            full = Problem("busy", f"{large.at_once} such requests are in flight; ask again", retry_after_s=RETRY_AFTER_S)
+            with places.take(scope["state"]["caller"], full):
+                body = await self._read(scope, receive, large.most)
                 await self._app(scope, _replay(body, receive), send)
         else:
             body = await self._read(scope, receive, MAX_BODY)
