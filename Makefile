@@ -17,7 +17,7 @@ help:
 	@echo "make play     the same server, left running for you to play with"
 	@echo "make install  only install: .venv with Longwire, its SDK and local brokers (PYTHON=... chooses a Python)"
 	@echo "make test     all tests, on real brokers (PYTEST_ARGS=... is passed on)"
-	@echo "make compiled  compile the room by mypyc (a C compiler and Python's headers; two minutes): faster, never needed"
+	@echo "make compiled  compile the room by mypyc (a C compiler and Python's headers; two minutes, once for each state of the sources): faster, never needed"
 	@echo "make test-compiled  the tests of a room, on the compiled one"
 	@echo "make check    format, lint, types, import contracts"
 	@echo "make chaos    the whole system under every fault (FAULT=redis-wiped SEED=7: one of them)"
@@ -64,7 +64,9 @@ check: install
 
 bench: bench-gateway
 
+# A room at its limit is a compiled one: without a compiler, or with --compiled off, it is measured interpreted.
 bench-gateway: install
+	@case '$(BENCH_ARGS)' in *--compiled*) ;; *) $(MAKE) --no-print-directory compiled || true ;; esac
 	@$(BIN)/python -m infra.local.jars fetch
 	@$(BIN)/python -m bench.gateway $(BENCH_ARGS)
 

@@ -31,10 +31,12 @@ def lacks() -> str:
 
 
 def build(folder: Path = FOLDER) -> Path:
-    """Compile what is here into a folder of its own, and let go of older builds. Raises NotCompiled."""
+    """Compile what is here into a folder of its own, unless that was done, and let go of older builds. Raises NotCompiled."""
+    made = folder / digest()
+    if made.is_dir():
+        return made
     if reason := lacks():
         raise NotCompiled(reason)
-    made = folder / digest()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, contextlib.chdir(scratch):
         _compile(Path("out"))
@@ -73,5 +75,5 @@ def main() -> int:
     except NotCompiled as reason:
         sys.stderr.write(f"the room was not compiled, and runs interpreted: {reason}\n")
         return 1
-    sys.stdout.write(f"{len(MODULES)} modules compiled into {made.relative_to(ROOT)}\n")
+    sys.stdout.write(f"{len(MODULES)} modules, compiled, in {made.relative_to(ROOT)}\n")
     return 0

@@ -104,6 +104,12 @@ def test_given_no_compiler_then_it_is_said(tmp_path: Path, monkeypatch: pytest.M
         build.build(tmp_path)
 
 
+def test_given_a_build_of_these_sources_then_nothing_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / digest()).mkdir()
+    monkeypatch.setattr(build, "_compile", lambda out: pytest.fail("compiled again"))
+    assert build.build(tmp_path) == tmp_path / digest()
+
+
 def test_given_no_headers_then_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.shutil, "which", lambda name: "/usr/bin/cc")
     monkeypatch.setattr(build.sysconfig, "get_path", lambda name: str(tmp_path))
