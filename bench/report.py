@@ -57,7 +57,7 @@ class Bound:
 
 
 BOUNDS: Final = (
-    Bound("broadcast, QoS 0, beside send() (aim: with the sender in C)", "gateway_qos0", None, {"c_send": 0.8}, None, {"c_send": 1.1}),
+    Bound("broadcast, QoS 0, beside send() (aim: sender in C)", "gateway_qos0", None, {"c_send": 0.8}, None, {"c_send": 1.1}),
     Bound("    beside nats-server", "gateway_qos0", None, {"nats": 1.35}),
     Bound("    beside mosquitto", "gateway_qos0", None, {"mosquitto_qos0": 2.2}),
     Bound("broadcast, QoS 1, all acks counted", "gateway_qos1_acked", 55_000, aim=70_000),
@@ -143,7 +143,8 @@ def tables(found: Results) -> list[Table]:
     """The same, and what it is held against."""
     values = document(found)
     form = "compiled" if found.compiled else "interpreted"
-    rates = Table(f"thousand messages / CPU-s, {found.connections:,} connections, room {form}", "min / median / max", "× C send", box=None)
+    title = f"thousand messages / CPU-s, {found.connections:,} connections, room {form}"
+    rates = Table(title, "min / median / max", "× C send", box=None)
     for key in KEYS:
         if key not in found.rates:
             rates.add_row(key, "not taken", "")
