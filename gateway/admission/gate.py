@@ -131,9 +131,9 @@ class Gate:
         if verdict is not Verdict.ADMITTED:
             raise refusal(verdict)
         if self._full.over:
-            raise Refusal(Reason.QUOTA_EXCEEDED, "memory", "this room has no memory for more", retry_after=self._soon())
+            raise Refusal(Reason.QUOTA_EXCEEDED, "memory", "this room has no memory for more", retry_after=self.soon())
         if self._unanswered.rise(self._batches()):
-            raise Refusal(Reason.CONNECTION_RATE, "batches", "too much waits for the workers", retry_after=self._soon())
+            raise Refusal(Reason.CONNECTION_RATE, "batches", "too much waits for the workers", retry_after=self.soon())
         if wait := self._rate.admit(now):
             raise Refusal(Reason.CONNECTION_RATE, "rate", "too many connect at once", retry_after=wait)
 
@@ -146,7 +146,8 @@ class Gate:
         """What the lists say of a client, or of an address whose client is not known yet."""
         return self._lists.address(address) if client_id is None else self._lists.both(address, client_id)
 
-    def _soon(self) -> int:
+    def soon(self) -> int:
+        """Seconds after which who was refused comes again, where nothing says when: others are told something else."""
         return RETRY + int(RETRY * self._jitter())
 
 

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 SAVER_TIMEOUT: Final = 5.0
 
-RETRY_AFTER: Final = 5
 UNLIMITED: Final = 1 << 28
 """Larger than any packet (MQTT 5 §2.1.4)."""
 
@@ -311,7 +310,7 @@ class Session(Lifetime):
         metrics.refused.labels(refusal.kind).inc()
         retry = refusal.retry_after
         if not retry and refusal.code in (Reason.SERVER_BUSY, Reason.SERVER_UNAVAILABLE):
-            retry = RETRY_AFTER
+            retry = self._room.gate.soon()  # a saver that is away refuses all of them at once
         answer = packets.connack_refused(refusal.code, refusal.text, retry_after=retry, max_packet=packet.max_packet_size)
         self._finish(answer, End.REFUSED)
 

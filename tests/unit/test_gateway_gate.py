@@ -183,6 +183,22 @@ def test_given_a_room_that_has_just_started_when_all_its_clients_come_back_then_
     assert len(set(codes[0x9F])) >= 8  # spread
 
 
+@pytest.mark.parametrize("trouble", ["saver", "full"])
+def test_given_many_that_are_refused_at_once_when_told_when_to_come_back_then_it_is_not_the_same_for_all(trouble: str) -> None:
+    world = World(settings=RoomSettings(max_connections=1) if trouble == "full" else None)
+    if trouble == "full":
+        world.device("first")
+    else:
+        world.register.held = True
+    devices = [world.accept() for _ in range(60)]
+    for index, device in enumerate(devices):
+        device.connect(f"c{index}")
+    world.pass_time(5.2)
+    told = [refused(device) for device in devices]
+    assert {code for code, _ in told} == {0x89 if trouble == "full" else 0x88}
+    assert {after for _, after in told} >= {5, 6, 7, 8, 9}
+
+
 # --- afterwards --------------------------------------------------------------------------------------------------------
 
 
