@@ -129,8 +129,8 @@ class Batcher(Generic[I, O]):
             log.error("a request that no batch can carry is given up", subject=self._subject, bytes=len(ask.data))
             self._lose(ask)
             return ask
-        if self.items > self._limit and self._waiting:
-            self._lose(self._waiting.popleft())
+        if self.items > self._limit:
+            self._make_place()
         self._waiting.append(ask)
         self._schedule()
         return ask
@@ -253,6 +253,18 @@ class Batcher(Generic[I, O]):
 
         handle = asyncio.get_running_loop().call_later(delay, back)
         self._later[handle] = asks
+
+    def _make_place(self) -> None:
+        """The oldest that is not under way is given up: also one that waits to be asked again, as all do while nobody answers."""
+        if self._later:
+            handle, asks = next(iter(self._later.items()))
+            oldest = asks.pop(0)
+            if not asks:
+                handle.cancel()
+                del self._later[handle]
+            self._lose(oldest)
+        elif self._waiting:
+            self._lose(self._waiting.popleft())
 
     def _lose(self, ask: Ask[O]) -> None:
         metrics.lost.labels(self._subject).inc()

@@ -242,6 +242,24 @@ async def test_given_a_full_queue_when_one_more_comes_then_the_oldest_is_given_u
     assert results == [(0, None), (1, DoneResult("ok")), (2, DoneResult("ok"))]
 
 
+async def test_given_nobody_who_answers_when_more_comes_turn_after_turn_then_no_more_is_kept_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_CAP", 60.0)  # each that was asked once waits for longer than this test
+    monkeypatch.setattr(module, "BACKOFF_BASE", 60.0)
+    server = Server(*(NoResponders() for _ in range(1_000)))
+    lost: list[int] = []
+    batcher = made(server, limit=10)
+    for i in range(200):
+        batcher.ask(item(f"k{i}"), lambda result, i=i: lost.append(i))  # type: ignore[misc]
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert batcher.items == 10
+    assert lost == list(range(190))
+    assert sum(len(asks) for asks in batcher._later.values()) + len(batcher._waiting) == 10
+    await batcher.stop()
+
+
 async def test_given_a_callback_that_raises_when_answered_then_the_others_get_their_results() -> None:
     server = Server()
     results: list[Any] = []
