@@ -131,6 +131,9 @@ class Uplinks(Protocol):
     def when_relieved(self, call: Callable[[], None]) -> None:
         """Call once, when `overloaded` has ended."""
 
+    def gone(self, call: Callable[[], None]) -> None:
+        """Do not call it any more: nobody is there."""
+
     def when_told(self, call: Callable[[], None]) -> None:
         """Asked in a `done`: call once, when all results that came with this one are told."""
 

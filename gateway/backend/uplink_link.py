@@ -26,7 +26,7 @@ class UplinkLink:
         self._batcher: Batcher[UplinkItem, UplinkResult] = Batcher(
             request, names.COORDINATOR_UPLINK, UplinkResult, sender=sender, limit=QUEUE, told=self._told
         )
-        self._relieved: list[Callable[[], None]] = []
+        self._relieved: dict[Callable[[], None], None] = {}  # in their order, each once
         self._after: list[Callable[[], None]] = []
 
     @property
@@ -45,7 +45,11 @@ class UplinkLink:
 
     def when_relieved(self, call: Callable[[], None]) -> None:
         """See `gateway.ports.Uplinks`."""
-        self._relieved.append(call)
+        self._relieved[call] = None
+
+    def gone(self, call: Callable[[], None]) -> None:
+        """See `gateway.ports.Uplinks`."""
+        self._relieved.pop(call, None)
 
     def when_told(self, call: Callable[[], None]) -> None:
         """See `gateway.ports.Uplinks`."""
@@ -59,7 +63,7 @@ class UplinkLink:
             except Exception:  # one client's: the others' PUBACKs are their own
                 log.exception("result not taken")
         if self._relieved and self._batcher.bytes <= LOW_BYTES:
-            calls, self._relieved = self._relieved, []
+            calls, self._relieved = self._relieved, {}
             for call in calls:
                 call()
 

@@ -181,6 +181,7 @@ class Uplinking:
     def end(self) -> None:
         """The connection is gone. What the coordinator has not answered goes on: it was received."""
         self._waiting.clear()
+        self._link.gone(self._relieved)
         self._accepted = b""
         self._answer = _nowhere
         self._write = len

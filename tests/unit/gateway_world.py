@@ -297,6 +297,9 @@ class Coordinator:
     def when_relieved(self, call: Callable[[], None]) -> None:
         self._relieved.append(call)
 
+    def gone(self, call: Callable[[], None]) -> None:
+        self._relieved = [other for other in self._relieved if other != call]
+
     def when_told(self, call: Callable[[], None]) -> None:
         self._after.append(call)
 

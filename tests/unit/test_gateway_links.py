@@ -6,10 +6,12 @@ import asyncio
 import gc
 import tracemalloc
 
+import msgspec
 import pytest
 
 from gateway.backend.saver_link import SaverLink
-from gateway.backend.uplink_link import UplinkLink
+from gateway.backend.uplink_link import HIGH_BYTES, UplinkLink
+from gateway.sessions.uplinking import Uplinking
 from infra.wire import ConnectItem, DisconnectItem, SyncItem, UnbindItem, UplinkItem
 
 WAIT = 20_000
@@ -62,3 +64,19 @@ async def test_given_many_requests_that_wait_then_the_bytes_that_are_counted_are
     assert 0.6 < taken / (saver.unanswered + uplinks.unanswered) < 1.5
     await saver.stop()
     await uplinks.stop()
+
+
+async def test_given_clients_that_come_and_go_while_too_much_waits_then_nothing_of_them_is_kept() -> None:
+    link = UplinkLink(never, sender="r:1")
+    for index in range(HIGH_BYTES // 60_000 + 1):
+        link.send(msgspec.structs.replace(uplink(index), payload=bytes(60_000)), lambda result: None)
+    assert link.overloaded
+    ended = []
+    for index in range(100):
+        client = Uplinking(link, lambda *answer: None, len, freed=lambda: None, relieved=lambda index=index: ended.append(index))  # type: ignore[misc]
+        client.add(uplink(index), 1)
+        assert client.blocked
+        client.end()
+    assert not link._relieved
+    await link.stop()
+    assert ended == []
