@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+import mqtt5
+
 from gateway.client import BindState, Client
 from infra.wire import (
     Announce,
@@ -72,6 +74,10 @@ class Shell(Protocol):
 
     def left(self) -> bool:
         """Has the peer closed its side already, though what it sent before is still to be read?"""
+
+    def subscribe_behind(self) -> mqtt5.SubscribePacket | None:
+        """While a CONNECT is handled: the SUBSCRIBE that came with it, if it is whole, well-formed, and all that came. It is
+        taken, and not handed out any more."""
 
     def pause_reading(self) -> None:
         """Hand out no packets until `resume_reading`."""

@@ -20,7 +20,8 @@ from gateway.host import Host
 from gateway.ports import FanOut, Shell, Uplinks
 from gateway.reasons import End, Reason
 from gateway.sessions.changes import Left
-from gateway.sessions.delivery import DROPPED, GONE, WRITTEN
+from gateway.sessions.delivery import BEHIND, DROPPED, GONE, WRITTEN
+from gateway.sessions.early import Early
 from gateway.sessions.flash import SYNC_WITHIN, Kept
 from gateway.sessions.lifetime import Lifetime
 from gateway.sessions.session import Session
@@ -94,6 +95,7 @@ class Room:
         self._access = Access()
         self._unreviewed: list[Lifetime] = []
         self._clients: dict[str, Lifetime] = {}
+        self._expected: dict[str, Early] = {}  # client key → what came with its CONNECT
         self._sessions: set[Lifetime] = set()
         self._dirty: list[Lifetime] = []
         self._connections = 0
@@ -197,6 +199,18 @@ class Room:
         if self._clients.get(session.client.key) is session:
             del self._clients[session.client.key]
 
+    def expects(self, early: Early) -> Early:
+        """A client is let in and bound in one step: until `expects_no_more` it is told which hints it misses."""
+        if (older := self._expected.get(early.key)) is not None:
+            older.lost_sight()
+        self._expected[early.key] = early
+        return early
+
+    def expects_no_more(self, early: Early) -> None:
+        """It is in, or will not be."""
+        if self._expected.get(early.key) is early:
+            del self._expected[early.key]
+
     def forget_session(self, key: str, result: ConnectResult, why: End) -> None:
         """The saver gave a session to a connection that is gone."""
         self.host.saver.disconnect(DisconnectItem(key, self.id, self.epoch, result.generation, result.number, why, [], []))
@@ -291,12 +305,19 @@ class Room:
         """`soon`: the tick in which what is written now has to be acknowledged."""
         session = self._clients.get(hint.key)
         if session is None or session.delivery is None or session.delivery.client.number != hint.number:
-            outcome = GONE if hint.message.n else DROPPED
+            outcome = self._missed(hint.key, hint.product, hint.message.n)
         else:
             outcome = session.delivery.hint(hint.product, hint.message)
             if outcome == WRITTEN and not IDLE < session.due_tick <= soon:  # else it is looked at by then
                 session.wrote()
         return outcome
+
+    def _missed(self, key: str, product: str, n: int) -> str:
+        """A hint for a session that is not here, or not yet."""
+        if not n:
+            return DROPPED
+        early = self._expected.get(key)
+        return BEHIND if early is not None and early.missed(product, n) else GONE
 
     def kick(self, order: Kick) -> ControlReply:
         """`room.{room}.control`: close one session, if it is this one."""

@@ -10,7 +10,10 @@ import os
 import select
 from typing import TYPE_CHECKING, Final
 
+import mqtt5
+
 from gateway.edge.sockets import READ, WRITE, Sockets
+from gateway.mqtt.forms import MQTT5
 from gateway.mqtt.framing import BadPacket, Reader
 from infra.peers import UNKNOWN as UNKNOWN_PEER
 
@@ -29,6 +32,8 @@ AT_ONCE: Final = 64
 AGAIN: Final = 1 << 30
 """No event of a socket: the link's own, to go on with what it has."""
 CLOSED: Final = -1
+SUBSCRIBE: Final = 0x82
+"""The first byte of a SUBSCRIBE (MQTT 5 §3.8.1)."""
 
 
 def hung_up(fd: int) -> bool:
@@ -184,6 +189,11 @@ class Link:
         return self._fd != CLOSED and hung_up(self._fd)
 
     # --- in ------------------------------------------------------------------------------------------------------------
+
+    def subscribe_behind(self) -> mqtt5.SubscribePacket | None:
+        """See `gateway.ports.Shell`."""
+        packet = None if self._reader is None else self._reader.only_packet(SUBSCRIBE, MQTT5)
+        return packet if isinstance(packet, mqtt5.SubscribePacket) else None
 
     def pause_reading(self) -> None:
         """See `gateway.ports.Shell`. The poller hears of it if something comes meanwhile: mostly nothing does."""

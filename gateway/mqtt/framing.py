@@ -141,6 +141,23 @@ class Reader:
         if self._offset == len(self._data):
             self._data, self._offset = b"", 0
 
+    def only_packet(self, first: int, form: Form) -> Incoming | None:
+        """All that is held, if it is one whole packet of `form` that begins with the byte `first`: it is taken. Anything else has
+        its turn with `next_packet`, what is malformed as well."""
+        data, offset = self._data, self._offset
+        if offset == len(data) or data[offset] != first:
+            return None
+        try:
+            size = announced_size(data, offset)
+            if size != len(data) - offset or size > form.limit:
+                return None
+            with memoryview(data) as whole, whole[offset:] as frame:
+                packet = form.decode(frame)
+        except BadPacket:
+            return None
+        self._data, self._offset = b"", 0
+        return packet
+
     def next_packet(self) -> Incoming | None:
         """The next whole packet, or None until more comes. Raises BadPacket."""
         data, offset = self._data, self._offset

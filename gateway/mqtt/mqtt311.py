@@ -243,6 +243,10 @@ class OldShell:
         """See `gateway.ports.Shell`."""
         return self._shell.left()
 
+    def subscribe_behind(self) -> mqtt5.SubscribePacket | None:
+        """See `gateway.ports.Shell`. What comes next has another form, and its turn."""
+        return None
+
     def pause_reading(self) -> None:
         """See `gateway.ports.Shell`."""
         self._shell.pause_reading()

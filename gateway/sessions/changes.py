@@ -97,7 +97,7 @@ class Changes:
             for code in plan.codes:
                 if code >= Reason.UNSPECIFIED:
                     metrics.binds_refused.labels(f"0x{code:02x}").inc()
-            answer = delivery.client.explain(partial(packets.suback, packet.packet_id, plan.codes), plan.text)
+            answer = suback(delivery, packet, plan)
         elif isinstance(packet, Left):
             plan, answer = Plan(drops=[packet.product] if bind_to(binds, packet.product) else []), b""
         else:
@@ -117,11 +117,7 @@ class Changes:
     def _bind(self, doing: _Doing, wish: Wish) -> None:
         delivery = self._delivery
         client, host = delivery.client, delivery.host
-        bind = bind_to(client.binds, wish.product)
-        if bind is None:
-            granted = delivery.grant.products[wish.product]
-            bind = BindState(client, wish.product, wish.qos, granted.user, granted.attrs)
-            client.binds = (*client.binds, bind)
+        bind = bind_for(delivery, wish)
         bind.hinted_n = 0
         item = BindItem(
             client.key, host.room, host.epoch, client.connection, client.generation, client.number,
@@ -156,16 +152,36 @@ class Changes:
 
     def _finish(self, doing: _Doing) -> None:
         self._doing = None
-        delivery = self._delivery
-        for bind, wish, result in doing.bound:
-            bind.qos, bind.groups = wish.qos, frozenset(wish.groups) or NO_GROUPS
-            bind.first_bind_ms = result.first_bind_ms
-        delivery.write_pages([(bind, result.page) for bind, _, result in doing.bound if result.page is not None], doing.answer)
-        for bind, _, result in doing.bound:
-            if bind.ready:
-                delivery.host.fanout.regrouped(bind)
-            else:
-                bind.ready = True
-                bind.fenced = delivery.silent
-                delivery.host.fanout.bound(bind, result.settled_jobs, result.recent_jobs)
-        delivery.pump()
+        told(self._delivery, doing.bound, doing.answer)
+
+
+def bind_for(delivery: Delivery, wish: Wish) -> BindState:
+    """The client's bind to a product; a new one, if there is none."""
+    client = delivery.client
+    bind = bind_to(client.binds, wish.product)
+    if bind is None:
+        granted = delivery.grant.products[wish.product]
+        bind = BindState(client, wish.product, wish.qos, granted.user, granted.attrs)
+        client.binds = (*client.binds, bind)
+    return bind
+
+
+def suback(delivery: Delivery, packet: mqtt5.SubscribePacket, plan: Plan) -> bytes:
+    """The answer to a SUBSCRIBE."""
+    return delivery.client.explain(partial(packets.suback, packet.packet_id, plan.codes), plan.text)
+
+
+def told(delivery: Delivery, bound: list[tuple[BindState, Wish, BindResult]], answer: bytes) -> None:
+    """The saver has answered every bind: write the answer with what is pending, and go on."""
+    for bind, wish, result in bound:
+        bind.qos, bind.groups = wish.qos, frozenset(wish.groups) or NO_GROUPS
+        bind.first_bind_ms = result.first_bind_ms
+    delivery.write_pages([(bind, result.page) for bind, _, result in bound if result.page is not None], answer)
+    for bind, _, result in bound:
+        if bind.ready:
+            delivery.host.fanout.regrouped(bind)
+        else:
+            bind.ready = True
+            bind.fenced = delivery.silent
+            delivery.host.fanout.bound(bind, result.settled_jobs, result.recent_jobs)
+    delivery.pump()

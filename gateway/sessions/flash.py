@@ -59,6 +59,10 @@ class NoSocket:
         """It has."""
         return True
 
+    def subscribe_behind(self) -> mqtt5.SubscribePacket | None:
+        """Nothing comes."""
+        return None
+
     def pause_reading(self) -> None:
         """Nothing comes."""
 

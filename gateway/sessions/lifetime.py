@@ -22,6 +22,7 @@ from gateway.wheel import IDLE, NEVER
 
 if TYPE_CHECKING:
     from gateway.room import Room
+    from gateway.sessions.early import Early
 
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a peer has to take the last bytes; then the socket is cut."""
@@ -36,7 +37,7 @@ class Lifetime:
     """One connection, from its accept to its end; `Session` is the only kind."""
 
     __slots__ = (
-        "_acked", "_ask", "_deadline", "_expiry", "_held", "_keep_alive", "_resumed", "_room", "_shell", "_sync_due",
+        "_acked", "_ask", "_deadline", "_early", "_expiry", "_held", "_keep_alive", "_resumed", "_room", "_shell", "_sync_due",
         "_token_due", "_uplinking", "client", "connection", "delivery", "dirty", "due_tick", "form", "last_seen", "packet_due",
         "state",
     )  # fmt: skip
@@ -56,6 +57,7 @@ class Lifetime:
         self._held = 0
         self._deadline = now + room.settings.connect_timeout
         self._ask: Ask | None = None
+        self._early: Early | None = None  # while OPENING: the SUBSCRIBE that came with the CONNECT
         self._keep_alive = 0.0
         self._resumed = 0.0
         self._sync_due = NEVER
@@ -274,6 +276,7 @@ class Lifetime:
         metrics.closed.labels(why).inc()
         if self._ask is not None:  # a connect that is asked again could take the session from where the client is by then
             self._ask.cancel()
+        self._take_early()
         if self._uplinking is not None:
             self._uplinking.end()
         if self.client is not None and self.delivery is not None:
@@ -285,6 +288,13 @@ class Lifetime:
                 self.delivery.socket_ended(acked=self._acked)
             self._room.unregister(self)
             self.delivery.end(why)
+
+    def _take_early(self) -> Early | None:
+        """What came with the CONNECT, once; what is hinted from now on is not for it."""
+        early, self._early = self._early, None
+        if early is not None:
+            self._room.expects_no_more(early)
+        return early
 
     # --- away and back (gateway/sessions/flash.py) ------------------------------------------------------------------------------
 

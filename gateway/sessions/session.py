@@ -25,15 +25,15 @@ from gateway.mqtt import packets
 from gateway.mqtt.forms import MQTT5, MQTT311, OldProtocol
 from gateway.mqtt.framing import SHORT_ACK, BadPacket, Incoming, OldConnect, short_ack
 from gateway.mqtt.mqtt311 import CONNACK_31_VERSION, OldShell
-from gateway.mqtt.strict import MAX_FILTERS
 from gateway.ports import Shell
 from gateway.reasons import End, Reason
 from gateway.sessions.delivery import Delivery
+from gateway.sessions.early import Early
 from gateway.sessions.flash import may_return
 from gateway.sessions.lifetime import Lifetime
 from gateway.sessions.pulling import Pull
 from gateway.sessions.states import Hold, State, Violation
-from gateway.sessions.subscribing import not_offered
+from gateway.sessions.subscribing import check, not_offered
 from gateway.sessions.uplinking import Refused, Uplinking, accept, asked_for
 from gateway.wheel import NEVER
 from infra.tokens import Grant
@@ -119,17 +119,7 @@ class Session(Lifetime):
     def _change(self, packet: mqtt5.SubscribePacket | mqtt5.UnsubscribePacket, now: float) -> None:
         assert self.client is not None
         assert self.delivery is not None
-        if not packet.packet_id:
-            raise Violation(Reason.PROTOCOL_ERROR, "a packet id of 0")
-        filters = len(packet.topic_filters if isinstance(packet, mqtt5.SubscribePacket) else packet.patterns)
-        if not filters:
-            raise Violation(Reason.PROTOCOL_ERROR, "no topic filter")
-        if filters > MAX_FILTERS:
-            raise Violation(Reason.QUOTA_EXCEEDED, f"more than {MAX_FILTERS} topic filters in a packet")
-        if packets.SUBACK_HEADER + filters > self.client.max_packet:
-            raise Violation(Reason.PACKET_TOO_LARGE, "the answer would be larger than your Maximum Packet Size")
-        if isinstance(packet, mqtt5.SubscribePacket) and packet.subscription_id is not None:
-            raise Violation(Reason.SUBSCRIPTION_ID_NOT_SUPPORTED, "subscription identifiers are not offered")
+        check(packet, self.client.max_packet)
         if not self._old and (refused := not_offered(packet)) is not None:
             metrics.binds_refused.labels(f"0x{refused.code:02x}").inc()
             raise Violation(refused.code, refused.text)
@@ -287,6 +277,8 @@ class Session(Lifetime):
         self._deadline = now + SAVER_TIMEOUT
         self._hold(Hold.OPENING)
         room.wheel.at(self, self._deadline)
+        if (subscribe := self._shell.subscribe_behind()) is not None:
+            self._early = room.expects(Early(subscribe, packet, grant, room.host))
         self._ask_for_session()
 
     def _check_size(self, packet: mqtt5.ConnectPacket) -> None:
@@ -301,7 +293,8 @@ class Session(Lifetime):
     def _ask_for_session(self, seen: tuple[int, int] = (0, 0), until_ms: int = 0) -> None:
         assert self._grant is not None
         room = self._room
-        item = ConnectItem(self._grant.key, room.id, room.epoch, self.connection, seen, until_ms)
+        first = None if self._early is None else self._early.first
+        item = ConnectItem(self._grant.key, room.id, room.epoch, self.connection, seen, until_ms, first)
         ask = room.host.saver.connect(item, self._connected)
         if self.state is State.OPENING:
             self._ask = ask
@@ -382,7 +375,13 @@ class Session(Lifetime):
         self.delivery = Delivery(client, self._grant, room.host, self)
         self.state = State.OPEN
         self._start_timers(packet)
-        self._shell.write(self._connack(present=False))
+        early, connack = self._take_early(), self._connack(present=False)
+        if early is not None and result.bound is not None:
+            early.concluded(self.delivery, result.bound, connack)
+        else:
+            self._shell.write(connack)
+            if early is not None:
+                self.receive(early.packet, room.clock())
         self._release(Hold.OPENING)
 
     def _connack(self, *, present: bool) -> bytes:

@@ -12,7 +12,10 @@ from typing import Final
 import mqtt5
 
 from gateway.client import Binds, BindState, bind_to
+from gateway.mqtt import packets
+from gateway.mqtt.strict import MAX_FILTERS
 from gateway.reasons import Reason
+from gateway.sessions.states import Violation
 from infra.documents import Policy
 from infra.grants import Products
 from schemas import names
@@ -47,6 +50,21 @@ class NotGranted(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
+
+
+def check(packet: mqtt5.SubscribePacket | mqtt5.UnsubscribePacket, max_packet: int | None) -> None:
+    """Raise Violation where the packet breaks the protocol, or its answer could not be given; `max_packet`: the client's."""
+    if not packet.packet_id:
+        raise Violation(Reason.PROTOCOL_ERROR, "a packet id of 0")
+    filters = len(packet.topic_filters if isinstance(packet, mqtt5.SubscribePacket) else packet.patterns)
+    if not filters:
+        raise Violation(Reason.PROTOCOL_ERROR, "no topic filter")
+    if filters > MAX_FILTERS:
+        raise Violation(Reason.QUOTA_EXCEEDED, f"more than {MAX_FILTERS} topic filters in a packet")
+    if max_packet is not None and packets.SUBACK_HEADER + filters > max_packet:
+        raise Violation(Reason.PACKET_TOO_LARGE, "the answer would be larger than your Maximum Packet Size")
+    if isinstance(packet, mqtt5.SubscribePacket) and packet.subscription_id is not None:
+        raise Violation(Reason.SUBSCRIPTION_ID_NOT_SUPPORTED, "subscription identifiers are not offered")
 
 
 def not_offered(packet: mqtt5.SubscribePacket | mqtt5.UnsubscribePacket) -> NotGranted | None:

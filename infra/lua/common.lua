@@ -156,6 +156,21 @@ local function begin_session(s, me)
   redis.call('HSET', s, 'generation', me.generation, 'number', me.number, 'room', me.room, 'epoch', me.epoch, 'connection', me.connection)
 end
 
+-- `connect.lua` says what it asks for and what it returns.
+local function give_session(s, c, a, now)
+  local room, epoch, connection = a[1], tonumber(a[2]), tonumber(a[3])
+  local cur = redis.call('HMGET', s, unpack(SESSION))
+  if cur[1] and cur[3] == room and tonumber(cur[4]) == epoch then
+    if tonumber(cur[5]) == connection then return {'ok', cur[1], cur[2], '', 0, 0, 0, now} end
+    if tonumber(cur[5]) > connection then return {'superseded', 0, 0, '', 0, 0, 0, now} end
+  elseif cur[1] and not (cur[1] == a[4] and cur[2] == a[5] and now < tonumber(a[6])) then
+    return {'elsewhere', cur[1], cur[2], '', 0, 0, 0, now}
+  end
+  local number = redis.call('INCR', c)
+  begin_session(s, {generation = GENERATION, number = number, room = room, epoch = epoch, connection = connection})
+  return {'ok', GENERATION, number, cur[3] or '', cur[4] or 0, cur[1] or 0, cur[2] or 0, now}
+end
+
 -- The same for a number that was given before: the counter is there, or passes it.
 local function register(s, c, me)
   begin_session(s, me)
@@ -201,6 +216,19 @@ local function compare(s, me)
   if generation > me.generation or (generation == me.generation and number > me.number) then return false, false end
   local same = generation == me.generation and number == me.number and cur[3] == me.room and tonumber(cur[4]) == me.epoch
   return true, not same or tonumber(cur[5]) ~= me.connection
+end
+
+-- Bind a session that is the client's latest; `a`: {product, window, limit, bytes, whole}. `bind.lua` says what is returned.
+local function bind_session(s, owed, first, p, a, packed, me, time, registered)
+  local product, now = a[1], in_ms(time)
+  redis.call('HSET', s, 'b:' .. product, packed)
+  local known = redis.call('HMGET', first, 'at', 'document', 'user', 'left')
+  local at, mark = known[1] or now, time[1] .. '.' .. time[2] -- no two scripts of a client run in the same microsecond
+  redis.call('HSET', first, 'at', at, 'bound', mark)
+  if known[4] then redis.call('HDEL', first, 'left') end -- it is here; where Redis loses this session's end, nobody is told that of one before
+  local jobs = redis.call('ZRANGEBYSCORE', p.j, '(' .. string.format('%.0f', now), '+inf')
+  local content = page(p, owed, product, a[2], a[3], a[4], now, me, a[5])
+  return {'ok', now, at, known[2] or '', known[3] or '', content, jobs, owed_now(owed), registered and 1 or 0}
 end
 
 local function me_from(a)

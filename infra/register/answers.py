@@ -106,28 +106,34 @@ def _stored(packed: bytes, apart: bytes | None) -> Stored:
 
 
 def connected(item: ConnectItem, answer: Sequence[Any]) -> Connected:
-    """Of `connect.lua`."""
+    """Of `connect.lua`, or `open.lua`."""
+    first = None
+    if item.first is not None:
+        answer, *more = answer
+        first = _bound(item.key, item.first.bind, more[0]) if more else None
     status, generation, number, room, epoch, old_generation, old_number, now = answer
     old = None
     if room and (text(room), int(epoch)) != (item.room, item.epoch):
         old = SessionView(int(old_generation), int(old_number), text(room), int(epoch), 0)
-    return Connected(text(status), int(generation), int(number), old, int(now))
+    return Connected(text(status), int(generation), int(number), old, int(now), first)
 
 
 def bound(item: BindItem, answer: Sequence[Any]) -> Bound:
     """Of `bind.lua`."""
-    if len(answer) == 1:
-        return Bound(text(answer[0]))
+    return Bound(text(answer[0])) if len(answer) == 1 else _bound(item.key, item.bind, answer)
+
+
+def _bound(key: str, asked: Bind, answer: Sequence[Any]) -> Bound:
     status, now, first, document, user_before, raw, jobs, due, registered = answer
     numbers = [tuple(int(part) for part in text(job).split(":")) for job in jobs]
     return Bound(
         text(status),
         int(first),
-        bytes(document) != pack(item.bind),
+        bytes(document) != pack(asked),
         text(user_before),
-        page(item.bind.product, raw, int(now)),
+        page(asked.product, raw, int(now)),
         [(number[0], number[1]) for number in numbers if len(number) == 2],
-        owed(item.key, due),
+        owed(key, due),
         [(number[0], number[1], number[2]) for number in numbers if len(number) == 3],
         bool(registered),
     )

@@ -38,22 +38,28 @@ pack: Final = msgspec.msgpack.Encoder().encode
 
 
 def connect_call(i: ConnectItem) -> Call:
-    """`connect.lua`."""
-    arguments = [i.room, i.epoch, i.connection, *i.seen, i.until_ms]
-    return "connect", [names.session_key(i.key), names.counter_key(i.key)], arguments
+    """`connect.lua`, or `open.lua` where there is a bind to it."""
+    arguments: list[Any] = [i.room, i.epoch, i.connection, *i.seen, i.until_ms]
+    if (first := i.first) is None:
+        return "connect", [names.session_key(i.key), names.counter_key(i.key)], arguments
+    arguments += pack([first.bind.product, [], first.limit, PAGE_BYTES, False]), pack(first.bind)
+    return "open", _bind_keys(i.key, first.bind.product), arguments
 
 
 def bind_call(i: BindItem) -> Call:
     """`bind.lua`."""
-    keys = [
-        names.session_key(i.key),
-        names.counter_key(i.key),
-        names.owed_key(i.key),
-        names.first_bind_key(i.key, i.bind.product),
-        *_product_keys(i.key, i.bind.product),
+    arguments = [_me(i), [i.bind.product, i.window, i.limit, PAGE_BYTES, i.whole]]
+    return "bind", _bind_keys(i.key, i.bind.product), [pack(arguments), pack(i.bind)]
+
+
+def _bind_keys(key: str, product: str) -> list[str]:
+    return [
+        names.session_key(key),
+        names.counter_key(key),
+        names.owed_key(key),
+        names.first_bind_key(key, product),
+        *_product_keys(key, product),
     ]
-    arguments = [_me(i), i.bind.product, i.window, i.limit, PAGE_BYTES, i.whole]
-    return "bind", keys, [pack(arguments), pack(i.bind)]
 
 
 def sync_call(i: SyncItem) -> Call:

@@ -341,6 +341,8 @@ class Register:
 
     async def _pipe(self, commands: Sequence[Command]) -> list[Any]:
         """Plain commands (the key comes second) on their shards; raises RegisterDown."""
+        if not commands:
+            return []
         groups = self.shards.grouped(str(command[1]) for command in commands)
         found = await asyncio.gather(
             *(shard.pipe([commands[place] for place in places]) for shard, places in groups), return_exceptions=True

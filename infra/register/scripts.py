@@ -18,8 +18,8 @@ from infra.register.marker import Incarnation
 from infra.register.together import Calls
 
 SCRIPTS: Final = (
-    "connect", "bind", "sync", "acks", "unbind", "leave", "disconnect", "pull", "peek", "state", "store", "sweep", "expire",
-    "settle", "restore", "members", "user", "hand", "handed", "settledjob", "holding",
+    "connect", "open", "bind", "sync", "acks", "unbind", "leave", "disconnect", "pull", "peek", "state", "store", "sweep",
+    "expire", "settle", "restore", "members", "user", "hand", "handed", "settledjob", "holding",
     "told", "tell", "untold", "bound", "there", "present", "presented",
 )  # fmt: skip
 

@@ -110,7 +110,8 @@ class PendingPage(msgspec.Struct, frozen=True):
 class Connected(msgspec.Struct, frozen=True):
     """The answer to connect; `old` is the session that it took over, if that was in another (room, epoch).
 
-    `elsewhere`: nothing was done; (generation, number) is the session that another room has. `now_ms`: Redis TIME.
+    `elsewhere`: nothing was done; (generation, number) is the session that another room has. `now_ms`: Redis TIME. `bound`: of
+    a session that was given, how the bind is that was asked for with it.
     """
 
     status: str
@@ -118,6 +119,7 @@ class Connected(msgspec.Struct, frozen=True):
     number: int = 0
     old: SessionView | None = None
     now_ms: int = 0
+    bound: Bound | None = None
 
 
 class Bound(msgspec.Struct, frozen=True):

@@ -42,11 +42,19 @@ class Ack(msgspec.Struct, array_like=True, frozen=True):
     detail: str = ""
 
 
+class FirstBind(msgspec.Struct, array_like=True, frozen=True):
+    """What a client asked for together with its CONNECT (docs/adr/0031). `limit`: as in `BindItem`; there is no window yet."""
+
+    bind: Bind
+    limit: int
+
+
 class ConnectItem(msgspec.Struct, array_like=True, frozen=True):
     """`saver.connect`: give this connection a session. `connection` counts the room's connections and only grows.
 
     A session that another room has is taken over only if it is still the one that was `seen` (generation, number), and only
-    before `until_ms`: by the clock of the client's own Redis, as an answer of `elsewhere` has told it.
+    before `until_ms`: by the clock of the client's own Redis, as an answer of `elsewhere` has told it. `first`: register this
+    bind with it, and page it; a saver of before does not.
     """
 
     key: str
@@ -55,18 +63,21 @@ class ConnectItem(msgspec.Struct, array_like=True, frozen=True):
     connection: int
     seen: tuple[int, int] = (0, 0)
     until_ms: int = 0
+    first: FirstBind | None = None
 
 
 class ConnectResult(msgspec.Struct, array_like=True, frozen=True):
     """`status` ok, superseded (a later connection has the session), elsewhere or retry; the session is (generation, number).
 
-    `elsewhere`: another room has this session, and still has it: ask again, having seen it. `now_ms`: Redis TIME.
+    `elsewhere`: another room has this session, and still has it: ask again, having seen it. `now_ms`: Redis TIME. `bound`: of a
+    session that was given, the answer to `first`; without it nothing was bound: ask `bind`.
     """
 
     status: str
     generation: int = 0
     number: int = 0
     now_ms: int = 0
+    bound: BindResult | None = None
 
 
 class BindItem(msgspec.Struct, array_like=True, frozen=True):

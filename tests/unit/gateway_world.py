@@ -96,6 +96,7 @@ class Socket:
         self.waiting = 0
         self.stalled = False
         self.hung_up = False
+        self.behind: mqtt5.SubscribePacket | None = None
         self.on_resume: Callable[[], None] = lambda: None
 
     def write(self, data: bytes, /) -> bool:
@@ -123,6 +124,10 @@ class Socket:
 
     def left(self) -> bool:
         return self.hung_up
+
+    def subscribe_behind(self) -> mqtt5.SubscribePacket | None:
+        behind, self.behind = self.behind, None
+        return behind
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -179,7 +184,7 @@ class Register:
         self.disconnects: list[DisconnectItem] = []
         self.superseded = False
         self.missing = False
-        self.older = False  # a saver that knows nothing of `whole`
+        self.older = False  # a saver that knows nothing of `whole`, nor of what comes with a CONNECT
         self.number = 0
 
     def store(
@@ -246,7 +251,12 @@ class Register:
         status = "superseded" if self.superseded else "ok"
         if isinstance(item, ConnectItem):
             self.number += 1
-            return ConnectResult(status, 1, self.number)
+            bound = None
+            if item.first is not None and not self.older and not self.superseded:
+                wanted = item.first
+                bind = BindItem(item.key, item.room, item.epoch, item.connection, 1, self.number, wanted.bind, [], wanted.limit)
+                bound = self._result(bind)
+            return ConnectResult(status, 1, self.number, 0, bound)
         if isinstance(item, UnbindItem):
             return DoneResult(status)
         if isinstance(item, BindItem):

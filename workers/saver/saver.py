@@ -17,7 +17,7 @@ import structlog
 from infra.bus import Bus, BusError
 from infra.journal import Entry, Journal
 from infra.keeper import Keeper
-from infra.register import Connected, Parking, PendingItem, PendingPage, Pulled, Register, Settlement
+from infra.register import Bound, Connected, Parking, PendingItem, PendingPage, Pulled, Register, Settlement
 from infra.wire import (
     MAX_BYTES,
     NOTICED,
@@ -87,42 +87,53 @@ class Saver:
     # --- sessions ------------------------------------------------------------------------------------------------------
 
     async def connect(self, items: Sequence[ConnectItem]) -> list[ConnectResult]:
-        """Number the sessions, tell `push.status`, and tell the rooms that lost one."""
+        """Number the sessions, tell `push.status`, and tell the rooms that lost one; and what `bind` does, for what is asked for
+        with it."""
         results = await self._register.connect(items)
-        events = [
-            _event(item, Status.ONLINE, (result.generation, result.number))
+        online = [
+            _by_client(names.STATUS, _event(item, Status.ONLINE, (result.generation, result.number)))
             for item, result in zip(items, results, strict=True)
             if result.status == OK
         ]
-        await self._journal.produce([_by_client(names.STATUS, event) for event in events])
+        await self._tell_binds(
+            [(_first(item, result), result.bound) for item, result in zip(items, results, strict=True) if result.bound], online
+        )
         for item, result in zip(items, results, strict=True):
             await self._tell_old_room(item.key, result)
-        return [ConnectResult(result.status, result.generation, result.number, result.now_ms) for result in results]
+        budget = _Budget()
+        return [
+            ConnectResult(
+                result.status,
+                result.generation,
+                result.number,
+                result.now_ms,
+                None if result.bound is None else budget.bound(result.bound),
+            )
+            for result in results
+        ]
 
     async def bind(self, items: Sequence[BindItem]) -> list[BindResult]:
         """Register binds; the durable registry gets what it does not have yet."""
         results = await self._register.bind(items)
-        good = [(item, result) for item, result in zip(items, results, strict=True) if result.status == OK]
+        await self._tell_binds(list(zip(items, results, strict=True)))
+        budget = _Budget()
+        return [budget.bound(result, whole=item.whole) for item, result in zip(items, results, strict=True)]
+
+    async def _tell_binds(self, bound: Sequence[tuple[BindItem, Bound]], before: Sequence[Entry] = ()) -> None:
+        """Kafka hears of `before`, then of these binds; and then the register, of those whose document Kafka has."""
+        good = [(item, result) for item, result in bound if result.status == OK]
         changed = [(item, result) for item, result in good if result.document_changed]
         entries = [
-            _by_client(names.STATUS, _bound(item, item.bind, changed=result.document_changed, again=result.registered))
-            for item, result in good
+            *before,
+            *(
+                _by_client(names.STATUS, _bound(item, item.bind, changed=result.document_changed, again=result.registered))
+                for item, result in good
+            ),
+            *(_client_entry(item.key, item.bind, result.first_bind_ms) for item, result in changed),
         ]
-        entries += [_client_entry(item.key, item.bind, result.first_bind_ms) for item, result in changed]
         await self._journal.produce(entries)
         await self._register.registered([(item.key, item.bind, result.user_before) for item, result in changed])
-        await pay(self._journal, self._register, [owed for result in results for owed in result.owed])
-        budget = _Budget()
-        return [
-            BindResult(
-                result.status,
-                result.first_bind_ms,
-                budget.page(result.page, whole=item.whole),
-                result.settled_jobs,
-                result.recent_jobs,
-            )
-            for item, result in zip(items, results, strict=True)
-        ]
+        await pay(self._journal, self._register, [owed for _, result in bound for owed in result.owed])
 
     async def sync(self, items: Sequence[SyncItem]) -> list[SyncResult]:
         """Receipts for the acks, then settle them and page what is next."""
@@ -277,6 +288,13 @@ def _bound(item: BindItem | SyncItem, bind: Bind, *, changed: bool, again: bool)
     return _event(item, Status.BIND, session, product=bind.product, user=bind.user or None, changed=changed, again=again)
 
 
+def _first(item: ConnectItem, result: Connected) -> BindItem:
+    """The bind that was asked for with a session, as if it had been asked for after it."""
+    assert item.first is not None
+    session = (item.connection, result.generation, result.number)
+    return BindItem(item.key, item.room, item.epoch, *session, item.first.bind, [], item.first.limit)
+
+
 def _registered_again(item: SyncItem) -> list[StatusEvent]:
     """The session had been missing, and its end perhaps been told: all of it is there."""
     online = _event(item, Status.ONLINE, (item.generation, item.number), again=True)
@@ -320,6 +338,11 @@ class _Budget:
             return False
         self._left -= size
         return True
+
+    def bound(self, result: Bound, *, whole: bool = False) -> BindResult:
+        """The answer to a bind, with its page."""
+        page = self.page(result.page, whole=whole)
+        return BindResult(result.status, result.first_bind_ms, page, result.settled_jobs, result.recent_jobs)
 
     def page(self, page: PendingPage | None, *, whole: bool = False) -> Page | None:
         """The page as the wire has it, as far as it fits."""
