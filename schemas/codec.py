@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import fastavro
-import msgspec
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas import confluent
 from schemas.broadcasts import AudienceChunk, Broadcast, Canary, JobRecord, Quiet, RoomCursor
 from schemas.records import RECORDS, ClientProduct, ClientRecord, Record, StatusEvent
+from schemas.writer import writer_of
 
 MAGIC: Final = b"\xc3\x01"
 MAX_RECORD: Final = 256 * 1024
@@ -38,11 +38,6 @@ def load_schema(name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads((_FOLDER / f"{name}.avsc").read_text()))
 
 
-def _composed(kind: Any) -> bool:
-    """Of a field's type: an array or a record is in it, which `_plain` has to make plain."""
-    return any(_composed(each) for each in kind) if isinstance(kind, list) else isinstance(kind, dict)
-
-
 class _Form:
     """One version of a record class: its parsed schema and its header."""
 
@@ -52,7 +47,7 @@ class _Form:
         self.schema = fastavro.parse_schema(document)
         digest = fingerprint(to_parsing_canonical_form(document), "CRC-64-AVRO")
         self.header = MAGIC + bytes.fromhex(digest)
-        self.composed = [field["name"] for field in document["fields"] if _composed(field["type"])]
+        self.write = writer_of(document, record)
 
 
 _FORMS: Final = {record: _Form(record, record.SCHEMA) for record in RECORDS}
@@ -65,28 +60,12 @@ _LISTS: Final[dict[type[Record], tuple[str, ...]]] = {
     StatusEvent: ("settled_jobs",),
     AudienceChunk: ("clients",),
 }
-_NESTED: Final = {kind: kind.__struct_fields__ for kind in (RoomCursor, ClientProduct, Canary, Quiet)}
-
-
-def _plain(value: Any) -> Any:
-    kind = type(value)
-    if kind is tuple:
-        return [_plain(item) for item in value]
-    if kind in _NESTED:
-        return {name: _plain(getattr(value, name)) for name in _NESTED[kind]}
-    return value
 
 
 def encode(record: Record) -> bytes:
     """Encode a record; raises ValueError if it is larger than MAX_RECORD."""
     form = _FORMS[type(record)]
-    buffer = BytesIO()
-    buffer.write(form.header)
-    datum = msgspec.structs.asdict(record)
-    for name in form.composed:
-        datum[name] = _plain(datum[name])
-    fastavro.schemaless_writer(buffer, form.schema, datum)
-    data = buffer.getvalue()
+    data = form.header + form.write(record)
     if len(data) > MAX_RECORD:
         raise ValueError(f"{form.record.__name__} has {len(data)} bytes encoded, more than {MAX_RECORD}")
     return data
