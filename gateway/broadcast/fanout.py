@@ -43,7 +43,7 @@ from infra.wire import (
     Slice,
     SliceReply,
 )
-from schemas.codes import SLOTS
+from schemas.codes import PLACES, SLOTS
 
 MAX_EARLY: Final = 256
 """Settled jobs, unknown in this room, that are remembered for each bind: the newest."""
@@ -77,14 +77,16 @@ class FanOut:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall: Callable[[], float] = time.time,
         sender: Sender | None = None,
+        places: int = PLACES,
     ) -> None:
+        """`places`: broadcasts of a product that may be active at once."""
         self._clock = clock
         self._watch = watch
         self._sleep = sleep
         self._wall = wall
         self._zones = Zones()
         self._index = Index()
-        self._jobs = Jobs()
+        self._jobs = Jobs(places)
         self._together = Together(self._index, offer=self.offer, watch=watch, sender=sender or Plain(), clock=clock, sleep=sleep)
 
     # --- binds --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The broadcasts that a room knows: content, term, cursor, counts, who waits, and the job's place in the masks.
 
-A product has `PLACES` places. A job keeps its place until it is over *and* the place was cleared in every bind of the product:
+A product has `places`. A job keeps its place until it is over *and* the place was cleared in every bind of the product:
 a bit that was left behind would make the next job with this place look settled. Places are cleared together, in one pass over
 the product's binds, when the last clean one is gone: a few milliseconds once in 64 jobs, instead of a pass for each.
 """
@@ -215,8 +215,8 @@ class ProductJobs:
 
     __slots__ = ("_places", "active", "mask")
 
-    def __init__(self) -> None:
-        self._places: list[Job | None] = [None] * PLACES
+    def __init__(self, places: int) -> None:
+        self._places: list[Job | None] = [None] * places
         self.mask = 0  # the bits of those that are not over
         self.active: dict[str, Job] = {}
         """Job id → job that is not over."""
@@ -266,9 +266,10 @@ class ProductJobs:
 
 
 class Jobs:
-    """All jobs of the room: by id, by product, and by the packet id that a PUBACK names."""
+    """All jobs of the room: by id, by product, and by the packet id that a PUBACK names. `places`: active ones of a product."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = PLACES) -> None:
+        self._places = places
         self.by_id: dict[str, Job] = {}
         self.by_packet: dict[int, Job] = {}
         self._products: dict[str, ProductJobs] = {}
@@ -296,7 +297,7 @@ class Jobs:
         binds: Iterable[BindState],
     ) -> Job:
         """Take a job in; `binds` are the product's, in case places have to be cleared. Raises NoPlace."""
-        jobs = self._products.setdefault(content.product, ProductJobs())
+        jobs = self._products.setdefault(content.product, ProductJobs(self._places))
         bit = jobs.free_bit() or self._reclaim(jobs, binds, now)
         job = Job(content, target, quiet, term=term, cursor=cursor, bit=bit, packet_id=self._packet_id(), now=now)
         jobs.add(job)
@@ -316,7 +317,7 @@ class Jobs:
             del self.by_packet[job.packet_id]
         bit = jobs.free_bit()
         if bit is None:
-            raise NoPlace(f"{PLACES} broadcasts of the product are active")
+            raise NoPlace(f"{self._places} broadcasts of the product are active")
         return bit
 
     def _packet_id(self) -> int:

@@ -13,12 +13,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import mqtt5
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.broadcast import jobs
 from gateway.broadcast.jobs import Job
 from gateway.client import BindState
 from infra.wire import Cap, JobContent, PauseJob, QuietHours
@@ -41,10 +39,8 @@ class MaskMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(jobs, "PLACES", PLACES)
         self.loop = asyncio.new_event_loop()
-        self.room = Room()
+        self.room = Room(PLACES)
         self.room.wall = NOON
         self.contents: dict[str, JobContent] = {}
         self.announced = 0
@@ -287,7 +283,6 @@ class MaskMachine(RuleBasedStateMachine):
             self._finish()
         finally:
             self.loop.close()
-            self.patch.undo()
 
     def _finish(self) -> None:
         while self.running:

@@ -12,7 +12,7 @@ from gateway.broadcast.fanout import FanOut
 from gateway.client import BindState, Client
 from infra.attributes import Interned
 from infra.wire import Announce, EndJob, JobContent, JobNumber, RecentJob, Slice, SliceReply
-from schemas.codes import SLOTS
+from schemas.codes import PLACES, SLOTS
 
 PRODUCT = "news"
 TERM = 100
@@ -67,11 +67,17 @@ class Wire:
 class Room:
     """Time moves only where somebody sleeps."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = PLACES) -> None:
         self.now = 50.0
         self.wall = 1_800_000_000.0
         self.watched: list[Client] = []
-        self.fanout = FanOut(clock=lambda: self.now, watch=self.watched.append, sleep=self._sleep, wall=lambda: self.wall)
+        self.fanout = FanOut(
+            clock=lambda: self.now,
+            watch=self.watched.append,
+            sleep=self._sleep,
+            wall=lambda: self.wall,
+            places=places,
+        )
         self.wires: dict[str, Wire] = {}
         self.sleeps: list[float] = []
         self.seq = 0
