@@ -1,6 +1,6 @@
 """What a SUBSCRIBE or UNSUBSCRIBE means here: pure rules, from the packet and what is bound to codes and steps.
 
-`push/{product}` binds, `push/{product}/{group}` joins a group of a product that is bound, before or in the same packet.
+`push/{product}` binds, `push/{product}/{group}` joins a group of a product that is bound by an earlier packet or filter.
 """
 
 from __future__ import annotations
@@ -101,27 +101,17 @@ class Subscribing:
         self._plan = Plan()
 
     def plan(self, packet: mqtt5.SubscribePacket) -> Plan:
-        """Binds first, then groups, whatever their order in the packet."""
-        parsed = [self._parse(item.pattern) for item in packet.topic_filters]
-        codes: list[int] = [0] * len(parsed)
-        for groups in (False, True):
-            for i, where in enumerate(parsed):
-                if isinstance(where, NotGranted):
-                    codes[i] = self._refuse(where)
-                elif bool(where[1]) == groups:
-                    codes[i] = self._grant(*where, min(1, int(packet.topic_filters[i].max_qos)))
-        self._plan.codes = codes
+        """One filter after the other: as if each had come in a packet of its own (MQTT 5 §3.8.4)."""
+        for item in packet.topic_filters:
+            self._plan.codes.append(self._grant(item.pattern, min(1, int(item.max_qos))))
         return self._plan
 
-    def _parse(self, pattern: str) -> tuple[str, str] | NotGranted:
+    def _grant(self, pattern: str, qos: int) -> int:
         try:
-            return names.parse_push_topic(pattern)
-        except names.BadName as error:
-            return NotGranted(Reason.TOPIC_FILTER_INVALID, str(error))
-
-    def _grant(self, product: str, group: str, qos: int) -> int:
-        try:
+            product, group = names.parse_push_topic(pattern)
             return self._join(product, group) if group else self._bind(product, qos)
+        except names.BadName as error:
+            return self._refuse(NotGranted(Reason.TOPIC_FILTER_INVALID, str(error)))
         except NotGranted as refused:
             return self._refuse(refused)
 
@@ -136,7 +126,8 @@ class Subscribing:
             raise NotGranted(Reason.TOPIC_FILTER_INVALID, f"product {product} is not configured here")
         wishes = self._plan.wishes
         fresh = sum(bind_to(self._binds, name) is None for name in wishes)
-        if bind_to(self._binds, product) is None and len(self._binds) + fresh >= self._policy.binds_per_connection:
+        new = product not in wishes and bind_to(self._binds, product) is None
+        if new and len(self._binds) + fresh >= self._policy.binds_per_connection:
             raise NotGranted(Reason.QUOTA_EXCEEDED, f"more than {self._policy.binds_per_connection} binds on a connection")
         wishes[product] = Wish(product, qos, self._groups(product))
         return qos
@@ -159,13 +150,18 @@ class Subscribing:
         return Wish(product, bind.qos, set(bind.groups))
 
     def _groups(self, product: str) -> set[str]:
+        """What is joined of it, by this packet too."""
+        if (wish := self._plan.wishes.get(product)) is not None:
+            return wish.groups
         bind = bind_to(self._binds, product)
         return set(bind.groups) if bind is not None else set()
 
     def _check_room(self, wish: Wish) -> None:
         if len(wish.groups) >= self._policy.groups_per_bind:
             raise NotGranted(Reason.QUOTA_EXCEEDED, f"more than {self._policy.groups_per_bind} groups of a product")
-        total = sum(len(bind.groups) for bind in self._binds) + sum(len(w.groups) for w in self._plan.wishes.values())
+        wishes = self._plan.wishes
+        total = sum(len(bind.groups) for bind in self._binds if bind.product not in wishes)
+        total += sum(len(w.groups) for w in wishes.values())
         if total >= MAX_GROUPS:
             raise NotGranted(Reason.QUOTA_EXCEEDED, f"more than {MAX_GROUPS} groups on a connection")
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import mqtt5
 import pytest
 from gateway_world import Device, World
+from hypothesis import given, strategies
 from wire_bytes import ends_with, packet, string, subscribe
 
 from gateway.reasons import Reason
+from gateway.sessions import subscribing
+from infra.documents import Policy
 from infra.wire import Downlink
 
 
@@ -75,6 +78,8 @@ def test_given_the_same_filter_again_then_it_replaces_the_bind_and_no_message_is
 WISHES = [
     [("push/demo", 0), ("push/demo", 1)],
     [("push/demo", 1), ("push/demo/news", 0), ("push/chat", 0), ("push/chat/any", 1)],
+    [("push/demo/news", 1), ("push/demo", 1)],
+    [("push/demo", 0), ("push/demo/news", 0), ("push/demo", 1)],
     [("push/demo", 1), ("push/none", 1), ("a/b", 1), ("push/demo/secret", 1), ("push/demo/sport", 1)],
 ]
 
@@ -87,6 +92,40 @@ def test_given_several_filters_in_one_subscribe_then_it_is_as_if_each_had_come_a
     for packet_id, wish in enumerate(wishes, 1):
         alone.send(filters(wish, packet_id=packet_id))
         codes += answered(alone)
+    assert (answered(together), bound(together)) == (codes, bound(alone))
+
+
+NAMES = [
+    "push/demo",
+    "push/demo/news",
+    "push/demo/sport",
+    "push/demo/secret",
+    "push/chat",
+    "push/chat/a",
+    "push/chat/b",
+    "push/none",
+    "x",
+]
+SOME = strategies.lists(strategies.tuples(strategies.sampled_from(NAMES), strategies.integers(0, 1)), min_size=1, max_size=7)
+
+
+@given(before=strategies.lists(SOME, max_size=2), wishes=SOME, most=strategies.integers(1, 3))
+def test_given_any_filters_and_limits_then_one_subscribe_is_as_one_for_each(
+    before: list[list[tuple[str, int]]], wishes: list[tuple[str, int]], most: int
+) -> None:
+    policy = Policy(binds_per_connection=most, groups_per_bind=2, connect_ramp_from=1.0)
+    together, alone = World(policy=policy).device("c1"), World(policy=policy).device("c1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subscribing, "MAX_GROUPS", most)
+        for device in (together, alone):
+            for packet_id, sent in enumerate(before, 1):
+                device.send(filters(*sent, packet_id=packet_id))
+                answered(device)
+        together.send(filters(*wishes, packet_id=9))
+        codes = []
+        for packet_id, wish in enumerate(wishes, 10):
+            alone.send(filters(wish, packet_id=packet_id))
+            codes += answered(alone)
     assert (answered(together), bound(together)) == (codes, bound(alone))
 
 
