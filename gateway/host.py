@@ -11,7 +11,7 @@ from infra.documents import Policy, Product
 class Host:
     """What a delivery needs of its room: shared by all clients, read only."""
 
-    __slots__ = ("_policy", "_products", "clock", "epoch", "fanout", "room", "saver")
+    __slots__ = ("_products", "ask_policy", "clock", "epoch", "fanout", "room", "saver")
 
     def __init__(
         self,
@@ -29,13 +29,13 @@ class Host:
         self.saver = saver
         self.fanout = fanout
         self.clock = clock
-        self._policy = policy
+        self.ask_policy = policy
         self._products = products
 
     @property
     def policy(self) -> Policy:
         """The policy as it is now."""
-        return self._policy()
+        return self.ask_policy()
 
     @property
     def products(self) -> dict[str, Product]:

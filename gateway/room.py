@@ -86,12 +86,12 @@ class Room:
         self.kept = Kept()
         self.gate = Gate(
             settings,
-            policy=lambda: host.policy,
+            policy=host.ask_policy,
             batches=lambda: host.saver.unanswered + uplinks.unanswered,
             memory=memory,
             now=clock(),
         )
-        self.publishing: PublishRate[Lifetime] = PublishRate(lambda: host.policy)
+        self.publishing: PublishRate[Lifetime] = PublishRate(host.ask_policy)
         self._access = Access()
         self._unreviewed: list[Lifetime] = []
         self._clients: dict[str, Lifetime] = {}
@@ -221,15 +221,18 @@ class Room:
         """Server Keep Alive: by the network that the client names, or less if it asks for less. Seconds. Where it can't be
         `dictated`, the client's own, and ours only if it has none."""
         policy = self.host.policy
-        network = next((value for name, value in packet.user_properties if name == "network"), "")
-        most = policy.keep_alive.get(network, policy.keep_alive_default)
+        most = policy.keep_alive_default
+        for name, value in packet.user_properties:
+            if name == "network":
+                most = policy.keep_alive.get(value, most)
+                break
         if dictated and packet.keep_alive:
             return min(packet.keep_alive, most)
         return packet.keep_alive or most
 
     def sync_interval(self) -> float:
         """Seconds until a client's next sync, jittered."""
-        return self.host.policy.sync_interval * random.uniform(1 - JITTER, 1 + JITTER)
+        return self.host.policy.sync_interval * (1 + JITTER * (2 * random.random() - 1))
 
     def uplink_number(self, client: Client) -> str:
         """An uplink's id, where the client gives none: unique for this boot of this room."""

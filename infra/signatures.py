@@ -7,6 +7,7 @@ A key has one algorithm, pinned by whoever configured it: what a token says of i
 from __future__ import annotations
 
 import binascii
+import hashlib
 import hmac
 from typing import Final, Protocol
 
@@ -26,7 +27,7 @@ RSA_BITS: Final = (2048, 4096)
 MAX_EXPONENT_BITS: Final = 33
 MAX_PEM: Final = 4096
 
-_HASHES: Final = {"HS256": "sha256", "HS384": "sha384"}
+_HASHES: Final = {"HS256": hashlib.sha256, "HS384": hashlib.sha384}
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/***")
 _ENDS: Final = (b"", b"", b"AQgw", b"AEIMQUYcgkosw048")
@@ -60,16 +61,26 @@ def base64url(data: bytes) -> bytes:
 
 
 class _Hmac:
-    """A shared secret. The signature is compared as text: it has one spelling, and nothing of the sender's is decoded."""
+    """A shared secret (RFC 2104). The signature is compared as text: it has one spelling, and nothing of the sender's is decoded.
 
-    __slots__ = ("_hash", "_secret")
+    What the secret alone decides is hashed once: `hmac.digest` does it again each time, and looks its hash up in OpenSSL, which
+    takes 8 µs a token instead of 3.
+    """
+
+    __slots__ = ("_inner", "_outer")
 
     def __init__(self, alg: str, secret: bytes) -> None:
-        self._hash = _HASHES[alg]
-        self._secret = secret
+        made = _HASHES[alg]
+        size = made().block_size
+        padded = (made(secret).digest() if len(secret) > size else secret).ljust(size, b"\0")
+        self._inner = made(bytes([byte ^ 0x36 for byte in padded]))
+        self._outer = made(bytes([byte ^ 0x5C for byte in padded]))
 
     def verifies(self, signed: bytes, signature: bytes) -> bool:
-        return hmac.compare_digest(base64url(hmac.digest(self._secret, signed, self._hash)), signature)
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(signed)
+        outer.update(inner.digest())
+        return hmac.compare_digest(base64url(outer.digest()), signature)
 
 
 class _Public:

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 import msgspec
 
 from infra.documents import Issuer, KeySet, Signer, SigningKey
-from infra.grants import BadToken, Grant, Granter, ProductGrant, mark_of
+from infra.grants import BadToken, Grant, Granter, ProductGrant, Products, mark_of
 from infra.revoked import Revoked
 from infra.signatures import ED25519, Key, unbase64url
 from schemas import names
@@ -29,8 +29,13 @@ MAX_TOKEN: Final = 4096
 """Bytes; a CONNECT has no more either (gateway/mqtt/framing.py)."""
 MAX_TIME: Final = 1 << 40
 MAX_JTI: Final = 256
+_UNREADABLE: Final = "the JWT's header (alg) or payload (iss) can't be read"
 _HEADERS: Final = 64
 """Headers that are known by their bytes: of genuine tokens only, and an issuer's are all alike."""
+_ALIKE: Final = 1024
+_ALIKE_BYTES: Final = 512
+"""What tokens say of their products is known by its bytes, for so many texts of at most so many bytes: where no user is named
+most devices' say the same."""
 
 
 class _Header(msgspec.Struct):
@@ -49,7 +54,7 @@ class Claims(msgspec.Struct):
     nbf: Any = None
     iat: Any = None
     jti: Any = None
-    products: Any = None
+    products: msgspec.Raw = msgspec.Raw()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class _Issuer(Generic[S]):
             return False
         return old is None or key_set is None or (old.url, old.keys) == (key_set.url, key_set.keys)
 
-    def candidates(self, header: _Header) -> list[Key]:
+    def candidates(self, header: _Header) -> tuple[Key, ...]:
         """The keys that the token may be signed with, of the algorithm that each is pinned to. Raises BadToken."""
         iss = self.document.iss
         keys: tuple[_Key, ...]
@@ -91,7 +96,7 @@ class _Issuer(Generic[S]):
         if not keys:
             _bad("kid", f"issuer {iss[:64]!a} has no key {header.kid[:64]!a}")
         named_alg = "EdDSA" if header.alg == ED25519 else header.alg
-        fitting = [item.key for item in keys if item.alg == named_alg]
+        fitting = tuple([item.key for item in keys if item.alg == named_alg])
         if not fitting:
             _bad("alg", f"algorithm {header.alg[:16]!a} is not the key's")
         return fitting
@@ -102,14 +107,14 @@ class Authenticator(Generic[S]):
 
     def __init__(self) -> None:
         self._issuers: dict[str, _Issuer[S]] = {}
-        self._headers: dict[bytes, _Header] = {}
+        self._known: dict[tuple[bytes, str], tuple[S, tuple[Key, ...]]] = {}
         self._header = msgspec.json.Decoder(_Header).decode
         self._claims = msgspec.json.Decoder(Claims).decode
 
     def load(self, issuers: Mapping[str, S], key_sets: Mapping[str, KeySet] | None = None) -> None:
         """Replace all keys; those whose documents did not change stay as they are. `key_sets`: what their JWKS held, by `iss`."""
         sets = key_sets or {}
-        before, self._issuers, self._headers = self._issuers, {}, {}
+        before, self._issuers, self._known = self._issuers, {}, {}
         for iss, document in issuers.items():
             old = before.get(iss)
             same = old is not None and old.same(document, sets.get(iss))
@@ -123,28 +128,33 @@ class Authenticator(Generic[S]):
         if len(parts) != 3:
             _bad("form", "the password is not a JWT (three parts)")
         head, payload, signature = parts
-        header, claims = self._look(head, payload)
-        issuer = self._issuers.get(claims.iss)
-        if issuer is None:
-            _bad("issuer", f"issuer {claims.iss[:64]!a} is not known here")
-        keys = issuer.candidates(header)
-        if header.crit is not msgspec.UNSET:
-            _bad("crit", "the token has critical extensions (crit), and none is known here")
+        try:  # not believed yet: only to find the key
+            claims = self._claims(unbase64url(payload))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            _bad("form", _UNREADABLE)
+        known = self._known.get((head, claims.iss))
+        document, keys = known or self._find(head, claims.iss)
         signed = token[: -1 - len(signature)]
         for key in keys:
             if key.verifies(signed, signature):
-                if len(self._headers) < _HEADERS:
-                    self._headers[head] = header
-                return issuer.document, claims
+                if known is None and len(self._known) < _HEADERS:
+                    self._known[head, claims.iss] = document, keys
+                return document, claims
         raise BadToken("signature", "the token's signature is not of its issuer")
 
-    def _look(self, head: bytes, payload: bytes) -> tuple[_Header, Claims]:
-        """What the token says of itself, not believed yet: only to find the key."""
+    def _find(self, head: bytes, iss: str) -> tuple[S, tuple[Key, ...]]:
+        """The issuer, and the keys that a token with this header may be signed with. Raises BadToken."""
         try:
-            header = self._headers.get(head) or self._header(unbase64url(head))
-            return header, self._claims(unbase64url(payload))
+            header = self._header(unbase64url(head))
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            _bad("form", "the JWT's header (alg) or payload (iss) can't be read")
+            _bad("form", _UNREADABLE)
+        issuer = self._issuers.get(iss)
+        if issuer is None:
+            _bad("issuer", f"issuer {iss[:64]!a} is not known here")
+        keys = issuer.candidates(header)
+        if header.crit is not msgspec.UNSET:
+            _bad("crit", "the token has critical extensions (crit), and none is known here")
+        return issuer.document, keys
 
 
 class Verifier(Authenticator[Issuer]):
@@ -155,6 +165,13 @@ class Verifier(Authenticator[Issuer]):
         super().__init__()
         self._revoked = revoked
         self._granter = Granter()
+        self._alike: dict[tuple[str, bytes], Products] = {}
+        self._products = msgspec.json.Decoder().decode
+
+    def load(self, issuers: Mapping[str, Issuer], key_sets: Mapping[str, KeySet] | None = None) -> None:
+        """See `Authenticator`."""
+        self._alike = {}
+        super().load(issuers, key_sets)
 
     def verify(self, token: bytes, client_id: str | None, wall: float) -> Grant:
         """What the token allows `client_id` at `wall` (s since the epoch); None: whichever client it names. Raises BadToken."""
@@ -169,13 +186,29 @@ class Verifier(Authenticator[Issuer]):
         grant = Grant(
             names.client_key(document.realm, client_id),
             expires_at,
-            self._granter.products(claims.products, document),
+            self._granted(bytes(claims.products), document),
             self._granter.shared(lifetime),
             _mark(document.iss, claims.jti),
         )
         if self._revoked is not None and self._revoked.covers(grant, wall):
             raise BadToken("revoked", "the token was revoked", forbidden=True)
         return grant
+
+    def _granted(self, claim: bytes, issuer: Issuer) -> Products:
+        """What the issuer grants by this text of `products`; what was granted by it once is shared. Raises BadToken."""
+        found = self._alike.get((issuer.iss, claim))
+        if found is not None:
+            return found
+        try:
+            value = self._products(claim) if claim else None
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            _bad("form", _UNREADABLE)
+        products = self._granter.products(value, issuer)
+        if len(claim) <= _ALIKE_BYTES:
+            if len(self._alike) >= _ALIKE:
+                self._alike.clear()
+            self._alike[issuer.iss, claim] = products
+        return products
 
 
 def _made(item: SigningKey) -> _Key:
@@ -189,7 +222,7 @@ def _bad(kind: str, text: str) -> NoReturn:
 def _time(name: str, value: object) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_TIME:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < MAX_TIME:
         _bad(name, f"the token's {name} is not a time")
     return float(value)
 

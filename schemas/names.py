@@ -8,6 +8,7 @@ Redis hash tags, control characters in logs).
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 DEFAULT_REALM: Final = "main"
@@ -122,6 +123,7 @@ def push_topic(product_name: str, group_name: str = "") -> str:
     return f"push/{product_name}/{group_name}" if group_name else f"push/{product_name}"
 
 
+@lru_cache(maxsize=1024)
 def parse_push_topic(topic: str) -> tuple[str, str]:
     """`push/{product}[/{group}]` → (product, group or ""); raises BadName."""
     parts = topic.split("/")

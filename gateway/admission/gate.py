@@ -17,7 +17,7 @@ from gateway.admission.addresses import Addresses
 from gateway.admission.auth import Refusal
 from gateway.admission.connect_rate import ConnectRate
 from gateway.admission.flapping import Flapping
-from gateway.admission.lists import Lists, Verdict
+from gateway.admission.lists import ADMITTED, Lists, Verdict
 from gateway.admission.watermark import Watermark
 from gateway.reasons import Reason
 from infra.documents import Access, Policy
@@ -118,7 +118,7 @@ class Gate:
         if sockets >= self._sockets:
             return "full"
         verdict = self._lists.address(address)
-        if verdict is not Verdict.ADMITTED:
+        if verdict is not ADMITTED:
             return verdict.value
         counted = address != UNKNOWN and address not in self._lists.uncounted
         return self._addresses.enter(address, now, counted=counted)
@@ -128,7 +128,7 @@ class Gate:
     def admit(self, client_id: str, address: int, now: float) -> None:
         """A CONNECT has come. Raises Refusal."""
         verdict = self.verdict(address, client_id)
-        if verdict is not Verdict.ADMITTED:
+        if verdict is not ADMITTED:
             raise refusal(verdict)
         if self._full.over:
             raise Refusal(Reason.QUOTA_EXCEEDED, "memory", "this room has no memory for more", retry_after=self.soon())

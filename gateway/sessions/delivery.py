@@ -335,10 +335,12 @@ class Delivery(Exchange):
     def _compose(self, pages: list[tuple[BindState, Page]]) -> tuple[list[bytes], set[str], set[str]]:
         """What fits of the pages; the products of which something did not; and those with notices for a client that can't pull: a
         saver of an older version knows nothing of `whole`."""
-        now, size = self.host.clock(), 0
         out: list[bytes] = []
         stuck: set[str] = set()
         useless: set[str] = set()
+        if not [page for _, page in pages if page.items]:
+            return out, stuck, useless
+        now, size = self.host.clock(), 0
         for row in zip_longest(*(page.items for _, page in pages)):
             for (bind, _), message in zip(pages, row, strict=True):
                 if message is None or bind.product in stuck:

@@ -11,8 +11,7 @@ from typing import Final
 import mqtt5
 
 from gateway.host import Host
-from gateway.reasons import Reason
-from gateway.sessions.changes import bind_for, suback, told
+from gateway.sessions.changes import REFUSED, bind_for, suback, told
 from gateway.sessions.delivery import Delivery
 from gateway.sessions.states import Violation
 from gateway.sessions.subscribing import Plan, Subscribing, Wish, check, not_offered
@@ -72,5 +71,5 @@ def _plain(packet: mqtt5.SubscribePacket, connect: mqtt5.ConnectPacket, grant: G
     if not_offered(packet) is not None:
         return None
     plan = Subscribing((), grant.products, host.products, host.policy).plan(packet)
-    refused = any(code >= Reason.UNSPECIFIED for code in plan.codes)
+    refused = any(code >= REFUSED for code in plan.codes)
     return None if refused or len(plan.wishes) != 1 else plan

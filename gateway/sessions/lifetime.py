@@ -92,9 +92,9 @@ class Lifetime:
     def _release(self, why: int) -> None:
         if self._held & why:
             self._held &= ~why
-            if not self._held and self.state is not State.CLOSED:
+            if not self._held and self.state != State.CLOSED:
                 self.last_seen = self._resumed = self._room.clock()
-                if self.state is State.OPEN:
+                if self.state == State.OPEN:
                     self._room.wheel.at(self, self._next_due())  # silence and missing acks count again
                 self._shell.resume_reading()
 
@@ -127,7 +127,7 @@ class Lifetime:
 
     def flush(self) -> None:
         """The room's flush, some tens of milliseconds after `Room.touch`."""
-        if self.delivery is None or self.state is not State.OPEN:
+        if self.delivery is None or self.state != State.OPEN:
             return
         self.delivery.flush()
         if self._shell.buffered() == 0 and self.client is not None:
@@ -147,7 +147,7 @@ class Lifetime:
         """A packet has begun (`partial`), or none is open: it must be whole within a time of its own (Slowloris)."""
         if not partial:
             self.packet_due = NEVER
-        elif self.packet_due == NEVER and self.state is State.OPEN:
+        elif self.packet_due == NEVER and self.state == State.OPEN:
             self.packet_due = now + self._room.settings.packet_timeout
             self._room.wheel.at(self, self.packet_due)
 
@@ -157,27 +157,27 @@ class Lifetime:
 
     def wrote(self) -> None:
         """Something was written that wants a PUBACK."""
-        if self.state is State.OPEN:
+        if self.state == State.OPEN:
             self._room.wheel.at(self, self._ack_due())
 
     def check(self, now: float) -> float:
         """See `gateway.wheel.Entry`."""
-        if self.state is State.OPEN:
+        if self.state == State.OPEN:
             self._check_open(now)
         elif now >= self._deadline:
             self._check_early()
-        if self.state is State.OPEN:
+        if self.state == State.OPEN:
             return self._next_due()
         return self._deadline
 
     def _check_early(self) -> None:
-        if self.state is State.NEW:
+        if self.state == State.NEW:
             self._finish(b"", End.CONNECT_TIMEOUT)
-        elif self.state is State.AWAY:
+        elif self.state == State.AWAY:
             self._end(End.SOCKET)
             self._deadline = NEVER
             self._shell.abort()  # after a DISCONNECT the peer may have left its side open
-        elif self.state is State.OPENING:
+        elif self.state == State.OPENING:
             self._no_answer()
         else:
             self._deadline = NEVER
@@ -221,7 +221,7 @@ class Lifetime:
         if self.delivery is None or self.state not in (State.OPEN, State.AWAY):
             return
         self.delivery.fence()
-        if self.state is State.OPEN:
+        if self.state == State.OPEN:
             self._sync_due = min(self._sync_due, due)
             self._room.wheel.at(self, self._sync_due)
 
@@ -237,7 +237,7 @@ class Lifetime:
 
     def close(self, code: int, why: End, text: str = "", server_reference: str = "") -> None:
         """Say DISCONNECT with a reason, and close."""
-        if self.state is State.CLOSED:
+        if self.state == State.CLOSED:
             return
         last = b""
         if self.client is not None:
@@ -256,9 +256,9 @@ class Lifetime:
 
     def lost(self) -> None:
         """The socket is gone; the session may outlive it."""
-        if self.state is State.OPEN and self._expiry and not self._room.draining:
+        if self.state == State.OPEN and self._expiry and not self._room.draining:
             self._go_away()
-        elif self.state is not State.AWAY:  # else the client said DISCONNECT, and is away since
+        elif self.state != State.AWAY:  # else the client said DISCONNECT, and is away since
             self._end(End.SOCKET)
             self._deadline = NEVER
         self._room.left(self)
@@ -270,7 +270,7 @@ class Lifetime:
         self._shell.close(last)
 
     def _end(self, why: End) -> None:
-        if self.state is State.CLOSED:
+        if self.state == State.CLOSED:
             return
         was, self.state = self.state, State.CLOSED
         metrics.closed.labels(why).inc()
@@ -282,7 +282,7 @@ class Lifetime:
         if self.client is not None and self.delivery is not None:
             if self._shell.buffered() == 0:
                 self._room.fanout.drained(self.client)
-            if was is State.AWAY:
+            if was == State.AWAY:
                 self._room.kept.drop(self.client.key)
             elif self.delivery.fruitless < FRUITLESS:  # else it was counted when the socket went
                 self.delivery.socket_ended(acked=self._acked)
@@ -301,16 +301,16 @@ class Lifetime:
     @property
     def resumable(self) -> bool:
         """Was this client promised that its session outlives its socket?"""
-        return self.state is State.AWAY or (self.state is State.OPEN and self._expiry > 0)
+        return self.state == State.AWAY or (self.state == State.OPEN and self._expiry > 0)
 
     def give_way(self) -> bool:
         """Another socket of the client is here, and may go on with the session: this one, if it is still open, is taken over
         (MQTT 5 §3.1.4). False if the session has to end instead."""
-        if self.state is State.OPEN:
+        if self.state == State.OPEN:
             assert self.client is not None
             self._shell.close(packets.disconnect(Reason.TAKEN_OVER, AGAIN, max_packet=self.client.max_packet))
             self._go_away()
-        return self.state is State.AWAY
+        return self.state == State.AWAY
 
     def hand_over(self) -> Delivery:
         """Another socket goes on with this session."""

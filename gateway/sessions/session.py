@@ -32,7 +32,7 @@ from gateway.sessions.early import Early
 from gateway.sessions.flash import may_return
 from gateway.sessions.lifetime import Lifetime
 from gateway.sessions.pulling import Pull
-from gateway.sessions.states import Hold, State, Violation
+from gateway.sessions.states import IN_WORDS, Hold, State, Violation
 from gateway.sessions.subscribing import check, not_offered
 from gateway.sessions.uplinking import Refused, Uplinking, accept, asked_for
 from gateway.wheel import NEVER
@@ -67,14 +67,14 @@ class Session(Lifetime):
         handler = HANDLERS.get((self.state, type(packet)))
         try:
             if handler is None:
-                raise Violation(Reason.PROTOCOL_ERROR, f"{type(packet).__name__} while {self.state.value}")
+                raise Violation(Reason.PROTOCOL_ERROR, f"{type(packet).__name__} while {IN_WORDS[self.state]}")
             handler(self, packet, now)
         except Violation as violation:
             self.close(violation.code, End.PROTOCOL, violation.text)
 
     def malformed(self, error: BadPacket) -> None:
         """What came is no packet of ours."""
-        if self.state is State.NEW:
+        if self.state == State.NEW:
             self._refuse_bytes(error)
         else:
             self.close(error.code, End.PROTOCOL, error.text)
@@ -109,7 +109,7 @@ class Session(Lifetime):
     def took_ack(self, data: bytes) -> bool:
         """If these bytes, which begin a packet, are one PUBACK that says success and nothing else: handle it. Half of what comes
         is that (`Reader.next_ack` has those that come with others)."""
-        if len(data) != SHORT_ACK or self.state is not State.OPEN or self._held:
+        if len(data) != SHORT_ACK or self.state != State.OPEN or self._held:
             return False
         packet_id = short_ack(data)
         if packet_id:
@@ -238,7 +238,7 @@ class Session(Lifetime):
 
     def revoke(self) -> None:
         """The token is revoked."""
-        if self.state is State.OPENING and self._connect is not None:
+        if self.state == State.OPENING and self._connect is not None:
             self._refuse(Refusal(Reason.NOT_AUTHORIZED, "revoked", "the token was revoked"), self._connect)
         else:
             self.close(Reason.NOT_AUTHORIZED, End.REVOKED, "the token was revoked")
@@ -296,7 +296,7 @@ class Session(Lifetime):
         first = None if self._early is None else self._early.first
         item = ConnectItem(self._grant.key, room.id, room.epoch, self.connection, seen, until_ms, first)
         ask = room.host.saver.connect(item, self._connected)
-        if self.state is State.OPENING:
+        if self.state == State.OPENING:
             self._ask = ask
 
     def _refuse(self, refusal: Refusal, packet: mqtt5.ConnectPacket) -> None:
@@ -311,7 +311,7 @@ class Session(Lifetime):
         """See `Lifetime.review`. Before CONNECT only the address is known."""
         client_id = None if self._grant is None else names.split_client_key(self._grant.key)[1]
         verdict = self._room.gate.verdict(self.peer, client_id)
-        if verdict is Verdict.ADMITTED or self.state is State.CLOSED:
+        if verdict is Verdict.ADMITTED or self.state == State.CLOSED:
             return
         if self._connect is not None:
             self._refuse(refusal(verdict), self._connect)
@@ -323,7 +323,7 @@ class Session(Lifetime):
         """The saver's answer: the session, or that a later connection has the client, or another room."""
         assert self._connect is not None
         self._ask = None
-        if self.state is not State.OPENING:
+        if self.state != State.OPENING:
             self._too_late(result)
         elif result is None:
             self._no_answer()
@@ -426,7 +426,7 @@ class Session(Lifetime):
         self.last_seen = now
 
 
-HANDLERS: Final[dict[tuple[State, type[Any]], Callable[[Session, Any, float], None]]] = {
+HANDLERS: Final[dict[tuple[int, type[Any]], Callable[[Session, Any, float], None]]] = {
     (State.NEW, mqtt5.ConnectPacket): Session._connect_packet,
     (State.NEW, OldConnect): Session._old_connect_packet,
     (State.OPEN, mqtt5.PublishPacket): Session._publish,

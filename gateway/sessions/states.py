@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
 
-class State(enum.Enum):
-    """Where a connection is. A session that outlives its socket is AWAY (gateway/sessions/flash.py)."""
+class State:
+    """Where a connection is. A session that outlives its socket is AWAY (gateway/sessions/flash.py). Plain numbers: a member of
+    an enum takes 0.4 µs to be looked up, thirty times in a connect."""
 
-    NEW = "before CONNECT"
-    OPENING = "waiting for the saver"
-    OPEN = "open"
-    AWAY = "away"
-    CLOSED = "closed"
+    NEW: Final = 0
+    OPENING: Final = 1
+    OPEN: Final = 2
+    AWAY: Final = 3
+    CLOSED: Final = 4
+
+
+IN_WORDS: Final = ("before CONNECT", "waiting for the saver", "open", "away", "closed")
+"""What a client is told of its state."""
 
 
 class Hold:

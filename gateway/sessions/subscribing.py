@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass, field
 from typing import Final
 
 import mqtt5
@@ -24,23 +23,27 @@ MAX_GROUPS: Final = 1024
 """Groups of all binds of a connection together, at most: a sync names them all and has to fit into a batch."""
 
 
-@dataclass(slots=True)
 class Wish:
     """A bind as it shall be."""
 
-    product: str
-    qos: int
-    groups: set[str]
+    __slots__ = ("groups", "product", "qos")
+
+    def __init__(self, product: str, qos: int, groups: set[str]) -> None:
+        self.product = product
+        self.qos = qos
+        self.groups = groups
 
 
-@dataclass(slots=True)
 class Plan:
     """The answer's codes, one a filter, the reason of one refusal, and what to ask of the saver, in order."""
 
-    codes: list[int] = field(default_factory=list)
-    text: str = ""
-    wishes: dict[str, Wish] = field(default_factory=dict)
-    drops: list[str] = field(default_factory=list)
+    __slots__ = ("codes", "drops", "text", "wishes")
+
+    def __init__(self, *drops: str) -> None:
+        self.codes: list[int] = []
+        self.text = ""
+        self.wishes: dict[str, Wish] = {}
+        self.drops: list[str] = list(drops)
 
 
 class NotGranted(Exception):
@@ -103,7 +106,7 @@ class Subscribing:
     def plan(self, packet: mqtt5.SubscribePacket) -> Plan:
         """One filter after the other: as if each had come in a packet of its own (MQTT 5 §3.8.4)."""
         for item in packet.topic_filters:
-            self._plan.codes.append(self._grant(item.pattern, min(1, int(item.max_qos))))
+            self._plan.codes.append(self._grant(item.pattern, 0 if item.max_qos == mqtt5.QoS.AT_MOST_ONCE else 1))
         return self._plan
 
     def _grant(self, pattern: str, qos: int) -> int:
@@ -125,10 +128,10 @@ class Subscribing:
         if product not in self._products:
             raise NotGranted(Reason.TOPIC_FILTER_INVALID, f"product {product} is not configured here")
         wishes = self._plan.wishes
-        fresh = sum(bind_to(self._binds, name) is None for name in wishes)
-        new = product not in wishes and bind_to(self._binds, product) is None
-        if new and len(self._binds) + fresh >= self._policy.binds_per_connection:
-            raise NotGranted(Reason.QUOTA_EXCEEDED, f"more than {self._policy.binds_per_connection} binds on a connection")
+        if product not in wishes and bind_to(self._binds, product) is None:
+            fresh = len([name for name in wishes if bind_to(self._binds, name) is None]) if wishes else 0
+            if len(self._binds) + fresh >= self._policy.binds_per_connection:
+                raise NotGranted(Reason.QUOTA_EXCEEDED, f"more than {self._policy.binds_per_connection} binds on a connection")
         wishes[product] = Wish(product, qos, self._groups(product))
         return qos
 

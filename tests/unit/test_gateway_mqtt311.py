@@ -110,7 +110,7 @@ def test_given_a_malformed_connect_then_it_is_closed_without_a_word(world: World
 def test_given_clean_session_then_it_is_kept_only_if_it_is_not(world: World, clean: bool) -> None:
     device = old_device(world, "push/demo", clean=clean)
     device.session.lost()
-    assert (device.session.state is State.AWAY) is not clean
+    assert (device.session.state == State.AWAY) is not clean
     back = OldDevice(world)
     back.say(connect(clean=False))
     assert back.said_bytes() == bytes((0x20, 2, not clean, 0))

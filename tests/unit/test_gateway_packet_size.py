@@ -9,6 +9,9 @@ from gateway_world import Device, World
 from gateway.mqtt import packets
 from gateway.reasons import Reason
 
+SUBACK_CODES = (0, 1, 2, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2)
+"""MQTT 5 §3.9.3."""
+
 
 @pytest.mark.parametrize("method", [None, "jwt"])
 def test_given_a_client_that_takes_less_than_a_connack_then_it_is_refused_with_0x95_and_no_session_is_asked_for(
@@ -53,3 +56,9 @@ def test_given_an_unsubscribe_whose_answer_would_be_too_large_then_disconnect_0x
     device = World().device("c1", "push/demo", max_packet_size=70)
     device.unsubscribe(*["push/demo"] * 65)
     assert int(device.socket.one(mqtt5.DisconnectPacket).reason_code) == Reason.PACKET_TOO_LARGE
+
+
+@pytest.mark.parametrize("code", SUBACK_CODES)
+@pytest.mark.parametrize("packet_id", [1, 255, 256, 65_535])
+def test_given_a_suback_of_one_code_then_its_bytes_are_those_of_the_codec(code: int, packet_id: int) -> None:
+    assert packets.suback(packet_id, [code]) == mqtt5.SubAckPacket(packet_id, [mqtt5.SubAckReasonCode(code)]).write()

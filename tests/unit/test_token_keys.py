@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from gateway_world import WALL, claims, issuer
+from hypothesis import given
+from hypothesis import strategies as st
 from joserfc import jwt
 from pydantic import ValidationError
 from token_world import ALGORITHMS, Pair, pair, part, pem_of, private_pem
 
 from infra.documents import Issuer, KeySet, SigningKey
+from infra.signatures import base64url, secret_key
 from infra.tokens import BadToken, Verifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # of the other implementation; RFC 9864 renames it
@@ -320,3 +323,41 @@ def test_pairs_are_what_they_say() -> None:
     assert isinstance(pair("RS256"), Pair)
     assert pair("RS256").jwk("k")["kid"] == "k"
     assert "d" not in pair("RS256").jwk()
+
+
+@given(
+    alg=st.sampled_from([("HS256", hashlib.sha256, 32), ("HS384", hashlib.sha384, 48)]),
+    more=st.integers(0, 200),
+    signed=st.binary(max_size=300),
+)
+def test_given_a_secret_of_any_length_when_it_signed_then_the_signature_is_that_of_the_librarys_hmac(
+    alg: tuple[str, Any, int], more: int, signed: bytes
+) -> None:
+    name, made, least = alg
+    secret = "s" * (least + more)
+    key = secret_key(name, secret)
+    signature = base64url(hmac.digest(secret.encode(), signed, made))
+    assert key.verifies(signed, signature)
+    assert key.verifies(signed, signature)  # nothing of the first is left
+    assert not key.verifies(signed + b"x", signature)
+
+
+def test_given_the_same_products_of_two_issuers_when_one_may_not_sign_for_them_then_only_the_others_are_granted() -> None:
+    by = Verifier()
+    issuers = {name: issuer(iss=name, keys=(pair("HS256").document(),)) for name in ("shop", "other")}
+    issuers["other"] = issuers["other"].model_copy(update={"products": ("chat",)})
+    by.load(issuers)
+    good, others = (pair("HS256").sign(claims(iss=name)) for name in ("shop", "other"))
+    assert by.verify(good, "c1", WALL).products is by.verify(good, "c1", WALL).products
+    assert kind_of(by, others) == "products"
+    by.load({"shop": issuers["shop"].model_copy(update={"products": ("chat",)})})
+    assert kind_of(by, good) == "products"
+
+
+def test_given_more_texts_of_products_than_are_remembered_then_each_client_is_granted_its_own() -> None:
+    by = verifier(pair("HS256").document())
+    for number in range(1_100):
+        body = claims(products={"demo": {"user": f"u{number}"}})
+        for _ in range(2):
+            assert by.verify(pair("HS256").sign(body), "c1", WALL).products["demo"].user == f"u{number}"
+    assert len(by._alike) <= 1024
