@@ -115,8 +115,10 @@ class Delivery(Exchange):
         if not window.settle(self.client, packet_id, reason):
             metrics.unknown_acks.inc()
             return
-        self.host.fanout.place_free(self.client)
-        self.pump()
+        if self.client.blocked:
+            self.host.fanout.place_free(self.client)
+        if self._ask is None or self._rest is not None:
+            self.pump()
 
     def pump(self) -> None:
         """Ask the saver for what can't wait; the rest is asked by the next flush."""
@@ -133,30 +135,34 @@ class Delivery(Exchange):
             return
         due = self._sync_is_due()
         pulls = self.pulls
-        if pulls is not None and pulls.may_ask() and not (pulls.gives_way and self._has_to_sync()):
+        if pulls is None:
+            if due:
+                self._sync()
+            return
+        if pulls.may_ask() and not (pulls.gives_way and self._has_to_sync()):
             pulls.ask()
-        elif due or (pulls is not None and pulls.gives_way and self._has_to_sync()):
+        elif due or (pulls.gives_way and self._has_to_sync()):
             self._sync()
-        if pulls is not None and not pulls:
+        if not pulls:
             self.pulls = None
 
     def _sync_is_due(self) -> bool:
         """Is there something that can't wait for the flush? What can is left to it."""
         client = self.client
+        acks = client.acks
+        waits = acks is not None or self.sync_wanted or bool(self._jobs)
         if self._wants_page():
             if client.inflight is None or client.unicast_places() * 2 >= client.receive_max:
                 return True
-            self.owner.touch()
-        if client.acks is not None:
-            if len(client.acks) >= ACKS_AT_ONCE:
-                return True
-            self.owner.touch()
-        if self.sync_wanted or self._jobs:
+            waits = True
+        if acks is not None and len(acks) >= ACKS_AT_ONCE:
+            return True
+        if waits:
             self.owner.touch()
         return False
 
     def _has_to_sync(self) -> bool:
-        return bool(self.client.acks or self._jobs or self.sync_wanted or self._wants_page())
+        return self.client.acks is not None or self.sync_wanted or bool(self._jobs) or self._wants_page()
 
     def pull(self, pull: Pull) -> None:
         """The client asks for the body of a message."""
@@ -233,10 +239,7 @@ class Delivery(Exchange):
         metrics.syncs.value += 1
         if self._only_tells():
             self._only_acks = True
-            only = SyncItem(
-                client.key, host.room, host.epoch, client.connection, client.generation, client.number, [], acks, jobs, True
-            )
-            self.send(host.saver.sync, only, self._settled)
+            self.send(host.saver.sync, self._only(acks, jobs), self._settled)
             return
         self.sync_wanted = False
         binds = [bind for bind in client.binds if bind.ready]
@@ -262,12 +265,11 @@ class Delivery(Exchange):
     def _take_jobs(self) -> list[SettledJob]:
         """Settled broadcasts that the saver is to hear of now."""
         jobs, self._jobs = self._jobs or [], None
-        confirming = []
+        self._confirming_jobs = ()
         for bind in self.client.binds:
             if bind.ready and (changed := self.host.fanout.settled_jobs(bind)):
-                confirming.append((bind, changed))
+                self._confirming_jobs = [*self._confirming_jobs, (bind, changed)]
                 jobs = [*jobs, *changed]
-        self._confirming_jobs = confirming
         return jobs
 
     def _settled(self, result: SyncResult | None) -> None:
@@ -290,12 +292,14 @@ class Delivery(Exchange):
         if not self.answered(result.status if result is not None else None):
             return False
         assert result is not None
-        self.sync_wanted = self.sync_wanted or result.missing
+        if result.missing:
+            self.sync_wanted = True
         self._confirming = ()
-        jobs, self._confirming_jobs = self._confirming_jobs, ()
-        if self._asked_since:
-            for bind, saved in jobs:
-                self.host.fanout.saved(bind, saved)
+        if self._confirming_jobs:
+            jobs, self._confirming_jobs = self._confirming_jobs, ()
+            if self._asked_since:
+                for bind, saved in jobs:
+                    self.host.fanout.saved(bind, saved)
         return True
 
     def _lift_fence(self) -> None:

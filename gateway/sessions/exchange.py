@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from gateway.client import NO_BINDS, BindState, Client
 from gateway.host import Host
@@ -16,14 +16,18 @@ I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
 
 
-class Owner(Protocol):
-    """Whose session it is: the connection that has it now."""
+class Owner:
+    """Whose session it is: the connection that has it now (`Lifetime`; a class and no protocol: each ack asks it)."""
+
+    __slots__ = ()
 
     def touch(self) -> None:
         """Have `Exchange`'s flush called within some tens of milliseconds."""
+        raise NotImplementedError
 
     def close(self, code: int, why: End, text: str = "", server_reference: str = "") -> None:
         """End the connection: the saver has no place for it any more."""
+        raise NotImplementedError
 
 
 class Exchange:
@@ -97,7 +101,7 @@ class Exchange:
         client.acks = [*self._confirming, *(client.acks or ())] or None
         acks = window.take_acks(client)
         while client.acks:  # they do not fit one request: nobody waits for these answers, as for the last one's
-            host.saver.sync(self._only(acks), _nobody_waits)
+            host.saver.sync(self._only(acks, []), _nobody_waits)
             acks = window.take_acks(client)
         unacked = [(item.product, item.id) for item in client.inflight.values()] if client.inflight else []
         host.saver.disconnect(
@@ -108,12 +112,12 @@ class Exchange:
         )  # fmt: skip
         client.binds = NO_BINDS
 
-    def _only(self, acks: list[Ack]) -> SyncItem:
+    def _only(self, acks: list[Ack], jobs: list[SettledJob]) -> SyncItem:
         """A sync that settles, and changes nothing else."""
         client, host = self.client, self.host
         return SyncItem(
-            client.key, host.room, host.epoch, client.connection, client.generation, client.number, [], acks, [], only_acks=True
-        )
+            client.key, host.room, host.epoch, client.connection, client.generation, client.number, [], acks, jobs, True
+        )  # by position alone: it is made for each client whose acks go
 
 
 def _nobody_waits(result: SyncResult | None) -> None:

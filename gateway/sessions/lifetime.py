@@ -15,6 +15,7 @@ from gateway.ports import Ask, Shell
 from gateway.reasons import End, Reason
 from gateway.sessions import window
 from gateway.sessions.delivery import Delivery
+from gateway.sessions.exchange import Owner
 from gateway.sessions.flash import FRUITLESS
 from gateway.sessions.states import Hold, State
 from gateway.sessions.uplinking import Uplinking
@@ -33,7 +34,7 @@ CATCH_UP: Final = 5.0
 AGAIN: Final = "the client connected again"
 
 
-class Lifetime:
+class Lifetime(Owner):
     """One connection, from its accept to its end; `Session` is the only kind."""
 
     __slots__ = (
@@ -130,14 +131,24 @@ class Lifetime:
         if self.delivery is None or self.state != State.OPEN:
             return
         self.delivery.flush()
-        if self._shell.buffered() == 0 and self.client is not None:
-            self._room.fanout.drained(self.client)
+        self._drained()
         if self._held and self._held & Hold.CHANGES:
             if self.delivery.full:
                 self._room.touch(self)
             else:
                 self._release(Hold.CHANGES)
         self.wrote()
+
+    def _drained(self) -> None:
+        """If all that was written has left for the kernel, what was written at QoS 0 is settled."""
+        client = self.client
+        if client is None:
+            return
+        for bind in client.binds:
+            if not bind.qos:
+                if self._shell.buffered() == 0:
+                    self._room.fanout.drained(client)
+                return
 
     def touch(self) -> None:
         """See `gateway.sessions.exchange.Owner`."""
@@ -280,8 +291,7 @@ class Lifetime:
         if self._uplinking is not None:
             self._uplinking.end()
         if self.client is not None and self.delivery is not None:
-            if self._shell.buffered() == 0:
-                self._room.fanout.drained(self.client)
+            self._drained()
             if was == State.AWAY:
                 self._room.kept.drop(self.client.key)
             elif self.delivery.fruitless < FRUITLESS:  # else it was counted when the socket went

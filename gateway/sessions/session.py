@@ -109,12 +109,15 @@ class Session(Lifetime):
     def took_ack(self, data: bytes) -> bool:
         """If these bytes, which begin a packet, are one PUBACK that says success and nothing else: handle it. Half of what comes
         is that (`Reader.next_ack` has those that come with others)."""
-        if len(data) != SHORT_ACK or self.state != State.OPEN or self._held:
+        packet_id = short_ack(data) if len(data) == SHORT_ACK else 0
+        return packet_id > 0 and self.took(packet_id)
+
+    def took(self, packet_id: int) -> bool:
+        """The same for the packet id of such a PUBACK. False if it has to wait, or to be judged: now is not the time for one."""
+        if self.state != State.OPEN or self._held:
             return False
-        packet_id = short_ack(data)
-        if packet_id:
-            self.acked(packet_id)
-        return packet_id > 0
+        self.acked(packet_id)
+        return True
 
     def _change(self, packet: mqtt5.SubscribePacket | mqtt5.UnsubscribePacket, now: float) -> None:
         assert self.client is not None

@@ -33,7 +33,7 @@ class Bind(msgspec.Struct, array_like=True, frozen=True):
     attrs: dict[str, str] = {}
 
 
-class Ack(msgspec.Struct, array_like=True, frozen=True):
+class Ack(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A message settled in the room: `state` is a schemas.codes.State value (acked, written, rejected, dead), or NOTICED."""
 
     product: str
@@ -130,7 +130,7 @@ class SettledJob(msgspec.Struct, array_like=True, frozen=True):
     counts_s: int = 0
 
 
-class SyncItem(msgspec.Struct, array_like=True, frozen=True):
+class SyncItem(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """`saver.sync`: all unconfirmed acks, all binds with their windows. Heals whatever a hint lost.
 
     The session is registered again if it is missing (by number); an ack whose receipt fails is not removed, and its product's
