@@ -7,11 +7,12 @@ not answered (timeout, nobody there, `retry`) is asked again after a backoff wit
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -20,10 +21,11 @@ from gateway import metrics
 from gateway.ports import Done
 from infra.bus import BusError
 from infra.lifecycle import end
-from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, RETRY, VERSION, Reply, Request, encoder
+from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, RETRY, Reply, encoder, reply_decoder, request_of
 
-BACKOFF_BASE: Final = 0.1
-BACKOFF_CAP: Final = 3.0
+NEVER: Final = math.inf
+BACKOFF: Final = (0.1, 3.0)
+"""Seconds before the second try, doubled for each further one, and the most."""
 HEADROOM: Final = 1024
 """Bytes of a batch that are its own: version, sender, number, array headers."""
 
@@ -89,13 +91,15 @@ class Batcher(Generic[I, O]):
         *,
         sender: str,
         limit: int,
-        give_up: float = float("inf"),
+        give_up: float = NEVER,
         plain: O | None = None,
         told: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        backoff: tuple[float, float] = BACKOFF,
     ) -> None:
         """`give_up`: seconds after which an item is no longer repeated; `plain`: the result of each item where the answer names
-        none; `told()`: after items were finished, once a batch."""
+        none; `told()`: after items were finished, once a batch; `backoff`: seconds before the second try, and before any,
+        at most."""
         self._request = request
         self._subject = subject
         self._sender = sender
@@ -104,8 +108,9 @@ class Batcher(Generic[I, O]):
         self._plain = plain
         self._told = told
         self._clock = clock
-        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Reply[result])  # type: ignore[valid-type]
-        self._encoder = encoder()
+        self._backoff, self._backoff_cap = backoff
+        self._decoder = reply_decoder(result)
+        self._encode = encoder().encode
         self._waiting: deque[Ask[O]] = deque()
         self._later: dict[asyncio.TimerHandle, list[Ask[O]]] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -121,18 +126,21 @@ class Batcher(Generic[I, O]):
 
     def ask(self, item: I, done: Done[O]) -> Ask[O]:
         """Send an item with the next batch; `done` gets its result, at once (None) where it is larger than a batch may be."""
-        ask: Ask[O] = Ask(self._encoder.encode(item), done, self._clock() + self._give_up)
+        ask: Ask[O] = Ask(self._encode(item), done, NEVER if self._give_up == NEVER else self._clock() + self._give_up)
+        size = len(ask.data)
+        if not self.items:
+            self.idle.clear()
         self.items += 1
-        self.bytes += len(ask.data)
-        self.idle.clear()
-        if len(ask.data) > MAX_BYTES - HEADROOM:
-            log.error("a request that no batch can carry is given up", subject=self._subject, bytes=len(ask.data))
+        self.bytes += size
+        if size > MAX_BYTES - HEADROOM:
+            log.error("a request that no batch can carry is given up", subject=self._subject, bytes=size)
             self._lose(ask)
             return ask
         if self.items > self._limit:
             self._make_place()
         self._waiting.append(ask)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
         return ask
 
     @property
@@ -188,8 +196,8 @@ class Batcher(Generic[I, O]):
         seq = self._seq
         metrics.batches.labels(self._subject).inc()
         try:
-            body = Request(VERSION, self._sender, seq, [msgspec.Raw(ask.data) for ask in batch], self._plain is not None)
-            reply = self._decoder.decode(await self._request(self._subject, self._encoder.encode(body)))
+            body = request_of(self._sender, seq, [ask.data for ask in batch], brief=self._plain is not None)
+            reply: Reply[O] = self._decoder.decode(await self._request(self._subject, body))
             reason = reply.error and "asked to"
         except (BusError, msgspec.MsgspecError) as error:
             reason = type(error).__name__
@@ -213,7 +221,7 @@ class Batcher(Generic[I, O]):
         if len(answered) < len(batch):
             self._again([ask for ask, result in zip(batch, results, strict=True) if result.status == RETRY], RETRY)
 
-    def _finish(self, asks: Sequence[Ask[O]], results: Sequence[O | None]) -> None:
+    def _finish(self, asks: list[Ask[O]], results: Sequence[O | None]) -> None:
         """These are over: they take no place any more, and then whoever waits is told."""
         self.items -= len(asks)
         self.bytes -= sum([len(ask.data) for ask in asks])
@@ -243,7 +251,7 @@ class Batcher(Generic[I, O]):
 
     def _wait(self, asks: list[Ask[O]]) -> None:
         fewest = min(ask.tries for ask in asks)
-        ceiling = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** min(8, fewest))
+        ceiling = min(self._backoff_cap, self._backoff * 2.0 ** min(8, fewest))
         delay = ceiling * random.uniform(0.5, 1.0)
 
         def back() -> None:

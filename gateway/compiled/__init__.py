@@ -33,6 +33,7 @@ MODULES: Final = (
     "gateway.wheel",
     *(f"gateway.admission.{name}" for name in ("addresses", "auth", "connect_rate", "flapping", "gate", "identity")),
     *(f"gateway.admission.{name}" for name in ("lists", "publish_rate", "refresh")),
+    *(f"gateway.backend.{name}" for name in ("batcher", "saver_link")),
     *(f"gateway.broadcast.{name}" for name in ("ack_times", "caps", "eligibility", "fanout", "index", "jobs", "quiet")),
     *(f"gateway.broadcast.{name}" for name in ("together", "volley", "walk")),
     *(f"gateway.edge.{name}" for name in ("link", "sockets", "staged")),
@@ -40,7 +41,7 @@ MODULES: Final = (
     *(f"gateway.sessions.{name}" for name in ("changes", "delivery", "early", "exchange", "flash", "lifetime")),
     *(f"gateway.sessions.{name}" for name in ("pulling", "session", "states", "subscribing", "uplinking", "window")),
 )
-"""What a connection runs through. Left out is what starts a room, what asks the brokers, and msgspec's structs."""
+"""What a connection runs through. Left out is what starts a room, most of what asks the brokers, and msgspec's structs."""
 
 _PACKAGES: Final = ("gateway", "infra", "schemas")
 """A constant of any of them may be part of a build, as are the shapes of what these libraries give:"""

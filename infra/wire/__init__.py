@@ -19,6 +19,8 @@ from infra.wire.batch import (
     Reply,
     Request,
     encoder,
+    reply_decoder,
+    request_of,
 )
 from infra.wire.broadcasts import (
     ACK_BOUNDS_MS,
@@ -138,5 +140,7 @@ __all__ = [
     "UplinkItem",
     "UplinkResult",
     "encoder",
+    "reply_decoder",
+    "request_of",
     "size_of",
 ]

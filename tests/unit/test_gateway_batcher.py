@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.backend import batcher as module
 from gateway.backend.batcher import Batcher
 from infra.bus import BusTimeout, NoResponders
-from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, DoneResult, Reply, Request, UnbindItem
+from infra.wire import MAX_BYTES, MAX_ITEMS, MAX_UNANSWERED, VERSION, DoneResult, Reply, Request, UnbindItem, request_of
 
 Answer = Callable[[Request[UnbindItem]], Reply[DoneResult]]
 
@@ -43,13 +42,8 @@ class Server:
         return msgspec.msgpack.encode(answer(request))
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BACKOFF_CAP", 0.002)
-
-
 def made(server: Server, **more: Any) -> Batcher[UnbindItem, DoneResult]:
-    return Batcher(server.request, "s", DoneResult, sender="r:1", **{"limit": 100_000, **more})
+    return Batcher(server.request, "s", DoneResult, sender="r:1", **{"limit": 100_000, "backoff": (0.1, 0.002), **more})
 
 
 def item(name: str = "k") -> UnbindItem:
@@ -73,6 +67,14 @@ async def test_given_items_in_one_turn_when_sent_then_one_batch_numbered_from_on
     assert [entry.key for entry in batch.items] == [f"k{i}" for i in range(10)]
     assert results == [DoneResult("ok")] * 10
     assert batcher.bytes == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 255, 256, MAX_ITEMS])
+@pytest.mark.parametrize("brief", [True, False])
+def test_given_items_that_are_encoded_when_they_are_a_request_then_it_is_what_the_struct_says(count: int, brief: bool) -> None:
+    items = [item(f"k{i}") for i in range(count)]
+    made_of = request_of("room-1:1700000000000", 70_000, [msgspec.msgpack.encode(each) for each in items], brief=brief)
+    assert made_of == msgspec.msgpack.encode(Request(VERSION, "room-1:1700000000000", 70_000, items, brief))
 
 
 async def test_given_many_items_when_sent_then_no_batch_is_over_its_bounds_and_four_are_unanswered() -> None:
@@ -242,14 +244,10 @@ async def test_given_a_full_queue_when_one_more_comes_then_the_oldest_is_given_u
     assert results == [(0, None), (1, DoneResult("ok")), (2, DoneResult("ok"))]
 
 
-async def test_given_nobody_who_answers_when_more_comes_turn_after_turn_then_no_more_is_kept_than_the_limit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "BACKOFF_CAP", 60.0)  # each that was asked once waits for longer than this test
-    monkeypatch.setattr(module, "BACKOFF_BASE", 60.0)
+async def test_given_nobody_who_answers_when_more_comes_turn_after_turn_then_no_more_is_kept_than_the_limit() -> None:
     server = Server(*(NoResponders() for _ in range(1_000)))
     lost: list[int] = []
-    batcher = made(server, limit=10)
+    batcher = made(server, limit=10, backoff=(60.0, 60.0))  # each that was asked once waits for longer than this test
     for i in range(200):
         batcher.ask(item(f"k{i}"), lambda result, i=i: lost.append(i))  # type: ignore[misc]
         for _ in range(5):
