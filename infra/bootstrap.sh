@@ -68,3 +68,4 @@ trust_system_store
 printf 'Installing Python packages into %s (100 MB to download, half a minute on a fast line); Kafka (45 MB) follows at the first start.\n' "$VENV"
 install_packages
 "$VENV/bin/python" -m gateway.broadcast.native
+"$VENV/bin/python" -m gateway.edge.native

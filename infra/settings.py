@@ -162,7 +162,7 @@ class ListenerSettings(PortSettings):
 class RoomSettings(PortSettings):
     """One gateway process, with its own port and `listeners` beside it. `host` "": all addresses. `balancers`: CIDRs.
 
-    `sender`: what writes broadcasts, `auto` the best that is here (docs/adr/0014).
+    `sender`: what writes broadcasts, `auto` the best that is here (docs/adr/0014); with `python` C does not read either.
     `compiled`: run what `make compiled` has built, `auto` where it was built of these sources (docs/adr/0027).
     `max_memory`: bytes that this process may hold, 0: as many as its cgroup or the machine has; near it no connection is let in.
     `max_batches`: bytes of memory that unanswered requests to the workers may take before no client is let in: a room's own

@@ -30,7 +30,7 @@ class Front:
     def start(self) -> None:
         """Listen. Raises OSError if an address is taken; `own` and `endpoints` are known afterwards: what clients are told."""
         settings = self._room.settings
-        self._sockets = Sockets(asyncio.get_running_loop())
+        self._sockets = Sockets(asyncio.get_running_loop(), native=settings.sender != "python")
         try:
             transport, self.own = self._listen(self._sockets, settings, settings.host)
             self.endpoints[transport] = self.own

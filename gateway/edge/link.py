@@ -14,7 +14,7 @@ import mqtt5
 
 from gateway.edge.sockets import READ, WRITE, Sockets
 from gateway.mqtt.forms import MQTT5
-from gateway.mqtt.framing import BadPacket, Reader
+from gateway.mqtt.framing import BadPacket, Reader, short_ack_of
 from infra.peers import UNKNOWN as UNKNOWN_PEER
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Link:
         self._watched = READ
         sockets.add(fd, self, READ)
         self._session: Session = room.accept(self)
+        self._let_read()
 
     def ready(self, events: int) -> None:
         """See `gateway.edge.sockets.Ready`."""
@@ -198,6 +199,7 @@ class Link:
     def pause_reading(self) -> None:
         """See `gateway.ports.Shell`. The poller hears of it if something comes meanwhile: mostly nothing does."""
         self._paused = True
+        self._let_read()
 
     def resume_reading(self) -> None:
         """See `gateway.ports.Shell`."""
@@ -205,6 +207,7 @@ class Link:
         if self._closing:
             return
         self._watch()
+        self._let_read()
         if self._reader is not None and not self._reader.busy:
             self._process(self._reader)
 
@@ -214,6 +217,30 @@ class Link:
         if events != self._watched:
             self._watched = events
             self._sockets.watch(self._fd, events)
+
+    def _let_read(self) -> None:
+        """The turn may read for us what begins a packet. The rest of a long one is read by us, more of it at once."""
+        if self._fd != CLOSED:
+            self._sockets.let_read(self._fd, may=self._reader is None and not self._paused)
+
+    def acked(self, packet_id: int) -> None:
+        """See `gateway.edge.sockets.Reads`. In this turn another may have closed or held us: then it waits as any bytes do."""
+        if self._closing:
+            return
+        if self._reader is None:
+            self._heard()
+            if self._session.took(packet_id):
+                return
+        self._receive(short_ack_of(packet_id))
+
+    def came(self, data: bytes) -> None:
+        """See `gateway.edge.sockets.Reads`."""
+        if self._closing:
+            return
+        if data:
+            self._receive(data)
+        else:
+            self._hung_up()
 
     def _read(self) -> None:
         if self._paused:
@@ -242,15 +269,18 @@ class Link:
     def _receive(self, data: bytes) -> None:
         """Bytes of MQTT came."""
         session = self._session
-        now = session.last_seen = self._room.clock()
-        if now > self._room.doubtful_after:
-            self._room.awake(now)
+        self._heard()
         if self._reader is None:
             if session.took_ack(data):
                 return
             self._reader = Reader(session.form)
         self._reader.receive_data(data)
         self._process(self._reader)
+
+    def _heard(self) -> None:
+        now = self._session.last_seen = self._room.clock()
+        if now > self._room.doubtful_after:
+            self._room.awake(now)
 
     def _process(self, reader: Reader) -> None:
         """Hand over every whole packet, until the session holds us."""
@@ -282,6 +312,7 @@ class Link:
         session.reading_partial(not session.held and reader.partial, now)
         if not reader.partial:
             self._reader = None
+        self._let_read()
 
     def _go_on_later(self, reader: Reader) -> None:
         """There may be more, and it is the others' turn: until then it is not even read."""

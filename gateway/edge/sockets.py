@@ -9,7 +9,10 @@ import asyncio
 import os
 import select
 import selectors
-from typing import Final, Protocol
+from array import array
+from typing import Final, Protocol, cast
+
+from gateway.edge.reading import Reading, reading
 
 READ: Final = 1
 """EPOLLIN, as on every system here."""
@@ -17,6 +20,8 @@ WRITE: Final = 4
 """EPOLLOUT."""
 AT_ONCE: Final = 256
 """Sockets that are served in one turn of the loop: then pings of others, timers and NATS have theirs."""
+MANY: Final = 8
+"""With so many in a turn the next one reads in C: for a few, the call costs more than it saves."""
 
 
 class Ready(Protocol):
@@ -24,6 +29,16 @@ class Ready(Protocol):
 
     def ready(self, events: int) -> None:
         """It may be read, or written (`READ`, `WRITE`), or has an error: any other bit."""
+
+
+class Reads(Ready, Protocol):
+    """One whose socket may be read in a turn, for it (`Sockets.let_read`)."""
+
+    def acked(self, packet_id: int) -> None:
+        """It has sent a PUBACK that says success, in its short form, and nothing else."""
+
+    def came(self, data: bytes) -> None:
+        """It has sent these bytes; empty: it has closed its side."""
 
 
 class Poller(Protocol):
@@ -51,24 +66,45 @@ class Poller(Protocol):
 class Sockets:
     """Who is to be told when a descriptor is ready. At most `AT_ONCE` in a turn of the loop; the others have the next one."""
 
-    __slots__ = ("_loop", "_poller", "_who")
+    __slots__ = ("_loop", "_many", "_may", "_poller", "_reading", "_reads", "_who")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller | None = None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, poller: Poller | None = None, *, native: bool = True, many: int = MANY
+    ) -> None:
+        """`native`: read in C, where that was built; never with a `poller` of the caller's. After a turn with `many` it does."""
         self._loop = loop
-        self._poller = poller if poller is not None else system_poller()
+        self._reading: Reading | None = None
+        if poller is None:
+            poller = system_poller()
+            if native:
+                self._reading = reading(poller.fileno(), AT_ONCE)
+        self._poller = poller
+        self._many = many
+        self._reads = not many  # the next turn
         self._who: list[Ready | None] = []
+        self._may = array("B")
         loop.add_reader(self._poller.fileno(), self._turn)
+
+    @property
+    def native(self) -> bool:
+        """Is it read in C?"""
+        return self._reading is not None
 
     def add(self, fd: int, who: Ready, events: int) -> None:
         """Watch a socket of ours, which does not block."""
         while len(self._who) <= fd:
             self._who.extend([None] * 1024)
+            self._may.extend([0] * 1024)
         self._who[fd] = who
         self._poller.register(fd, events)
 
     def watch(self, fd: int, events: int) -> None:
         """Watch it for these events from now on; 0: for errors alone."""
         self._poller.modify(fd, events)
+
+    def let_read(self, fd: int, *, may: bool) -> None:
+        """May its bytes be read in a turn, and told by `Reads`? At first they may not: then it is told that it is ready."""
+        self._may[fd] = may
 
     def close(self, fd: int) -> None:
         """Watch it no more, and close it. What was ready of it in this turn is not told any more."""
@@ -78,6 +114,7 @@ class Sockets:
     def release(self, fd: int) -> None:
         """Watch it no more; somebody else will."""
         self._who[fd] = None
+        self._may[fd] = 0
         self._poller.unregister(fd)
 
     def soon(self, who: Ready, events: int) -> None:
@@ -90,11 +127,35 @@ class Sockets:
         self._poller.close()
 
     def _turn(self) -> None:
+        if self._reads and self._reading is not None:
+            self._reads = self._read(self._reading) >= self._many
+            return
         who = self._who
-        for fd, events in self._poller.poll(0, AT_ONCE):
+        ready = self._poller.poll(0, AT_ONCE)
+        self._reads = len(ready) >= self._many
+        for fd, events in ready:
             owner = who[fd]
             if owner is not None:
                 owner.ready(events)
+
+    def _read(self, reading: Reading) -> int:
+        """A turn that reads; returns how many were ready. Whose the bytes are is found before anybody is told: an owner may close
+        another's socket, and the next that comes have its descriptor."""
+        who = self._who
+        count, acks, others = reading.turn(self._may)
+        owners = [who[ack >> 16] for ack in acks]
+        rest = [who[fd] for fd, _, _ in others]
+        for owner, ack in zip(owners, acks, strict=True):
+            if owner is not None:
+                cast("Reads", owner).acked(ack & 0xFFFF)
+        for owner, (fd, events, data) in zip(rest, others, strict=True):
+            if owner is None:
+                continue
+            if data is not None:
+                cast("Reads", owner).came(data)
+            elif who[fd] is owner:
+                owner.ready(events)
+        return count
 
 
 class Portable:

@@ -91,6 +91,9 @@ class StagedLink(Link):
 
     # --- in ------------------------------------------------------------------------------------------------------------
 
+    def _let_read(self) -> None:
+        """Never: what is read here is not MQTT yet."""
+
     def _broken(self) -> None:
         self._count_left()
         self.abort()

@@ -81,6 +81,11 @@ def short_ack(data: bytes | bytearray, offset: int = 0) -> int:
     return data[offset + 2] << 8 | data[offset + 3]
 
 
+def short_ack_of(packet_id: int) -> bytes:
+    """The bytes that `short_ack` reads."""
+    return bytes((_PUBACK, 2, packet_id >> 8, packet_id & 0xFF))
+
+
 def decode(frame: memoryview) -> mqtt5.Packet:
     """Exactly one packet of MQTT 5. Raises BadPacket where the bytes are not one."""
     if not well_formed(frame):

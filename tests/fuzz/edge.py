@@ -161,7 +161,7 @@ class Attack:
         self.world.room.uplinks = self.coordinator = Answering()
         self.witness = self.world.device("witness", "push/demo")
         self.turns = Turns()
-        self.sockets = Sockets(self.turns)  # type: ignore[arg-type]
+        self.sockets = Sockets(self.turns, many=0)  # type: ignore[arg-type]
         self.cut = cut
         self.connections: list[Connection] = []
         for number in range(3):

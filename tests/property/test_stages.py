@@ -80,7 +80,7 @@ class Room:
     def __init__(self, stages: tuple[Stage, ...] = ()) -> None:
         self.world = World(settings=RoomSettings())
         self.turns = Turns()
-        self.sockets = Sockets(self.turns)  # type: ignore[arg-type]
+        self.sockets = Sockets(self.turns, many=0)  # type: ignore[arg-type]
         ours, self.peer = socket.socketpair()
         self.peer.setblocking(False)
         fd = ours.detach()

@@ -42,10 +42,11 @@ class Turns:
 
 
 @contextmanager
-def linked(room: Room, turns: Turns | None = None, poller: Any = None) -> Iterator[tuple[Link, socket.socket]]:
+def linked(
+    room: Room, turns: Turns | None = None, poller: Any = None, sockets: Sockets | None = None
+) -> Iterator[tuple[Link, socket.socket]]:
     """A link of the room, and its peer, which blocks for a second at most."""
-    turns = turns or Turns()
-    sockets = Sockets(turns, poller)  # type: ignore[arg-type]
+    sockets = sockets or Sockets(turns or Turns(), poller)  # type: ignore[arg-type]
     ours, peer = socket.socketpair()
     peer.settimeout(1)
     fd = ours.detach()

@@ -2,6 +2,6 @@
 
 import sys
 
-from gateway.broadcast.native import main
+from gateway.broadcast.native import SENDER
 
-sys.exit(main())
+sys.exit(SENDER.main())
