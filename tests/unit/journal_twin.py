@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from infra.journal import Entry, JournalDown, Position
+from infra.journal import Entry, JournalDown
+from infra.sending import Position
 from schemas import codec
 from schemas.partition import partition_of
 from schemas.records import Record

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.journal import Entry, JournalDown, Position
+from infra.journal import Entry, JournalDown
+from infra.sending import Position
 from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, Broadcast, Canary, JobRecord, Transition
 from schemas.jobs import Action

@@ -10,8 +10,9 @@ from journal_twin import JournalTwin
 from test_coordinator_core import SHOP, BusTwin, Documents, echo, incoming, item, uplink
 
 from infra.bus import Bus
-from infra.journal import Entry, JournalDown, Position
+from infra.journal import Entry, JournalDown
 from infra.lifecycle import Awake
+from infra.sending import Position
 from infra.settings import NatsSettings
 from workers.coordinator.egress import Services
 from workers.coordinator.ingress import Ingress
