@@ -60,7 +60,7 @@ class Endpoints:
 
     async def _push(self, data: bytes) -> bytes:
         request = self._hints.decode(data)
-        return self._encoder.encode(Reply(request.seq, self._room.push(request.items)))
+        return self._encoder.encode(Reply(request.seq, self._room.push(request.items, brief=request.brief)))
 
     async def _take_control(self, data: bytes) -> bytes:
         message: Control = self._control.decode(data)

@@ -81,6 +81,7 @@ async def main(settings: Settings) -> int:
         verifier=verifier,
         uplinks=uplinks,
         fanout=fanout,
+        sender=writer,
         clock=time.monotonic,
         wall=time.time,
         later=asyncio.get_running_loop().call_later,

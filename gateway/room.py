@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import mqtt5
@@ -15,6 +15,7 @@ from gateway.admission.auth import Refusal
 from gateway.admission.gate import Gate
 from gateway.admission.identity import authorize
 from gateway.admission.publish_rate import PublishRate
+from gateway.broadcast.sender import Sender
 from gateway.client import Client, bind_to
 from gateway.host import Host
 from gateway.ports import FanOut, Shell, Uplinks
@@ -24,6 +25,7 @@ from gateway.sessions.delivery import BEHIND, DROPPED, GONE, WRITTEN
 from gateway.sessions.early import Early
 from gateway.sessions.flash import SYNC_WITHIN, Kept
 from gateway.sessions.lifetime import Lifetime
+from gateway.sessions.outbox import Outbox
 from gateway.sessions.session import Session
 from gateway.wheel import IDLE, NEVER, Wheel
 from infra.documents import Access
@@ -51,7 +53,8 @@ class Room:
     """The registry and the shared parts.
 
     `later(seconds, call)` runs a call once, later: the only timer besides the wheel. `wall` is the time of day (for tokens),
-    `clock` the monotonic one (for everything else), both in seconds; `memory`: see `gateway.admission.gate.Gate`.
+    `clock` the monotonic one (for everything else), both in seconds; `memory`: see `gateway.admission.gate.Gate`; `sender`
+    writes what a batch of hints brings.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Room:
         verifier: Verifier,
         uplinks: Uplinks,
         fanout: FanOut,
+        sender: Sender,
         clock: Callable[[], float],
         wall: Callable[[], float],
         later: Callable[[float, Callable[[], None]], object],
@@ -83,6 +87,7 @@ class Room:
         self.ending = False
         self.soft_cap = settings.max_write_buffer // 2
         self._later = later
+        self._outbox = Outbox(sender)
         self.kept = Kept()
         self.gate = Gate(
             settings,
@@ -293,26 +298,33 @@ class Room:
 
     # --- what workers say ----------------------------------------------------------------------------------------------
 
-    def push(self, hints: Iterable[Hint]) -> list[HintResult]:
-        """`room.{room}.push`: one result a hint."""
+    def push(self, hints: Sequence[Hint], *, brief: bool = False) -> list[HintResult]:
+        """`room.{room}.push`: one result a hint; none at all where each was written, and that may be said `brief`ly."""
         now = self.clock()
         if now > self.doubtful_after:
             self.awake(now)
         soon = self.wheel.tick(now + self.host.policy.ack_timeout)
-        outcomes = [self._push(hint, soon) for hint in hints]
+        outcomes: list[str] = []
+        try:
+            for hint in hints:
+                outcomes.append(self._push(hint, now, soon))
+        finally:
+            self._outbox.send()
         for outcome, count in Counter(outcomes).items():
             metrics.hints.labels(outcome).inc(count)
+        if brief and outcomes.count(WRITTEN) == len(outcomes):
+            return []
         return [_RESULTS[outcome] for outcome in outcomes]
 
-    def _push(self, hint: Hint, soon: int) -> str:
+    def _push(self, hint: Hint, now: float, soon: int) -> str:
         """`soon`: the tick in which what is written now has to be acknowledged."""
-        session = self._clients.get(hint.key)
-        if session is None or session.delivery is None or session.delivery.client.number != hint.number:
-            outcome = self._missed(hint.key, hint.product, hint.message.n)
-        else:
-            outcome = session.delivery.hint(hint.product, hint.message)
-            if outcome == WRITTEN and not IDLE < session.due_tick <= soon:  # else it is looked at by then
-                session.wrote()
+        session, message = self._clients.get(hint.key), hint.message
+        delivery = session.delivery if session is not None else None
+        if session is None or delivery is None or delivery.client.number != hint.number:
+            return self._missed(hint.key, hint.product, message.n)
+        outcome = delivery.hint(hint.product, message, self._outbox, now)
+        if outcome == WRITTEN and not IDLE < session.due_tick <= soon:  # else it is looked at by then
+            session.wrote()
         return outcome
 
     def _missed(self, key: str, product: str, n: int) -> str:

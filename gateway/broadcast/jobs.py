@@ -17,7 +17,7 @@ from gateway.broadcast.ack_times import AckTimes
 from gateway.broadcast.eligibility import Target
 from gateway.broadcast.quiet import Quiet
 from gateway.client import FIRST_BROADCAST_ID, BindState
-from gateway.mqtt import packets
+from gateway.mqtt.publish import publish, topic_field
 from infra.wire import Counts, JobContent, JobNumber, SliceReply
 from schemas import names
 from schemas.codes import PLACES
@@ -151,8 +151,8 @@ class Job:
 
     def _build(self, group: str, qos: int, expires_in_s: int) -> bytes:
         content = self.content
-        return packets.publish(
-            names.push_topic(content.product, group),
+        return publish(
+            topic_field(names.push_topic(content.product, group)),
             content.payload,
             id=content.job,
             qos=qos,

@@ -1,4 +1,5 @@
-"""The same bytes to many sockets: one call into C where that was built, else one `os.write` after the other (docs/adr/0014)."""
+"""One write to each of many sockets, of the same bytes or of its own to each: one call into C where that was built, else one
+`os.write` after the other (docs/adr/0014, 0029)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import ctypes
 import errno
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Final, Protocol
 
 import structlog
@@ -32,6 +34,9 @@ class Sender(Protocol):
     def send(self, fds: list[int], data: bytes) -> list[Short]:
         """Write to each; returns those that did not take all of it."""
 
+    def send_each(self, fds: list[int], data: list[bytes]) -> list[Short]:
+        """Write to each its own; returns those that did not take all of it."""
+
 
 class Plain:
     """In Python."""
@@ -40,16 +45,20 @@ class Plain:
 
     def send(self, fds: list[int], data: bytes) -> list[Short]:
         """See `Sender`."""
-        write, size = os.write, len(data)
+        return self.send_each(fds, [data] * len(fds))
+
+    def send_each(self, fds: list[int], data: list[bytes]) -> list[Short]:
+        """See `Sender`."""
+        write = os.write
         short: list[Short] = []
         for place, fd in enumerate(fds):
             try:
-                sent = write(fd, data)
+                sent = write(fd, data[place])
             except BlockingIOError:
                 sent = 0
             except OSError as error:
                 sent = 0 if error.errno in AGAIN else -1
-            if sent != size:
+            if sent != len(data[place]):
                 short.append((place, sent))
         return short
 
@@ -74,17 +83,35 @@ class Native:
         return [short for start in parts for short in self._send(fds[start : start + DEPTH], data, start)]
 
     def _send(self, fds: list[int], data: bytes, first: int) -> list[Short]:
-        where = array("i", fds)
-        count = len(where)
-        bad = self._library.lw_send(self._ring, where.buffer_info()[0], count, data, len(data), ctypes.addressof(self._took))
-        if not bad:
-            return []
+        where, took = array("i", fds), self._took
+        bad = self._library.lw_send(self._ring, where.buffer_info()[0], len(where), data, len(data), ctypes.addressof(took))
+        return self._short(bad, repeat(len(data), len(where)), first) if bad else []
+
+    def send_each(self, fds: list[int], data: list[bytes]) -> list[Short]:
+        """See `Sender`."""
+        if len(fds) <= DEPTH:
+            return self._send_each(fds, data, 0)
+        parts = (slice(start, start + DEPTH) for start in range(0, len(fds), DEPTH))
+        return [short for part in parts for short in self._send_each(fds[part], data[part], part.start)]
+
+    def _send_each(self, fds: list[int], data: list[bytes], first: int) -> list[Short]:
+        where, sizes, took = array("i", fds), array("I", map(len, data)), self._took
+        bad = self._library.lw_send_each(
+            self._ring, where.buffer_info()[0], len(where), b"".join(data), sizes.buffer_info()[0], ctypes.addressof(took)
+        )
+        return self._short(bad, sizes, first) if bad else []
+
+    def _short(self, bad: int, sizes: Iterable[int], first: int) -> list[Short]:
+        """Who did not take all, of a call for sockets from place `first` on."""
         if bad < 0:  # what was taken is not known of those that are not told of: they count as broken
             log.error("the ring failed, and is given up", error=errno.errorcode.get(-bad, str(bad)))
             self.close()
             self.name = "send"
-        size = len(data)
-        return [(first + place, _taken(took)) for place, took in enumerate(self._took[:count]) if took != size]
+        return [
+            (first + place, _taken(took))
+            for place, (took, size) in enumerate(zip(self._took, sizes, strict=False))
+            if took != size
+        ]
 
     def close(self) -> None:
         """Give the ring back."""

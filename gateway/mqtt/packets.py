@@ -1,4 +1,4 @@
-"""The bytes of every packet that a room writes.
+"""The bytes of every packet that a room writes, but for a PUBLISH (gateway/mqtt/publish.py).
 
 A Reason String that would push a packet over the client's Maximum Packet Size is left out (MQTT 5 §3.2.2.3.9).
 """
@@ -11,7 +11,6 @@ from typing import Final
 import mqtt5
 
 from gateway.reasons import Reason
-from infra.wire import Properties
 
 PINGRESP: Final = mqtt5.PingRespPacket().write()
 
@@ -24,35 +23,6 @@ SUBACK_HEADER: Final = 6
 _UNLIMITED: Final = 1 << 28
 DUP: Final = 0x08
 """The DUP flag in the first byte of a PUBLISH (MQTT 5 §3.3.1.1)."""
-
-_QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
-
-
-def publish(
-    topic: str,
-    payload: bytes,
-    *,
-    id: str,  # noqa: A002 - the message's id
-    qos: int,
-    packet_id: int | None,
-    expires_in_s: int = -1,
-    content_type: str = "",
-    correlation: bytes | None = None,
-    properties: Properties | None = None,
-    duplicate: bool = False,
-) -> bytes:
-    """PUBLISH with the user property `id` first. `expires_in_s` −1: none. Raises ValueError on what MQTT can't carry."""
-    return mqtt5.PublishPacket(
-        topic,
-        payload,
-        qos=_QOS[qos],
-        packet_id=packet_id if qos else None,
-        duplicate=duplicate,
-        message_expiry_interval=None if expires_in_s < 0 else expires_in_s,
-        content_type=content_type or None,
-        correlation_data=correlation,
-        user_properties=[("id", id), *(properties or ())],
-    ).write()
 
 
 def again(packet: bytes, passed_s: int = 0) -> bytes:

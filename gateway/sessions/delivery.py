@@ -17,6 +17,7 @@ from gateway.sessions import window
 from gateway.sessions.changes import Change, Changes
 from gateway.sessions.exchange import Exchange, Owner
 from gateway.sessions.flash import AWAY, Rest
+from gateway.sessions.outbox import Outbox
 from gateway.sessions.pulling import Pull, Pulling
 from infra.tokens import Grant
 from infra.wire import (
@@ -34,7 +35,10 @@ ACKS_AT_ONCE: Final = 16
 MAX_UNCONFIRMED: Final = 512
 """With so many settled messages that the saver has not confirmed, no hint is written: the bind is behind until they are."""
 
-WRITTEN, BEHIND, GONE, DROPPED = "written", "behind", "gone", "dropped"
+WRITTEN: Final = "written"
+BEHIND: Final = "behind"
+GONE: Final = "gone"
+DROPPED: Final = "dropped"
 
 
 class Delivery(Exchange):
@@ -75,38 +79,41 @@ class Delivery(Exchange):
 
     # --- hints ---------------------------------------------------------------------------------------------------------
 
-    def hint(self, product: str, message: Downlink) -> str:
-        """A message that the store numbered (or, n = 0, never saw); returns the outcome (infra.wire.HintResult)."""
-        bind = bind_to(self.client.binds, product)
-        if message.n == 0:
+    def hint(self, product: str, message: Downlink, out: Outbox, now: float) -> str:
+        """A message that the store numbered (or, n = 0, never saw), to be written by `out`; returns the outcome
+        (infra.wire.HintResult)."""
+        client, n = self.client, message.n
+        bind = bind_to(client.binds, product)
+        if n == 0:
             if bind is None or not bind.ready or self.silent:
                 return DROPPED
-            return WRITTEN if window.fire(self.client, bind, message) else DROPPED
+            return WRITTEN if window.fire(client, bind, message, out) else DROPPED
         if bind is None:
             return GONE
-        if self._may_take(bind, message):
-            bind.n = message.n
-            data = window.compose(self.client, bind, message, self.host.clock())
+        if n == bind.n + 1 and self._may_take(bind, message):
+            data = window.compose(client, bind, message, now)
+            bind.n = n
             if data:
-                self.client.shell.write(data)
-            if not bind.qos or self.client.acks:
+                out.add(client, data)
+            if not bind.qos or client.acks is not None:
                 self.owner.touch()
             return WRITTEN
-        if bind.ready and not bind.behind and message.n <= bind.n:
+        if bind.ready and not bind.behind and n <= bind.n:
             return WRITTEN  # a repeat: it came by an earlier hint or a page
         bind.behind = True
-        bind.hinted_n = max(bind.hinted_n, message.n)
+        bind.hinted_n = max(bind.hinted_n, n)
         self.pump()
         return BEHIND
 
     def _may_take(self, bind: BindState, message: Downlink) -> bool:
-        if not bind.ready or bind.behind or message.n != bind.n + 1 or self._rest is not None:
+        if not bind.ready or bind.behind or self._rest is not None:
             return False
-        if self.client.whole and message.size >= 0:
+        client = self.client
+        if client.whole and message.size >= 0:
             return False  # a page brings its body
-        if len(self._confirming) + window.unconfirmed(self.client) >= MAX_UNCONFIRMED:
+        if len(self._confirming) + window.unconfirmed(client) >= MAX_UNCONFIRMED:
             return False  # savers are away: what they do not know yet has to fit into our memory, and into a request
-        return (self.idle or self._only_acks) and window.may_write(self.client, bind)  # no page is on its way
+        return (self._only_acks or self.idle) and window.may_write(client, bind)  # no page is on its way
 
     # --- acks ----------------------------------------------------------------------------------------------------------
 

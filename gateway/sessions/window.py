@@ -1,24 +1,27 @@
 """Unicast messages on one connection: what is written, what of it is unacknowledged, what is settled and not yet confirmed.
 
-Pure but for `Shell.write`: whether something may be written is asked of `Delivery`.
+Pure but for what is written: whether something may be written is asked of `Delivery`.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from gateway import metrics
 from gateway.client import FIRST_BROADCAST_ID, BindState, Client, Inflight
-from gateway.mqtt import packets
+from gateway.mqtt.publish import publish, topic_field
 from gateway.ports import Shell
+from gateway.sessions.outbox import Outbox
 from infra.wire import MAX_BYTES, NOTICED, Ack, Downlink
 from schemas import names
 from schemas.codes import State
 
-WRITTEN_0, WRITTEN_1 = metrics.written.labels("0"), metrics.written.labels("1")
+WRITTEN_0: Final = metrics.written.labels("0")
+WRITTEN_1: Final = metrics.written.labels("1")
 SETTLED: Final = {state: metrics.settled.labels(state) for state in (*State, NOTICED)}
 """Found once: these are counted for each message."""
 
@@ -27,6 +30,9 @@ ACKED: Final = State.ACKED
 
 ACKS_BYTES: Final = MAX_BYTES // 2
 """Of one request; the rest of it is the client's binds with their windows."""
+
+TOPICS: Final = 1024
+"""Topics whose bytes are remembered: a product's, and those of its groups that get something."""
 
 TOO_LARGE: Final = "larger than the client's Maximum Packet Size"
 
@@ -45,8 +51,12 @@ def space(client: Client) -> int:
 
 def may_write(client: Client, bind: BindState, more: int = 0) -> bool:
     """Is there a place, and room in the buffer (`more` bytes are composed already)?"""
-    buffered = client.shell.buffered() + more
-    return buffered <= client.soft_cap and (bind.qos == 0 or client.unicast_places() > 0)
+    if bind.qos and client.unicast_places() <= 0:
+        return False
+    shell = client.shell
+    if shell.direct >= 0 and not more:
+        return True  # nothing is buffered
+    return shell.buffered() + more <= client.soft_cap
 
 
 def has_place(client: Client, bind: BindState) -> bool:
@@ -97,7 +107,7 @@ def settled_here(client: Client, product: str, message_id: str) -> bool:
     return any(ack.id == message_id and ack.product == product and ack.state != NOTICED for ack in acks)
 
 
-def fire(client: Client, bind: BindState, message: Downlink) -> bool:
+def fire(client: Client, bind: BindState, message: Downlink, out: Outbox) -> bool:
     """Write a message that was never stored, at QoS 0; False if the buffer is too full for it or the packet too large."""
     if client.shell.buffered() > client.soft_cap:
         return False
@@ -107,7 +117,7 @@ def fire(client: Client, bind: BindState, message: Downlink) -> bool:
         return False
     if len(data) > client.max_packet:
         return False
-    client.shell.write(data)
+    out.add(client, data)
     WRITTEN_0.value += 1
     return True
 
@@ -216,12 +226,14 @@ def _notice_of(message: Downlink) -> Downlink:
 
 def _packet(bind: BindState, message: Downlink, qos: int, packet_id: int | None) -> bytes:
     """The PUBLISH; a notice says by its properties what is to be pulled (docs/protocol.md)."""
-    properties = message.properties
+    properties, group = message.properties, message.group
+    if group and group not in bind.groups:
+        group = ""
     if message.size >= 0:
         after = [("pull-after", f"{message.pull_after_ms / 1000:g}")] if message.pull_after_ms else []
         properties = [("pull", message.id), ("size", str(message.size)), *after, *properties]
-    return packets.publish(
-        names.push_topic(bind.product, message.group if message.group in bind.groups else ""),
+    return publish(
+        _topic(bind.product, group),
         message.payload,
         id=message.id,
         qos=qos,
@@ -231,3 +243,8 @@ def _packet(bind: BindState, message: Downlink, qos: int, packet_id: int | None)
         correlation=message.correlation,
         properties=properties,
     )
+
+
+@lru_cache(maxsize=TOPICS)
+def _topic(product: str, group: str) -> bytes:
+    return topic_field(names.push_topic(product, group))

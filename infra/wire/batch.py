@@ -24,7 +24,8 @@ JobNumber = tuple[int, int]
 class Request(msgspec.Struct, Generic[T], array_like=True, frozen=True):
     """A batch: `sender` is `room:epoch` or a worker's instance, `seq` counts the sender's batches on this subject from 1.
 
-    `brief`: where nothing but ok is to be said of any item, an answer without items says so. A receiver of before answers each.
+    `brief`: where nothing but ok (of a hint: written) is to be said of any item, an answer without items says so. A receiver of
+    before answers each.
     """
 
     version: int

@@ -12,6 +12,7 @@ import msgspec
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
+from gateway.broadcast.sender import Plain, Sender
 from gateway.client import BindState, Client
 from gateway.host import Host
 from gateway.mqtt import packets
@@ -394,7 +395,9 @@ class FanOutLog:
 class World:
     """One room and its surroundings. `now` is the monotonic clock, `WALL + now` the time of day."""
 
-    def __init__(self, *, policy: Policy | None = None, settings: RoomSettings | None = None) -> None:
+    def __init__(
+        self, *, policy: Policy | None = None, settings: RoomSettings | None = None, sender: Sender | None = None
+    ) -> None:
         self.now = 0.0
         self.policy = policy or Policy(ack_timeout=30.0, sync_interval=300.0, connect_ramp_from=1.0, flapping_connects=100_000)
         self.register = Register()
@@ -424,6 +427,7 @@ class World:
             verifier=verifier,
             uplinks=self.coordinator,
             fanout=self.fanout,
+            sender=sender or Plain(),
             clock=lambda: self.now,
             wall=lambda: WALL + self.now,
             later=lambda seconds, call: self._later.append(call),

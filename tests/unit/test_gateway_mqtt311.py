@@ -9,6 +9,8 @@ from gateway.mqtt import packets
 from gateway.mqtt.forms import MQTT5, MQTT311
 from gateway.mqtt.mqtt311 import encode
 from gateway.mqtt.packets import RECEIVE_MAXIMUM
+from gateway.mqtt.publish import publish as built
+from gateway.mqtt.publish import topic_field
 from gateway.reasons import End
 from gateway.sessions.states import State
 from infra.documents import Policy
@@ -413,7 +415,13 @@ def test_given_any_publish_then_topic_id_and_payload_are_as_they_were(
     size: int, qos: int, properties: list[tuple[str, str]]
 ) -> None:
     payload = bytes(range(256)) * (size // 256) + bytes(size % 256)
-    data = packets.publish(
-        "push/demo", payload, id="m1", qos=qos, packet_id=0x1234 if qos else None, properties=properties, expires_in_s=7
+    data = built(
+        topic_field("push/demo"),
+        payload,
+        id="m1",
+        qos=qos,
+        packet_id=0x1234 if qos else None,
+        properties=properties,
+        expires_in_s=7,
     )
     assert read(encode(data + data)) == [Got(0x30 | qos << 1, "push/demo", 0x1234 if qos else 0, payload)] * 2

@@ -112,6 +112,40 @@ def test_given_more_sockets_than_one_call_takes_then_the_places_are_those_of_the
         many.close()
 
 
+def test_given_bytes_of_its_own_for_each_then_each_gets_them(sender: Sender, pairs: Pairs) -> None:
+    own = [bytes((place,)) * (1 + 700 * place) for place in range(10)]
+    assert sender.send_each(pairs.fds, own) == []
+    assert [peer.recv(10_000) for peer in pairs.peers] == own
+    assert sender.send_each([], []) == []
+
+
+def test_given_bytes_of_its_own_for_each_when_some_are_full_or_broken_then_these_are_told_and_the_others_have_theirs(
+    sender: Sender,
+) -> None:
+    many = Pairs(DEPTH + 9)
+    try:
+        own = [str(place).encode() for place in range(DEPTH + 9)]
+        own[4] = own[DEPTH + 4] = bytes(range(256)) * 8_000
+        many.fill(2)
+        many.peers[DEPTH + 5].close()
+        short = dict(sender.send_each(many.fds, own))
+        assert short.keys() == {2, 4, DEPTH + 4, DEPTH + 5}
+        assert (short[2], short[DEPTH + 5]) == (0, -1)
+        for place in (4, DEPTH + 4):
+            got = b""
+            while len(got) < short[place]:
+                got += many.peers[place].recv(1 << 20)
+            assert got == own[place][: short[place]]
+        assert all(many.peers[place].recv(10) == own[place] for place in range(DEPTH + 9) if place not in short)
+    finally:
+        many.close()
+
+
+def test_given_a_library_of_an_older_release_then_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native.Library, "load", lambda library: object())
+    assert native.load() is None
+
+
 def test_given_a_ring_that_failed_then_it_is_given_up_and_the_rest_goes_without() -> None:
     if reason := native.build():
         pytest.skip(reason)

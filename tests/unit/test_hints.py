@@ -23,6 +23,7 @@ class Rooms:
     def __init__(self) -> None:
         self.stalled = asyncio.Event()
         self.came: list[str] = []
+        self.brief = False
         self._decode = msgspec.msgpack.Decoder(Request[Hint]).decode
 
     async def request(self, subject: str, payload: bytes, *, timeout: float) -> bytes:
@@ -31,6 +32,8 @@ class Rooms:
             raise BusTimeout(subject)
         request = self._decode(payload)
         self.came += [hint.message.id for hint in request.items]
+        if self.brief and request.brief:
+            return msgspec.msgpack.encode(Reply[HintResult](request.seq, []))
         return msgspec.msgpack.encode(Reply(request.seq, [HintResult("written") for _ in request.items]))
 
 
@@ -85,4 +88,18 @@ async def test_given_a_room_whose_lease_is_dead_then_it_gets_no_hint_and_its_nex
     await asyncio.sleep(0.05)
     assert rooms.came == ["m2"]
     assert counted("dead room") - before == 1
+    await hints.stop()
+
+
+@pytest.mark.parametrize("brief", [False, True])
+async def test_given_a_room_that_says_written_of_each_or_of_all_at_once_then_as_many_are_counted(brief: bool) -> None:
+    rooms = Rooms()
+    rooms.brief = brief
+    hints, before, tried = sender(rooms, set()), counted("written"), counted("let go")
+    for number in range(7):
+        hints.add(HERE, hint(number))
+    hints.flush()
+    await asyncio.sleep(0.05)
+    assert (counted("written") - before, counted("let go") - tried) == (7, 0)
+    assert len(rooms.came) == 7
     await hints.stop()

@@ -129,13 +129,20 @@ class HintSender:
 
     async def _send(self, room: str, batch: list[Hint]) -> None:
         self._seq += 1
-        data = self._encode(Request(VERSION, self._instance, self._seq, batch))
+        data = self._encode(Request(VERSION, self._instance, self._seq, batch, brief=True))
         for _ in range(TRIES):
             try:
                 reply = self._decode(await self._bus.request(names.room_push(room), data, timeout=TIMEOUT))
             except (BusError, msgspec.MsgspecError):
                 continue
-            for outcome, count in collections.Counter(result.outcome for result in reply.items).items():
-                sent.labels(outcome).inc(count)
+            self._count(batch, reply)
             return
         sent.labels("let go").inc(len(batch))
+
+    @staticmethod
+    def _count(batch: list[Hint], reply: Reply[HintResult]) -> None:
+        """What became of them; of none of them anything is said where all were written."""
+        if not reply.items:
+            sent.labels("written").inc(len(batch))
+        for outcome, count in collections.Counter(result.outcome for result in reply.items).items():
+            sent.labels(outcome).inc(count)

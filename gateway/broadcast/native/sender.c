@@ -1,16 +1,31 @@
-/* One write of the same bytes to each of many sockets (docs/adr/0014). Nothing here blocks or keeps anything between calls.
+/* One write to each of many sockets, of the same bytes (docs/adr/0014) or of its own to each (docs/adr/0029). Nothing here blocks
+ * or keeps anything between calls.
  *
  * lw_open(depth)  a ring of io_uring for `depth` sends at a time, or NULL where the kernel has none for us
  * lw_close(ring)
  * lw_send(ring, fds, n, data, size, took)
  *                 with a ring: n <= depth. Without (NULL): send(2), one after the other. took[i]: bytes that the kernel took,
  *                 or -errno. Returns how many of them are not `size`, or -errno where the ring itself failed.
+ * lw_send_each(ring, fds, n, data, sizes, took)
+ *                 the same, but each has its own: `data` is all of it, one after the other, sizes[i] bytes each.
  */
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+
+/* What to send: `size` bytes to each, or (`sizes`) so many to each, one after the other. */
+struct load {
+    const char *data;
+    unsigned size;
+    const unsigned *sizes;
+};
+
+static unsigned size_of(const struct load *load, int i)
+{
+    return load->sizes ? load->sizes[i] : load->size;
+}
 
 #ifdef __linux__
 #include <linux/io_uring.h>
@@ -92,8 +107,9 @@ struct ring *lw_open(unsigned depth)
     return ring;
 }
 
-static int by_ring(struct ring *ring, const int *fds, int n, const void *data, unsigned size, int *took)
+static int by_ring(struct ring *ring, const int *fds, int n, const struct load *load, int *took)
 {
+    const char *data = load->data;
     unsigned tail = *ring->sq_tail, mask = *ring->sq_mask;
     for (int i = 0; i < n; i++)
         took[i] = -EIO; /* until the ring says otherwise */
@@ -105,7 +121,8 @@ static int by_ring(struct ring *ring, const int *fds, int n, const void *data, u
         sqe->opcode = IORING_OP_SEND;
         sqe->fd = fds[i];
         sqe->addr = (uintptr_t)data;
-        sqe->len = size;
+        sqe->len = size_of(load, i);
+        data += load->sizes ? load->sizes[i] : 0;
         sqe->msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL; /* so it is over when it is submitted, and never waits */
         sqe->user_data = (unsigned)i;
         ring->sq_array[tail & mask] = tail & mask;
@@ -123,7 +140,7 @@ static int by_ring(struct ring *ring, const int *fds, int n, const void *data, u
         for (; head != end; head++, done++) {
             struct io_uring_cqe *cqe = &ring->cqes[head & *ring->cq_mask];
             took[cqe->user_data] = cqe->res;
-            bad += cqe->res != (int)size;
+            bad += cqe->res != (int)size_of(load, (int)cqe->user_data);
         }
         __atomic_store_n(ring->cq_head, head, __ATOMIC_RELEASE);
     }
@@ -143,9 +160,9 @@ void lw_close(struct ring *ring)
 {
     (void)ring;
 }
-static int by_ring(struct ring *ring, const int *fds, int n, const void *data, unsigned size, int *took)
+static int by_ring(struct ring *ring, const int *fds, int n, const struct load *load, int *took)
 {
-    (void)ring, (void)fds, (void)n, (void)data, (void)size, (void)took;
+    (void)ring, (void)fds, (void)n, (void)load, (void)took;
     return -ENOSYS;
 }
 #endif
@@ -154,15 +171,29 @@ static int by_ring(struct ring *ring, const int *fds, int n, const void *data, u
 #define MSG_NOSIGNAL 0
 #endif
 
-int lw_send(struct ring *ring, const int *fds, int n, const void *data, unsigned size, int *took)
+static int send_all(struct ring *ring, const int *fds, int n, const struct load *load, int *took)
 {
     if (ring)
-        return by_ring(ring, fds, n, data, size, took);
+        return by_ring(ring, fds, n, load, took);
+    const char *data = load->data;
     int bad = 0;
     for (int i = 0; i < n; i++) {
-        ssize_t sent = send(fds[i], data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t sent = send(fds[i], data, size_of(load, i), MSG_DONTWAIT | MSG_NOSIGNAL);
+        data += load->sizes ? load->sizes[i] : 0;
         took[i] = sent < 0 ? -errno : (int)sent;
-        bad += took[i] != (int)size;
+        bad += took[i] != (int)size_of(load, i);
     }
     return bad;
+}
+
+int lw_send(struct ring *ring, const int *fds, int n, const void *data, unsigned size, int *took)
+{
+    struct load load = {data, size, NULL};
+    return send_all(ring, fds, n, &load, took);
+}
+
+int lw_send_each(struct ring *ring, const int *fds, int n, const void *data, const unsigned *sizes, int *took)
+{
+    struct load load = {data, 0, sizes};
+    return send_all(ring, fds, n, &load, took);
 }
