@@ -13,7 +13,7 @@ import pytest
 from gateway_world import World, claims, sign
 from links import Turns, linked, packets
 
-from gateway.edge.link import Link
+from gateway.edge.link import AT_ONCE, Link
 from gateway.edge.native import READER
 from gateway.edge.reading import BUFFER, CHUNK
 from gateway.edge.sockets import MANY, READ, Sockets
@@ -117,6 +117,20 @@ def test_given_packets_in_pieces_and_of_many_kilobytes_when_read_then_all_is_hea
             heard += len(packets(peer))
             hand.turn()
         assert heard == 3_002
+
+
+def test_given_a_flood_of_small_packets_then_others_have_their_turn_between_them(turns: tuple[Turns, Sockets]) -> None:
+    """Fairness: what one connection may have handled in a turn is bounded, however much of it one read brings."""
+    hand, sockets = turns
+    world = World()
+    with linked(world.room, hand, sockets=sockets) as (_, peer):
+        bound(hand, peer)
+        peer.send(PING * (5 * AT_ONCE))
+        answered = []
+        for _ in range(5):
+            hand.turn()
+            answered.append(len(packets(peer)))
+        assert answered == [AT_ONCE] * 5
 
 
 def test_given_a_session_that_is_held_when_more_comes_then_it_is_heard_after_the_hold(turns: tuple[Turns, Sockets]) -> None:
