@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Final, Generic, NoReturn, TypeVar
 
 import msgspec
 
+from infra.claims import Claims, Header
 from infra.documents import Issuer, KeySet, Signer, SigningKey
-from infra.grants import BadToken, Grant, Granter, ProductGrant, Products, mark_of
+from infra.granting import Granter
+from infra.grants import BadToken, Grant, ProductGrant, Products, mark_of
 from infra.revoked import Revoked
 from infra.signatures import ED25519, Key, unbase64url
 from schemas import names
@@ -36,25 +38,6 @@ _ALIKE: Final = 1024
 _ALIKE_BYTES: Final = 512
 """What tokens say of their products is known by its bytes, for so many texts of at most so many bytes: where no user is named
 most devices' say the same."""
-
-
-class _Header(msgspec.Struct):
-    alg: str
-    kid: str = ""
-    crit: Any = msgspec.UNSET
-
-
-class Claims(msgspec.Struct):
-    """Read before the signature was checked, so that the key can be found; only `iss` is used until then."""
-
-    iss: str
-    aud: Any = None
-    sub: Any = None
-    exp: Any = None
-    nbf: Any = None
-    iat: Any = None
-    jti: Any = None
-    products: msgspec.Raw = msgspec.Raw()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +67,7 @@ class _Issuer(Generic[S]):
             return False
         return old is None or key_set is None or (old.url, old.keys) == (key_set.url, key_set.keys)
 
-    def candidates(self, header: _Header) -> tuple[Key, ...]:
+    def candidates(self, header: Header) -> tuple[Key, ...]:
         """The keys that the token may be signed with, of the algorithm that each is pinned to. Raises BadToken."""
         iss = self.document.iss
         keys: tuple[_Key, ...]
@@ -108,7 +91,7 @@ class Authenticator(Generic[S]):
     def __init__(self) -> None:
         self._issuers: dict[str, _Issuer[S]] = {}
         self._known: dict[tuple[bytes, str], tuple[S, tuple[Key, ...]]] = {}
-        self._header = msgspec.json.Decoder(_Header).decode
+        self._header = msgspec.json.Decoder(Header).decode
         self._claims = msgspec.json.Decoder(Claims).decode
 
     def load(self, issuers: Mapping[str, S], key_sets: Mapping[str, KeySet] | None = None) -> None:

@@ -40,6 +40,7 @@ MODULES: Final = (
     *(f"gateway.mqtt.{name}" for name in ("fields", "forms", "framing", "mqtt311", "packets", "publish", "strict", "strings")),
     *(f"gateway.sessions.{name}" for name in ("changes", "delivery", "early", "exchange", "flash", "lifetime", "outbox")),
     *(f"gateway.sessions.{name}" for name in ("pulling", "session", "states", "subscribing", "uplinking", "window")),
+    *(f"infra.{name}" for name in ("buckets", "granting", "networks", "peers", "signatures", "tokens")),
 )
 """What a connection runs through. Left out is what starts a room, most of what asks the brokers, and msgspec's structs."""
 

@@ -176,7 +176,7 @@ class Reader:
             raise BadPacket(Reason.PACKET_TOO_LARGE, f"a packet of {size} bytes, more than {form.limit}")
         if not size or len(data) - offset < size:
             return None
-        with memoryview(data) as whole, whole[offset : offset + size] as frame:
-            packet = form.decode(frame)
+        frame = data[offset : offset + size]  # the same object where it is all that came
+        packet = form.decode(memoryview(frame))
         self._passed(size)
         return packet
