@@ -31,7 +31,7 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml sdk/pyproject.toml constraints.txt infra/bootstrap.sh
+$(STAMP): pyproject.toml sdk/pyproject.toml constraints.txt infra/bootstrap.sh gateway/broadcast/native/sender.c gateway/edge/native/reader.c
 	@PYTHON='$(PYTHON)' sh infra/bootstrap.sh
 	@touch $@
 

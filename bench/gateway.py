@@ -134,7 +134,8 @@ class Bench:
         gateway = Gateway(self._folder / "system", self._core, rooms=3, env=env, documents=DOCUMENTS)
         self._stack.callback(gateway.stop)
         room = gateway.report(gateway.system.rooms[0].id)
-        self.found.sender, self.found.compiled = str(room["sender"]), bool(room["compiled"])
+        self.found.sender, self.found.reader = str(room["sender"]), str(room["reader"])
+        self.found.compiled = bool(room["compiled"])
         system = gateway.system
         redis_pid = int(redis.Redis.from_url(system.redis).info("server")["process_id"])
         behind = Behind(int(gateway.report("saver")["pid"]), redis_pid)

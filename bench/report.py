@@ -27,13 +27,14 @@ PYTHON_SENDER: Final = "python"
 class Results:
     """What was measured, as it comes. `rates`: figure → its samples; `arrivals`: server → (p50, p99) of each broadcast, ms.
 
-    `sender`: what writes the room's broadcasts, as it says itself; `compiled`: by mypyc (docs/adr/0027).
+    `sender`, `reader`: what writes the room's broadcasts and what reads, as it says itself; `compiled`: by mypyc (docs/adr/0027).
     """
 
     connections: int
     idle: int
     native_client: bool
     sender: str = PYTHON_SENDER
+    reader: str = "python"
     compiled: bool = False
     rates: dict[str, list[float]] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
@@ -93,6 +94,7 @@ def document(found: Results) -> dict[str, Any]:
         **{key: statistics.median(found.rates[key]) if key in found.rates else None for key in HANDSHAKES},
         "native_sender": found.sender != PYTHON_SENDER,
         "sender": found.sender,
+        "reader": found.reader,
         "compiled": found.compiled,
         "native_client": found.native_client,
         "connections": found.connections,

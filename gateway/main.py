@@ -127,7 +127,9 @@ async def main(settings: Settings) -> int:
     kind = {"sender": writer.name, "compiled": _is_compiled(settings.room.compiled)}
     log.info("room", room=room_id, **kind)
     return await life.run(
-        ready=lambda: internal.report(room=room_id, host=settings.room.host, port=front.ports[0], ports=front.ports, **kind)
+        ready=lambda: internal.report(
+            room=room_id, host=settings.room.host, port=front.ports[0], ports=front.ports, reader=front.reader, **kind
+        )
     )
 
 

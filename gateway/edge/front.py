@@ -54,6 +54,11 @@ class Front:
         """Where it listens: its own port, then the others in the order of the settings."""
         return [listener.port for listener in self._listeners]
 
+    @property
+    def reader(self) -> str:
+        """What reads, once it listens: `c` (docs/adr/0030) or `python`."""
+        return "c" if self._sockets is not None and self._sockets.native else "python"
+
     def rest(self, rest: bool) -> None:
         """Accept nobody while it rests: who connects waits in the kernel, and costs this process nothing."""
         for listener in self._listeners:

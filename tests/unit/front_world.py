@@ -21,6 +21,8 @@ from gateway.edge.stages import failures
 from infra.settings import RoomSettings
 
 PING = mqtt5.PingReqPacket().write()
+WITHIN_S = 30
+"""A busy machine is no failure."""
 
 
 def connect(client: str = "c1") -> bytes:
@@ -55,14 +57,14 @@ class Peer:
     async def upgrade(self, data: bytes = b"") -> bytes:
         """Send the request; returns the answer's head."""
         self.writer.write(data or request())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             return await self.reader.readuntil(b"\r\n\r\n")
 
     def send(self, data: bytes) -> None:
         self.writer.write(frame(data) if self.websocket else data)
 
     async def packet(self) -> mqtt5.Packet:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             while True:
                 try:
                     packet, size = mqtt5.read(memoryview(self._rest))
@@ -77,7 +79,7 @@ class Peer:
     async def closed(self) -> bytes:
         """All bytes until the end, as they come through TLS."""
         data = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             try:
                 while more := await self.reader.read(65_536):
                     data += more
@@ -109,7 +111,7 @@ class Live:
         return made
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             while not condition():  # noqa: ASYNC110 - of a world without events
                 await asyncio.sleep(0.01)
 

@@ -14,10 +14,11 @@ from typing import Any
 import mqtt5
 import pytest
 from certs import Authority
-from front_world import PING, Live, Peer, connect, counted, has_ipv6, live, trusting
+from front_world import PING, WITHIN_S, Live, Peer, connect, counted, has_ipv6, live, trusting
 from test_gateway_proxy import V4, V6, header
 from ws import CLOSE, CONTINUATION, frame, parsed, request
 
+from gateway.edge import native
 from gateway.edge.certificates import BadCertificate, Certificates, Contexts, reloads
 from gateway.edge.front import advertised
 from gateway.edge.tls import HANDSHAKE
@@ -135,6 +136,13 @@ async def test_given_ipv6_then_it_is_served_and_its_address_known() -> None:
 )
 def test_given_what_is_advertised_then_clients_are_told_of_it(advertise: str, told: tuple[str, Endpoint]) -> None:
     assert advertised(PortSettings(transport="ws", advertise=advertise), "0.0.0.0", 7) == told
+
+
+async def test_given_a_room_that_listens_then_it_says_what_reads() -> None:
+    built = native.load() is not None
+    for sender, reader in (("auto", "c" if built else "python"), ("python", "python")):
+        async with live(sender=sender) as room:
+            assert room.front.reader == reader
 
 
 async def test_given_a_port_that_is_taken_then_no_other_stays_open() -> None:
@@ -516,7 +524,7 @@ async def test_given_sighup_then_the_files_are_read(authority: Authority) -> Non
     try:
         before, was = reloads.labels("read")._value.get(), part.context(demanding=False)
         os.kill(os.getpid(), signal.SIGHUP)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             while reloads.labels("read")._value.get() == before:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert part.context(demanding=False) is not was
