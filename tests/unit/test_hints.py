@@ -24,6 +24,7 @@ class Rooms:
         self.stalled = asyncio.Event()
         self.came: list[str] = []
         self.brief = False
+        self.error = ""
         self._decode = msgspec.msgpack.Decoder(Request[Hint]).decode
 
     async def request(self, subject: str, payload: bytes, *, timeout: float) -> bytes:
@@ -32,6 +33,8 @@ class Rooms:
             raise BusTimeout(subject)
         request = self._decode(payload)
         self.came += [hint.message.id for hint in request.items]
+        if self.error:
+            return msgspec.msgpack.encode(Reply[HintResult](request.seq, [], self.error))
         if self.brief and request.brief:
             return msgspec.msgpack.encode(Reply[HintResult](request.seq, []))
         return msgspec.msgpack.encode(Reply(request.seq, [HintResult("written") for _ in request.items]))
@@ -103,3 +106,14 @@ async def test_given_a_room_that_says_written_of_each_or_of_all_at_once_then_as_
     assert (counted("written") - before, counted("let go") - tried) == (7, 0)
     assert len(rooms.came) == 7
     await hints.stop()
+
+
+async def test_given_a_room_that_can_handle_no_batch_then_it_is_tried_again_and_let_go_and_nothing_counts_as_written() -> None:
+    rooms = Rooms()
+    rooms.error = "not now"
+    hints, before = sender(rooms, set()), (counted("written"), counted("let go"))
+    hints.add(HERE, hint(1))
+    hints.flush()
+    await asyncio.sleep(0.01)
+    assert rooms.came == ["m1"] * module.TRIES
+    assert (counted("written") - before[0], counted("let go") - before[1]) == (0, 1)

@@ -135,8 +135,9 @@ class HintSender:
                 reply = self._decode(await self._bus.request(names.room_push(room), data, timeout=TIMEOUT))
             except (BusError, msgspec.MsgspecError):
                 continue
-            self._count(batch, reply)
-            return
+            if not reply.error:
+                self._count(batch, reply)
+                return
         sent.labels("let go").inc(len(batch))
 
     @staticmethod
