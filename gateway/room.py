@@ -363,8 +363,11 @@ class Room:
         return session if meant else None
 
     def resync(self) -> None:
-        """NATS was away, or we were: sync all, spread. Until its sync is answered a client gets nothing by hints and slices."""
+        """NATS was away, or we were: sync all, spread. Until its sync is answered a client gets nothing by hints and slices. Who
+        is being let in with a bind is no client yet: that is asked for once more."""
         now = self.clock()
+        for early in self._expected.values():
+            early.doubtful = True
         spread = max(RESYNC_SPREAD, len(self._clients) / self.host.policy.resync_rate)
         for session in self._clients.values():
             session.resync(now + random.uniform(0, spread))

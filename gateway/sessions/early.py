@@ -25,12 +25,13 @@ UNKNOWN: Final = 1 << 62
 class Early:
     """What the client wants, and what it missed meanwhile: a hint that comes before the saver's answer finds no session here."""
 
-    __slots__ = ("_plan", "_wish", "first", "hinted_n", "key", "packet")
+    __slots__ = ("_plan", "_wish", "doubtful", "first", "hinted_n", "key", "packet")
 
     def __init__(self, packet: mqtt5.SubscribePacket, connect: mqtt5.ConnectPacket, grant: Grant, host: Host) -> None:
         self.key = grant.key
         self.packet = packet
         self.hinted_n = 0
+        self.doubtful = False  # we were cut off: the answer may be as old as that, and the bind is asked for anew
         self.first: FirstBind | None = None  # else it is not plain
         self._plan: Plan | None = None
         self._wish: Wish | None = None

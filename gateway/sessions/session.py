@@ -379,7 +379,7 @@ class Session(Lifetime):
         self.state = State.OPEN
         self._start_timers(packet)
         early, connack = self._take_early(), self._connack(present=False)
-        if early is not None and result.bound is not None:
+        if early is not None and result.bound is not None and not early.doubtful:
             early.concluded(self.delivery, result.bound, connack)
         else:
             self._shell.write(connack)

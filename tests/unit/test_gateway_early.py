@@ -161,6 +161,19 @@ def test_given_a_hint_between_the_script_and_its_answer_then_the_message_is_fetc
     assert device.pushed_ids() == ["m1"]
 
 
+def test_given_the_room_was_cut_off_before_the_answer_then_the_bind_is_asked_for_anew(world: World) -> None:
+    world.register.held = world.register.early = True
+    world.register.store("m1")
+    device = arrive(world)
+    world.register.store("m2")  # its hint is lost: NATS is away
+    world.room.resync()
+    world.register.answer()
+    assert kinds(device) == [mqtt5.ConnAckPacket]
+    world.register.answer()
+    assert kinds(device) == [mqtt5.SubAckPacket, mqtt5.PublishPacket, mqtt5.PublishPacket]
+    assert [type(item) for item in world.register.items] == [ConnectItem, BindItem]
+
+
 def test_given_two_sockets_of_a_client_then_whichever_is_let_in_misses_no_hint(world: World) -> None:
     world.register.held = world.register.early = True
     first = arrive(world)
