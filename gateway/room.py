@@ -316,6 +316,10 @@ class Room:
             return []
         return [_RESULTS[outcome] for outcome in outcomes]
 
+    def write_out(self) -> None:
+        """Write what a batch of hints has gathered so far: what becomes of a connection that ends is told by what was written."""
+        self._outbox.send()
+
     def _push(self, hint: Hint, now: float, soon: int) -> str:
         """`soon`: the tick in which what is written now has to be acknowledged."""
         session, message = self._clients.get(hint.key), hint.message

@@ -283,6 +283,9 @@ class Lifetime(Owner):
     def _end(self, why: End) -> None:
         if self.state == State.CLOSED:
             return
+        self._room.write_out()
+        if self.state == State.CLOSED:
+            return  # it was too slow for that
         was, self.state = self.state, State.CLOSED
         metrics.closed.labels(why).inc()
         if self._ask is not None:  # a connect that is asked again could take the session from where the client is by then

@@ -9,7 +9,7 @@ from socket import socket
 
 import mqtt5
 import pytest
-from gateway_world import World
+from gateway_world import Asked, World
 from links import Turns, linked, packets
 from live_room import SUBSCRIBE, connect
 
@@ -228,6 +228,22 @@ def test_given_qos_0_then_it_is_settled_when_it_has_drained_and_not_before(seen:
         room.world.flush()
         room.world.flush()
         assert room.world.register.settled == [("m0-1", "written"), ("m1-1", "written")]
+
+
+@pytest.mark.parametrize(("bind", "settled"), [(QOS_0, [("m0-1", "written")]), (SUBSCRIBE, [])])
+def test_given_a_connection_that_ends_by_its_batch_then_what_was_gathered_for_it_is_written_before(
+    seen: Seen, bind: bytes, settled: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that is full answers at once, with nothing."""
+    with ends(seen, 2, bind=bind) as room:
+        ask = Asked(None, lambda result: None)
+        monkeypatch.setattr(room.world.register, "sync", lambda item, done: done(None) or ask)
+        assert room.push(room.hint(0), room.hint(1), room.hint(0, n=9)) == ["written", "written", "behind"]
+        first, last = packets(room.peers[0])
+        assert isinstance(first, mqtt5.PublishPacket)
+        assert isinstance(last, mqtt5.DisconnectPacket)
+        assert room.ids(1) == ["m1-1"]
+        assert room.world.register.settled == settled
 
 
 def test_given_a_brief_question_then_it_is_answered_by_nothing_only_where_all_were_written(seen: Seen) -> None:
