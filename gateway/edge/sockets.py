@@ -12,6 +12,8 @@ import selectors
 from array import array
 from typing import Final, Protocol, cast
 
+import structlog
+
 from gateway.edge.reading import Reading, reading
 
 READ: Final = 1
@@ -22,6 +24,8 @@ AT_ONCE: Final = 256
 """Sockets that are served in one turn of the loop: then pings of others, timers and NATS have theirs."""
 MANY: Final = 8
 """With so many in a turn the next one reads in C: for a few, the call costs more than it saves."""
+
+log = structlog.get_logger("sockets")
 
 
 class Ready(Protocol):
@@ -140,21 +144,28 @@ class Sockets:
 
     def _read(self, reading: Reading) -> int:
         """A turn that reads; returns how many were ready. Whose the bytes are is found before anybody is told: an owner may close
-        another's socket, and the next that comes have its descriptor."""
+        another's socket, and the next that comes have its descriptor. What one raises is ours to log: nobody tells the others of
+        their bytes again."""
         who = self._who
         count, acks, others = reading.turn(self._may)
         owners = [who[ack >> 16] for ack in acks]
         rest = [who[fd] for fd, _, _ in others]
         for owner, ack in zip(owners, acks, strict=True):
             if owner is not None:
-                cast("Reads", owner).acked(ack & 0xFFFF)
+                try:
+                    cast("Reads", owner).acked(ack & 0xFFFF)
+                except Exception:
+                    log.exception("acknowledgement not taken")
         for owner, (fd, events, data) in zip(rest, others, strict=True):
             if owner is None:
                 continue
-            if data is not None:
-                cast("Reads", owner).came(data)
-            elif who[fd] is owner:
-                owner.ready(events)
+            try:
+                if data is not None:
+                    cast("Reads", owner).came(data)
+                elif who[fd] is owner:
+                    owner.ready(events)
+            except Exception:
+                log.exception("bytes not taken")
         return count
 
 

@@ -225,6 +225,29 @@ def test_given_one_that_closes_another_and_accepts_in_a_turn_then_the_new_one_he
         each.close()
 
 
+@pytest.mark.parametrize("data", [b"x", mqtt5.PubAckPacket(9).write()])
+def test_given_one_that_fails_in_a_turn_then_the_others_are_told_of_what_was_read_for_them(
+    native: tuple[Turns, Sockets], data: bytes
+) -> None:
+    hand, sockets = native
+    pairs = [socket.socketpair() for _ in range(3)]
+
+    def fail() -> None:
+        raise RuntimeError("a fault of ours")
+
+    told = [Noted(fail) for _ in pairs]
+    for (ours, peer), noted in zip(pairs, told, strict=True):
+        sockets.add(ours.fileno(), noted, READ)
+        sockets.let_read(ours.fileno(), may=True)
+        peer.send(data)
+    hand.turn()
+    assert [len(noted.got) for noted in told] == [1] * 3
+    for ours, peer in pairs:
+        sockets.release(ours.fileno())
+        ours.close()
+        peer.close()
+
+
 def test_given_more_than_the_buffer_of_a_turn_then_who_finds_no_room_is_told_to_read(native: tuple[Turns, Sockets]) -> None:
     hand, sockets = native
     pairs = [socket.socketpair() for _ in range(BUFFER // CHUNK + 3)]
