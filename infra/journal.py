@@ -19,7 +19,6 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
 from infra import topicconfig
 from infra.registry import Registry, RegistryDown, SchemaRefused
-from infra.sending import Item, Position, send
 from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.partition import partition_of
@@ -34,6 +33,14 @@ log = structlog.get_logger("journal")
 
 class JournalDown(Exception):
     """Kafka did not acknowledge in time: the outcome is unknown. Produce again; ids make it harmless."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where a record lies: partition, offset, and the broker's append time (ms)."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -126,13 +133,15 @@ class Journal:
         producer = self._started()
         try:
             async with asyncio.timeout(timeout or self._settings.request_timeout):
-                return await send(producer, [await self._item(entry) for entry in entries])
+                futures = []
+                for entry in entries:
+                    partition = partition_of(entry.by or entry.key, await self.partitions(entry.topic))
+                    value = await self._encode(entry)
+                    futures.append(await producer.send(entry.topic, key=entry.key.encode(), value=value, partition=partition))
+                results = await asyncio.gather(*futures)
         except (KafkaError, TimeoutError, RegistryDown, SchemaRefused) as error:
             raise JournalDown(f"{type(error).__name__}: {error}") from error
-
-    async def _item(self, entry: Entry) -> Item:
-        count = self._partitions.get(entry.topic) or await self.partitions(entry.topic)
-        return Item(entry.topic, partition_of(entry.by or entry.key, count), entry.key.encode(), await self._encode(entry))
+        return [Position(result.partition, result.offset, result.timestamp) for result in results]
 
     async def _encode(self, entry: Entry) -> bytes | None:
         if entry.record is None:

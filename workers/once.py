@@ -12,9 +12,8 @@ from typing import Final, Protocol
 
 from prometheus_client import Counter
 
-from infra.journal import Entry, JournalDown
+from infra.journal import Entry, JournalDown, Position
 from infra.lifecycle import end
-from infra.sending import Position
 
 REMEMBERED: Final = 50_000
 WITHIN: Final = 2.5

@@ -18,9 +18,8 @@ from infra import wire
 from infra.audiences import Audience, Chunk
 from infra.bus import BusTimeout, NoResponders
 from infra.documents import Policy, Product
-from infra.journal import Entry, JournalDown
+from infra.journal import Entry, JournalDown, Position
 from infra.rooms import RoomView
-from infra.sending import Position
 from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, JobRecord
 from schemas.partition import partition_of

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from infra.journal import Entry, JournalDown
-from infra.sending import Position
+from infra.journal import Entry, JournalDown, Position
 from schemas import codec
 from schemas.partition import partition_of
 from schemas.records import Record

@@ -11,7 +11,7 @@ from center_world import KEY, World
 from journal_twin import JournalTwin
 
 from infra.documents import Queue
-from infra.sending import Position
+from infra.journal import Position
 from schemas.broadcasts import Broadcast
 from schemas.codes import Priority
 from schemas.records import PushMessage

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.journal import Entry, JournalDown
-from infra.sending import Position
+from infra.journal import Entry, JournalDown, Position
 from schemas import codec, names
 from schemas.broadcasts import AudienceChunk, Broadcast, Canary, JobRecord, Transition
 from schemas.jobs import Action

@@ -10,9 +10,8 @@ from journal_twin import JournalTwin
 from test_coordinator_core import SHOP, BusTwin, Documents, echo, incoming, item, uplink
 
 from infra.bus import Bus
-from infra.journal import Entry, JournalDown
+from infra.journal import Entry, JournalDown, Position
 from infra.lifecycle import Awake
-from infra.sending import Position
 from infra.settings import NatsSettings
 from workers.coordinator.egress import Services
 from workers.coordinator.ingress import Ingress

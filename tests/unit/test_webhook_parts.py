@@ -13,8 +13,7 @@ from journal_twin import PARTITIONS, JournalTwin
 
 from infra.documents import Endpoint
 from infra.documents.webhooks import new_secret
-from infra.journal import Entry
-from infra.sending import Position
+from infra.journal import Entry, Position
 from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.records import DeadLetter, PushMessage, Retry

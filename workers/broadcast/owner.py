@@ -20,9 +20,8 @@ from msgspec.structs import replace
 from prometheus_client import Counter
 
 from infra.documents import Product
-from infra.journal import Entry, Journal
+from infra.journal import Entry, Journal, Position
 from infra.lifecycle import end
-from infra.sending import Position
 from infra.settings import KafkaSettings
 from schemas import codec, names
 from schemas.broadcasts import Broadcast, JobRecord, Transition

@@ -14,10 +14,9 @@ from prometheus_client import Counter
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from infra.documents import Product
-from infra.journal import Entry, JournalDown
+from infra.journal import Entry, JournalDown, Position
 from infra.register import RegisterDown
 from infra.register.idempotency import Claim
-from infra.sending import Position
 from infra.settings import Seconds
 from schemas import names
 from schemas.checks import MAX_TTL_S

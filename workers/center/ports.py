@@ -8,12 +8,11 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from infra.audiences import SEARCH, Audience
 from infra.documents import Access, Document, Endpoint, Issuer, KeySet, Policy, Product, Rules
-from infra.journal import Entry
+from infra.journal import Entry, Position
 from infra.register import ClientView, Holding, PendingPage, Pulled, SessionView, Standing
 from infra.register.idempotency import Claim
 from infra.revoked import Revocation
 from infra.rooms import RoomView
-from infra.sending import Position
 from infra.tokens import Grant
 from infra.wire import JobContent, PullItem
 from schemas.records import Receipt
