@@ -32,6 +32,8 @@ def writer_of(kind: Any, named: type[msgspec.Struct] | None = None) -> Write:
             raise ValueError(f"a union of {first} and {second}")
         return _optional(writer_of(second))
     if isinstance(kind, str):
+        if kind not in _PLAIN:
+            raise ValueError(f"an Avro type that is not known here: {kind}")
         return _PLAIN[kind]
     if kind["type"] == "array":
         return _array(writer_of(kind["items"]))
