@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ class Library:
         compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
         if compiler is None:
             return "no C compiler (cc) is on PATH"
-        made = self.path.with_suffix(".new")
+        made = self.path.with_suffix(f".{os.getpid()}.new")  # somebody else may build it, too
         command = [compiler, "-O2", "-fPIC", "-shared", "-o", str(made), str(self.source)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S, check=False)
@@ -34,6 +35,8 @@ class Library:
             made.replace(self.path)  # at once: a room that runs keeps the one that it has
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
+        finally:
+            made.unlink(missing_ok=True)
         return ""
 
     def load(self) -> ctypes.CDLL | None:
