@@ -18,7 +18,7 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 from schemas import confluent
 from schemas.broadcasts import AudienceChunk, Broadcast, Canary, JobRecord, Quiet, RoomCursor
 from schemas.records import RECORDS, ClientProduct, ClientRecord, Record, StatusEvent
-from schemas.writer import writer_of
+from schemas.writer import write_long, writer_of
 
 MAGIC: Final = b"\xc3\x01"
 MAX_RECORD: Final = 256 * 1024
@@ -116,13 +116,8 @@ def beginning(record: type[Record], text: str) -> bytes:
 
     Its newest version only. Avro 1.12, "Strings are encoded as a long followed by that many bytes", the long in zig-zag.
     """
-    data, head = text.encode(), bytearray(_FORMS[record].header)
-    length = len(data) << 1
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + data
+    data = text.encode()
+    return _FORMS[record].header + write_long(len(data)) + data
 
 
 def second_text(record: type[Record], data: bytes) -> bytes | None:

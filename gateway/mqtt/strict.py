@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import mqtt5
@@ -38,15 +38,19 @@ def refusal(text: str, first: int) -> tuple[Reason, str]:
     return Reason.MALFORMED, f"malformed packet: {text}"
 
 
+def _nul_in(properties: Sequence[tuple[str, str]]) -> bool:
+    for name, value in properties:  # noqa: SIM110 - of each packet that has some
+        if "\0" in name or "\0" in value:
+            return True
+    return False
+
+
 def _publish(packet: mqtt5.PublishPacket, frame: memoryview) -> str:
     """Written out: it is the one that comes often."""
     content, response = packet.content_type, packet.response_topic
     if "\0" in packet.topic or (content is not None and "\0" in content) or (response is not None and "\0" in response):
         return _NUL
-    for name, value in packet.user_properties:
-        if "\0" in name or "\0" in value:
-            return _NUL
-    return ""
+    return _NUL if _nul_in(packet.user_properties) else ""
 
 
 def _connect(packet: mqtt5.ConnectPacket, frame: memoryview) -> str:
@@ -54,9 +58,8 @@ def _connect(packet: mqtt5.ConnectPacket, frame: memoryview) -> str:
     username, method = packet.username, packet.authentication_method
     if "\0" in packet.client_id or (username is not None and "\0" in username) or (method is not None and "\0" in method):
         return _NUL
-    for name, value in packet.user_properties:
-        if "\0" in name or "\0" in value:
-            return _NUL
+    if _nul_in(packet.user_properties):
+        return _NUL
     return _connect_flags(frame)
 
 
@@ -65,9 +68,8 @@ def _subscribe(packet: mqtt5.SubscribePacket, frame: memoryview) -> str:
     filters = packet.topic_filters
     if len(filters) > MAX_FILTERS:
         return ""  # the session refuses so many before it looks at one
-    for name, value in packet.user_properties:
-        if "\0" in name or "\0" in value:
-            return _NUL
+    if _nul_in(packet.user_properties):
+        return _NUL
     reserved, at = False, len(frame)
     for item in reversed(filters):
         pattern = item.pattern
@@ -82,10 +84,7 @@ def _nul(packet: Any, *strings: str | None) -> str:
     for text in strings:
         if text is not None and "\0" in text:
             return _NUL
-    for name, value in packet.user_properties:
-        if "\0" in name or "\0" in value:
-            return _NUL
-    return ""
+    return _NUL if _nul_in(packet.user_properties) else ""
 
 
 def _connect_flags(frame: memoryview) -> str:
