@@ -73,11 +73,29 @@ class Binds:
             raise self._over()
         return self._granted(binds)
 
+    def with_connect(self, room: int) -> bytes:
+        """A SUBSCRIBE to all that is wanted, to go in one write with CONNECT (MQTT 5, 3.1.4); nothing where that is more than one
+        packet, or more than `room` bytes. Then `opened` or `lost` follows."""
+        wanted = [bind for bind in self._topics.values() if bind.qos is not None]
+        if not 0 < len(wanted) <= _TOPICS_A_PACKET:
+            return b""
+        packet_id = self._ids.take()
+        data = _subscribe(packet_id, wanted)
+        if len(data) > room:
+            self._ids.release(packet_id)
+            return b""
+        self._sent(packet_id, wanted)
+        return data
+
     def opened(self, link: Link, *, session_present: bool) -> None:
-        """Without a session the server knows none of our topics; with one, only what it did not answer is repeated."""
+        """Without a session the server knows none of our topics but those that went with CONNECT; with one, only what it did not
+        answer is repeated."""
         self._link = link
+        with_connect = {bind.topic: bind for binds in self._in_flight.values() for bind in binds}
         for bind in list(self._topics.values()):
-            if bind.qos is None and not session_present:
+            if with_connect.get(bind.topic) is bind:
+                continue
+            if bind.qos is None and not session_present and bind.topic not in with_connect:
                 self._settle(bind, None)
             elif bind.step is Step.SENT or not session_present:
                 bind.step = Step.DUE
@@ -144,12 +162,15 @@ class Binds:
 
     def _send(self, link: Link, binds: list[Bind], *, leaving: bool) -> None:
         packet_id = self._ids.take()
+        self._sent(packet_id, binds)
+        if leaving:
+            return link.send(mqtt5.UnsubscribePacket(packet_id, [bind.topic for bind in binds]).write())
+        return link.send(_subscribe(packet_id, binds))
+
+    def _sent(self, packet_id: int, binds: list[Bind]) -> None:
         self._in_flight[packet_id] = binds
         for bind in binds:
             bind.step = Step.SENT
-        if leaving:
-            return link.send(mqtt5.UnsubscribePacket(packet_id, [bind.topic for bind in binds]).write())
-        return link.send(mqtt5.SubscribePacket(packet_id, [_filter(bind) for bind in binds]).write())
 
     def _granted(self, binds: list[Bind]) -> dict[str, int | None]:
         if any(bind.done.cancelled() for bind in binds):
@@ -166,5 +187,6 @@ def _parts(binds: list[Bind]) -> Iterable[list[Bind]]:
     return (binds[i : i + _TOPICS_A_PACKET] for i in range(0, len(binds), _TOPICS_A_PACKET))
 
 
-def _filter(bind: Bind) -> mqtt5.TopicFilter:
-    return mqtt5.TopicFilter(bind.topic, max_qos=mqtt5.QoS(bind.qos or 0), retain_as_published=False)
+def _subscribe(packet_id: int, binds: list[Bind]) -> bytes:
+    filters = [mqtt5.TopicFilter(bind.topic, max_qos=mqtt5.QoS(bind.qos or 0), retain_as_published=False) for bind in binds]
+    return mqtt5.SubscribePacket(packet_id, filters).write()

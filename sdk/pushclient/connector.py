@@ -29,6 +29,9 @@ KEEP_ALIVE_S = {"wifi": 480, "4g": 480, "3g": 300, "2g": 300}
 DEFAULT_KEEP_ALIVE_S = 300
 GHOST_S = 120.0
 TAKEN_OVER = 0x8E
+WITH_CONNECT = 4 * 1024
+"""Bytes of CONNECT and SUBSCRIBE in one write, at most: a server says only later how large a packet may be, and takes little from
+a stranger."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +80,9 @@ class Connector:
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._over = False
-        self._kept = False  # the server keeps our session when the connection is lost
+        self._kept_s = 0  # for so long the server keeps our session when the connection is lost
+        self._kept_at: Address | None = None
+        self._kept_until = 0.0
         self._renewal = Renewal(self._fresh_token)
         self._token = ""
         self._ghost_until = 0.0  # until then an attempt of ours that we gave up may still take our session
@@ -129,12 +134,15 @@ class Connector:
             return
         self._link = None
         self._renewal.lost()
-        if link.opened_at is None and ending.code is None:  # it may yet read our CONNECT
-            self._ghost_until = asyncio.get_running_loop().time() + GHOST_S
+        now, held_s = asyncio.get_running_loop().time(), 0.0
+        if link.opened_at is not None:
+            held_s = now - link.opened_at
+            self._kept_at, self._kept_until = link.address, now + self._kept_s if ending.code is None else 0.0
+        elif ending.code is None:  # it may yet read our CONNECT
+            self._ghost_until = now + GHOST_S
         self._session.lost()
         if self._over:
             return
-        held_s = 0.0 if link.opened_at is None else asyncio.get_running_loop().time() - link.opened_at
         delay = self._plan(ending, link.address, held_s)
         if delay is not None:
             self._go(delay)
@@ -158,7 +166,7 @@ class Connector:
         self._stats.connects += 1
         self._wishes.clean_start = not self._wishes.session_expiry
         granted = packet.session_expiry_interval  # absent: as it was asked for (MQTT 5, 3.2.2.3.2)
-        self._kept = bool(self._wishes.session_expiry if granted is None else granted)
+        self._kept_s = self._wishes.session_expiry if granted is None else granted
         link.opened(self._keep_alive() if packet.server_keep_alive is None else packet.server_keep_alive)
         self._session.opened(link, packet)
         if packet.authentication_method == METHOD:
@@ -188,7 +196,7 @@ class Connector:
             self._over = True
             self._session.end(ending.error, discard=False)
         else:
-            delay = self._route.ended(ending, address, held_s=held_s, resumable=self._kept)
+            delay = self._route.ended(ending, address, held_s=held_s, resumable=self._kept_s > 0)
         self._session.tell(
             ConnectionState(connected=False, address=address, text=ending.text, code=ending.code, retry_in_s=delay)
         )
@@ -213,9 +221,12 @@ class Connector:
 
     async def _dial(self, address: Address) -> None:
         """Raises OSError, PushError, or ValueError on a host or token that cannot be sent."""
-        hello = (await self._hello()).write()
+        hello = await self._hello()
+        first = hello.write()
+        if self._may_subscribe(hello, address):
+            first += self._session.binds.with_connect(WITH_CONNECT - len(first))
         connection = Connection(receive_max=self._wishes.receive_max, max_packet_size=self._wishes.max_packet_size)
-        self._link = link = Link(self, address, hello, connection, self._timeouts)
+        self._link = link = Link(self, address, first, connection, self._timeouts)
         try:
             async with asyncio.timeout(self._timeouts.connect):
                 loop = asyncio.get_running_loop()
@@ -223,8 +234,15 @@ class Connector:
         except BaseException:
             if self._link is link:
                 self._link = None
+                self._session.lost()
             link.finish(endings.lost("not connected"))
             raise
+
+    def _may_subscribe(self, hello: Hello, address: Address) -> bool:
+        """With CONNECT, in one write. Not where an Authentication Method is named (MQTT 5, 3.1.2.11.9); and where the session is
+        probably kept, nothing need be asked for again."""
+        kept = address == self._kept_at and asyncio.get_running_loop().time() < self._kept_until
+        return hello.method is None and (hello.clean_start or not kept)
 
     async def _hello(self) -> Hello:
         wishes = self._wishes

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import mqtt5
 import pytest
 from system import PRODUCT, Stand, Wire, claims, eventually, signed, unique
+
+from pushclient import PushClient
 
 pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(120)]
 
@@ -45,3 +49,31 @@ async def test_given_both_at_once_then_what_waits_comes_with_the_answers_in_this
                 return await system.pending(client) == 0
 
             await eventually(settled, what="both are settled")
+
+
+async def test_given_the_sdk_and_a_token_that_is_not_renewed_then_its_binds_come_with_connect(system: Stand) -> None:
+    got: list[str] = []
+    client = unique("sdk")
+    room = system.room
+    push = PushClient(
+        client_id=client,
+        token=system.token(client),
+        servers=[(room.host, room.port)],
+        session_expiry=0,
+        on_message=lambda message: got.append(str(message.id)),
+    )
+
+    async def binds() -> float:
+        return await system.metric("saver", "longwire_responder_items_total", endpoint="bind")
+
+    before = await binds()
+    binding = asyncio.ensure_future(push.bind(PRODUCT))
+    async with push:
+        await binding
+        for place in range(2):
+            if place:
+                push.reconnect()
+            message = await system.send(client, f"{place}")
+            await system.settled(client, message)
+            assert got[-1] == message
+        assert (await binds(), push.stats.reconnects) == (before, 1)

@@ -14,6 +14,7 @@ from pushclient import Backoff, PushClient
 P = TypeVar("P", bound=mqtt5.Packet)
 
 DEADLINE_S = 5.0
+QUIET_S = 0.05
 QUICK = Backoff(base_s=0.01, cap_s=0.02)
 
 
@@ -32,6 +33,15 @@ class Peer:
             packet = await self._next()
         assert isinstance(packet, kind), packet
         return packet
+
+    async def says_nothing(self) -> bool:
+        """For a moment: what goes in one write is here at once."""
+        try:
+            async with asyncio.timeout(QUIET_S):
+                self._rest += await self._reader.read(65_536)
+        except TimeoutError:
+            return not self._rest
+        return False
 
     async def gone(self) -> None:
         """Wait until the client closed, whatever it says before."""
@@ -100,6 +110,13 @@ class Server:
         for peer in self._all:
             peer.cut()
         await self._server.wait_closed()
+
+    async def refuse_connections(self) -> None:
+        """Until `listen_again`."""
+        self._server.close()
+
+    async def listen_again(self) -> None:
+        self._server = await asyncio.start_server(self._connected, *self.address)
 
     async def peer(self, **accept: Any) -> Peer:
         """The next connection, after its CONNECT was read and answered."""
@@ -173,9 +190,9 @@ async def connected(
 
 
 @contextlib.asynccontextmanager
-async def bound(server: Server, **options: Any) -> AsyncIterator[tuple[PushClient, Peer]]:
+async def bound(server: Server, accept: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[tuple[PushClient, Peer]]:
     """The same, bound to the product demo."""
-    async with connected(server, **options) as (client, peer):
+    async with connected(server, accept, **options) as (client, peer):
         binding = asyncio.ensure_future(client.bind("demo"))
         await peer.grant()
         assert await binding == 1

@@ -9,8 +9,10 @@ import pytest
 
 from gateway.mqtt.strict import MAX_FILTERS
 from infra.wire import BindItem, ConnectItem, ConnectResult, SyncItem
+from pushclient import PushClient
 from tests.fuzz.edge import Attack
 from tests.unit.gateway_world import Device, World, claims, sign
+from tests.unit.live_room import live
 from tests.unit.mqtt311_device import connect as old_connect
 from tests.unit.mqtt311_device import subscribe as old_subscribe
 
@@ -262,3 +264,19 @@ def test_given_anything_else_behind_a_connect_then_it_has_its_turn(behind: bytes
 def test_given_the_old_version_then_its_subscribe_has_its_turn() -> None:
     _, asked = heard(old_connect(password=sign(claims())) + old_subscribe("push/demo"))
     assert asked == [ConnectItem, BindItem]
+
+
+async def test_given_the_sdk_when_it_comes_back_without_a_session_then_all_is_one_request() -> None:
+    async with live() as room:
+        register = room.world.register
+        push = PushClient(client_id="c1", token=sign(claims()).decode(), servers=[("127.0.0.1", room.port)], session_expiry=0)
+        async with push:
+            await push.bind("demo", groups=("news",))
+            before = len(register.items)
+            push.reconnect()
+            await room.until(lambda: push.stats.reconnects == 1 and len(register.items) > before)
+            [item] = register.items[before:]
+            assert isinstance(item, ConnectItem)
+            assert item.first is not None
+            assert (item.first.bind.product, item.first.bind.groups) == ("demo", ["news"])
+            await room.until(lambda: push.connected)
