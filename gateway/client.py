@@ -63,20 +63,24 @@ class BindState:
         self.client = client
         self.product = product
         self.qos = qos
-        self.user = user
-        self.attrs = attrs
-        self.groups: frozenset[str] = NO_GROUPS
-        self.first_bind_ms = 0
         self.n = 0
-        self.hinted_n = 0
         self.behind = False
         self.ready = False  # the saver has answered the bind
         self.fenced = False  # the client is away, or we were: no broadcast before its return, or its sync
         self.sent = 0
         self.settled = 0
         self.saved = 0
+        self.groups: frozenset[str] = NO_GROUPS
+        self.user = user
+        self.attrs = attrs
+        self.first_bind_ms = 0
+        self.hinted_n = 0
         self.early: tuple[tuple[int, int], ...] = ()
         self.recent: Recent | None = None
+
+    def fall_behind(self) -> None:
+        """Pending holds something that no hint will bring."""
+        self.behind = self.client.lags = True
 
 
 Binds = tuple[BindState, ...]
@@ -97,13 +101,14 @@ class Client:
     """One authenticated client and its unicast window. `shell` is its socket: one `write`, one packet or several joined.
 
     `soft_cap`: no message is written while more bytes than that are buffered. `drain`: settled once the buffer is empty. `whole`:
-    it can't pull (MQTT 3.1.1 has no properties), so a notice is no use to it.
+    it can't pull (MQTT 3.1.1 has no properties), so a notice is no use to it. `lags`: one of its binds may be behind; else
+    nobody has to look at them.
     `reasons`: it wants Reason Strings.
     """
 
     __slots__ = (
         "acks", "binds", "blocked", "broadcast_at", "broadcasts_inflight", "connection", "drain", "generation", "inflight", "key",
-        "max_packet", "next_packet_id", "number", "reasons", "receive_max", "shell", "slot", "soft_cap", "whole",
+        "lags", "max_packet", "next_packet_id", "number", "reasons", "receive_max", "shell", "slot", "soft_cap", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -117,25 +122,26 @@ class Client:
         soft_cap: int = SOFT_CAP,
         whole: bool = False,
     ) -> None:
-        self.key = key
-        self.slot = slot_of(key)
-        self.connection = connection
+        self.key = key  # what each message needs comes first: compiled, that is side by side in memory, which comes by 64 bytes
         self.shell = shell
-        self.receive_max = receive_max
-        self.max_packet = max_packet
-        self.soft_cap = soft_cap
-        self.whole = whole
-        self.generation = 0
-        self.number = 0
         self.binds = NO_BINDS
         self.inflight: dict[int, Inflight] | None = None
-        self.reasons = True
-        self.blocked = False  # a broadcast may wait for a place
-        self.broadcasts_inflight = 0
-        self.broadcast_at = 0.0  # since when the oldest of them waits, or the last of them made progress
         self.acks: list[Ack] | None = None
         self.drain: list[Ack] | None = None
+        self.lags = False
+        self.blocked = False  # a broadcast may wait for a place
+        self.whole = whole
+        self.number = 0
+        self.receive_max = receive_max
+        self.broadcasts_inflight = 0
         self.next_packet_id = 1
+        self.max_packet = max_packet
+        self.connection = connection
+        self.generation = 0
+        self.soft_cap = soft_cap
+        self.slot = slot_of(key)
+        self.reasons = True
+        self.broadcast_at = 0.0  # since when the oldest of them waits, or the last of them made progress
 
     def explain(self, build: Callable[[str], bytes], text: str) -> bytes:
         """An acknowledgement with a Reason String, unless the client wants none or takes no packet so large (MQTT 5

@@ -20,6 +20,7 @@ from gateway.client import Client, bind_to
 from gateway.host import Host
 from gateway.ports import FanOut, Shell, Uplinks
 from gateway.reasons import End, Reason
+from gateway.sessions.ahead import fetch
 from gateway.sessions.changes import Left
 from gateway.sessions.delivery import BEHIND, DROPPED, GONE, WRITTEN
 from gateway.sessions.early import Early
@@ -27,6 +28,7 @@ from gateway.sessions.flash import SYNC_WITHIN, Kept
 from gateway.sessions.lifetime import Lifetime
 from gateway.sessions.outbox import Outbox
 from gateway.sessions.session import Session
+from gateway.sessions.states import State
 from gateway.wheel import IDLE, NEVER, Wheel
 from infra.documents import Access
 from infra.settings import RoomSettings
@@ -40,6 +42,9 @@ RESYNC_SPREAD: Final = 2.0
 """Seconds over which all clients are synced after NATS was away, at least; `policy.resync_rate` stretches it."""
 
 JITTER: Final = 0.1
+
+SIDE_BY_SIDE: Final = 128
+"""Sessions of a flush that are fetched together: more would not stay in the caches until their turn."""
 
 REVIEWED_AT_ONCE: Final = 500
 """Connections that are checked against changed lists in a tick, at most."""
@@ -269,8 +274,11 @@ class Room:
         dirty, self._dirty = self._dirty, []
         for session in dirty:
             session.dirty = False
-        for session in dirty:
-            session.flush()
+        for start in range(0, len(dirty), SIDE_BY_SIDE):
+            some = dirty[start : start + SIDE_BY_SIDE]
+            fetch(some)
+            for session in some:
+                session.flush()
 
     # --- time ----------------------------------------------------------------------------------------------------------
 
@@ -306,8 +314,8 @@ class Room:
         soon = self.wheel.tick(now + self.host.policy.ack_timeout)
         outcomes: list[str] = []
         try:
-            for hint in hints:
-                outcomes.append(self._push(hint, now, soon))
+            for hint, session in zip(hints, self._found(hints), strict=True):
+                outcomes.append(self._push(hint, session, now, soon))
         finally:
             self._outbox.send()
         for outcome, count in Counter(outcomes).items():
@@ -320,9 +328,18 @@ class Room:
         """Write what a batch of hints has gathered so far: what becomes of a connection that ends is told by what was written."""
         self._outbox.send()
 
-    def _push(self, hint: Hint, now: float, soon: int) -> str:
-        """`soon`: the tick in which what is written now has to be acknowledged."""
-        session, message = self._clients.get(hint.key), hint.message
+    def _found(self, hints: Sequence[Hint]) -> list[Lifetime | None]:
+        """Whom they are for, as far as they are here."""
+        clients = self._clients
+        found = [clients.get(hint.key) for hint in hints]
+        fetch(found)
+        return found
+
+    def _push(self, hint: Hint, session: Lifetime | None, now: float, soon: int) -> str:
+        """`session`: the client's when the batch began; `soon`: the tick in which what is written now has to be acknowledged."""
+        if session is not None and session.state == State.CLOSED:
+            session = self._clients.get(hint.key)
+        message = hint.message
         delivery = session.delivery if session is not None else None
         if session is None or delivery is None or delivery.client.number != hint.number:
             return self._missed(hint.key, hint.product, message.n)

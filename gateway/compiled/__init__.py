@@ -38,8 +38,8 @@ MODULES: Final = (
     *(f"gateway.broadcast.{name}" for name in ("together", "volley", "walk")),
     *(f"gateway.edge.{name}" for name in ("link", "sockets", "staged")),
     *(f"gateway.mqtt.{name}" for name in ("fields", "forms", "framing", "mqtt311", "packets", "publish", "strict", "strings")),
-    *(f"gateway.sessions.{name}" for name in ("changes", "delivery", "early", "exchange", "flash", "lifetime", "outbox")),
-    *(f"gateway.sessions.{name}" for name in ("pulling", "session", "states", "subscribing", "uplinking", "window")),
+    *(f"gateway.sessions.{name}" for name in ("ahead", "changes", "delivery", "early", "exchange", "flash", "lifetime")),
+    *(f"gateway.sessions.{name}" for name in ("outbox", "pulling", "session", "states", "subscribing", "uplinking", "window")),
     *(f"infra.{name}" for name in ("buckets", "granting", "networks", "peers", "signatures", "tokens")),
 )
 """What a connection runs through. Left out is what starts a room, most of what asks the brokers, and msgspec's structs."""

@@ -7,6 +7,7 @@ import asyncio
 from gateway.edge.arrival import Arrival
 from gateway.edge.certificates import Certificates
 from gateway.edge.entrance import Entrance
+from gateway.edge.link import Link
 from gateway.edge.listener import Listener
 from gateway.edge.sockets import Sockets
 from gateway.room import Room
@@ -30,7 +31,7 @@ class Front:
     def start(self) -> None:
         """Listen. Raises OSError if an address is taken; `own` and `endpoints` are known afterwards: what clients are told."""
         settings = self._room.settings
-        self._sockets = Sockets(asyncio.get_running_loop(), native=settings.sender != "python")
+        self._sockets = Sockets(asyncio.get_running_loop(), native=settings.sender != "python", ahead=Link.ahead)
         try:
             transport, self.own = self._listen(self._sockets, settings, settings.host)
             self.endpoints[transport] = self.own

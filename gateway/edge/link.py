@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 import mqtt5
 
-from gateway.edge.sockets import READ, WRITE, Sockets
+from gateway.edge.sockets import READ, WRITE, Ready, Sockets
 from gateway.mqtt.forms import MQTT5
 from gateway.mqtt.framing import BadPacket, Reader, short_ack_of
+from gateway.sessions.ahead import fetch
 from infra.peers import UNKNOWN as UNKNOWN_PEER
 
 if TYPE_CHECKING:
     from gateway.room import Room
+    from gateway.sessions.lifetime import Lifetime
     from gateway.sessions.session import Session
 
 UNKNOWN: Final = 1 << 62
@@ -222,6 +224,15 @@ class Link:
         """The turn may read for us what begins a packet. The rest of a long one is read by us, more of it at once."""
         if self._fd != CLOSED:
             self._sockets.let_read(self._fd, may=self._reader is None and not self._paused)
+
+    @staticmethod
+    def ahead(owners: list[Ready | None]) -> None:
+        """The acknowledgements of these are handled next (gateway/sessions/ahead.py)."""
+        sessions: list[Lifetime] = []
+        for owner in owners:
+            if isinstance(owner, Link):
+                sessions.append(owner._session)  # noqa: SLF001 - of links, by a link
+        fetch(sessions)
 
     def acked(self, packet_id: int) -> None:
         """See `gateway.edge.sockets.Reads`. In this turn another may have closed or held us: then it waits as any bytes do."""

@@ -10,6 +10,7 @@ import os
 import select
 import selectors
 from array import array
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 import structlog
@@ -70,13 +71,21 @@ class Poller(Protocol):
 class Sockets:
     """Who is to be told when a descriptor is ready. At most `AT_ONCE` in a turn of the loop; the others have the next one."""
 
-    __slots__ = ("_loop", "_many", "_may", "_poller", "_reading", "_reads", "_who")
+    __slots__ = ("_ahead", "_loop", "_many", "_may", "_poller", "_reading", "_reads", "_who")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, poller: Poller | None = None, *, native: bool = True, many: int = MANY
+        self,
+        loop: asyncio.AbstractEventLoop,
+        poller: Poller | None = None,
+        *,
+        native: bool = True,
+        many: int = MANY,
+        ahead: Callable[[list[Ready | None]], None] | None = None,
     ) -> None:
-        """`native`: read in C, where that was built; never with a `poller` of the caller's. After a turn with `many` it does."""
+        """`native`: read in C, where that was built; never with a `poller` of the caller's. After a turn with `many` it does.
+        `ahead`: called with those whose acknowledgements are told next, where they are many."""
         self._loop = loop
+        self._ahead = ahead
         self._reading: Reading | None = None
         if poller is None:
             poller = system_poller()
@@ -150,6 +159,8 @@ class Sockets:
         count, acks, others = reading.turn(self._may)
         owners = [who[ack >> 16] for ack in acks]
         rest = [who[fd] for fd, _, _ in others]
+        if self._ahead is not None and len(owners) >= MANY:
+            self._ahead(owners)
         for owner, ack in zip(owners, acks, strict=True):
             if owner is not None:
                 try:

@@ -44,18 +44,19 @@ DROPPED: Final = "dropped"
 class Delivery(Exchange):
     """The rules for one client with a session."""
 
-    __slots__ = ("_asked_since", "_changes", "_only_acks", "_rest", "fenced", "grant", "pulls", "sync_wanted")
+    __slots__ = ("_again", "_asked_since", "_changes", "_only_acks", "_rest", "fenced", "grant", "pulls", "sync_wanted")
 
     def __init__(self, client: Client, grant: Grant, host: Host, owner: Owner) -> None:
         super().__init__(client, host, owner)
         self.sync_wanted = False
-        self.grant = grant
-        self._changes: Changes | None = None
-        self._rest: Rest | None = None
-        self.pulls: Pulling | None = None
         self.fenced = False  # we were cut off: nothing is written before a sync that was asked since is answered
         self._asked_since = False
         self._only_acks = False  # the request under way
+        self._again = False  # something came while one was under way: its answer pumps
+        self._changes: Changes | None = None
+        self._rest: Rest | None = None
+        self.pulls: Pulling | None = None
+        self.grant = grant
 
     @property
     def idle(self) -> bool:
@@ -100,7 +101,7 @@ class Delivery(Exchange):
             return WRITTEN
         if bind.ready and not bind.behind and n <= bind.n:
             return WRITTEN  # a repeat: it came by an earlier hint or a page
-        bind.behind = True
+        bind.fall_behind()
         bind.hinted_n = max(bind.hinted_n, n)
         self.pump()
         return BEHIND
@@ -126,12 +127,17 @@ class Delivery(Exchange):
             self.host.fanout.place_free(self.client)
         if self._ask is None or self._rest is not None:
             self.pump()
+        else:
+            self._again = True
 
     def pump(self) -> None:
         """Ask the saver for what can't wait; the rest is asked by the next flush."""
         if self._rest is not None:
             self._write_rest(self._rest)
-        if self._ask is not None or self._ended or self.client.shell is AWAY:
+        if self._ask is not None:
+            self._again = True
+            return
+        if self._ended or self.client.shell is AWAY:
             return
         changes = self._changes
         if changes is not None and changes.over:
@@ -192,7 +198,8 @@ class Delivery(Exchange):
         if self.pulls is not None:
             self.pulls.gives_way = True
         if not self.idle:
-            return  # the answer pumps
+            self._again = True  # the answer pumps
+            return
         if self._changes is not None or self.pulls is not None:
             self.pump()
         elif self._has_to_sync():
@@ -202,11 +209,16 @@ class Delivery(Exchange):
 
     def _wants_page(self) -> bool:
         """Is there something to ask for, and may it be written? While fenced, when to ask is the room's affair."""
-        if self._rest is not None or (self.fenced and not self.sync_wanted):
+        client = self.client
+        if not client.lags or self._rest is not None or (self.fenced and not self.sync_wanted):
             return False
-        for bind in self.client.binds:  # noqa: SIM110 - asked after each acknowledgement
-            if bind.behind and bind.ready and window.may_write(self.client, bind):
-                return True
+        lags = False
+        for bind in client.binds:
+            if bind.behind:
+                lags = True
+                if bind.ready and window.may_write(client, bind):
+                    return True
+        client.lags = lags
         return False
 
     def _is_blocked(self) -> bool:
@@ -215,7 +227,8 @@ class Delivery(Exchange):
             return False
         if self.pulls is not None and self.pulls.blocked:
             return True
-        return any(bind.behind and bind.ready and window.has_place(self.client, bind) for bind in self.client.binds)
+        client = self.client
+        return client.lags and any(bind.behind and bind.ready and window.has_place(client, bind) for bind in client.binds)
 
     # --- sync ----------------------------------------------------------------------------------------------------------
 
@@ -232,7 +245,7 @@ class Delivery(Exchange):
         self.fenced = True
         self._asked_since = False
         for bind in self.client.binds:
-            bind.behind = True
+            bind.fall_behind()
             self.host.fanout.fence(bind)
 
     def _sync(self) -> None:
@@ -243,6 +256,7 @@ class Delivery(Exchange):
         if self.pulls is not None:
             self.pulls.gives_way = False
         self._asked_since = True
+        self._again = client.acks is not None or self.pulls is not None  # what did not fit, and what gave way
         metrics.syncs.value += 1
         if self._only_tells():
             self._only_acks = True
@@ -264,6 +278,8 @@ class Delivery(Exchange):
         """Is nothing asked for?"""
         if self.fenced or self.sync_wanted:
             return False
+        if not self.client.lags:
+            return True
         for bind in self.client.binds:  # noqa: SIM110 - asked for each client whose acks go
             if bind.behind and bind.ready:
                 return False
@@ -282,7 +298,7 @@ class Delivery(Exchange):
     def _settled(self, result: SyncResult | None) -> None:
         """The answer to nothing but acks."""
         self._only_acks = False
-        if self._confirmed(result):
+        if self._confirmed(result) and (self._again or self.sync_wanted or self._rest is not None):
             self.pump()
 
     def _synced(self, binds: list[BindState], result: SyncResult | None) -> None:
@@ -328,7 +344,7 @@ class Delivery(Exchange):
         """Write `first` and what fits of the pages, in turns, as one write; set n and behind by what is left."""
         if self.silent or self._rest is not None:
             for bind, _ in pages:
-                bind.behind = True
+                bind.fall_behind()
             if first:
                 self.client.shell.write(first)
             return
@@ -337,7 +353,9 @@ class Delivery(Exchange):
             self.client.shell.write(b"".join((first, *out)))
         for bind, page in pages:
             left = (page.more or bind.product in stuck) and bind.product not in useless  # else: with the next sync in its time
-            bind.behind = left or bind.hinted_n > page.n
+            bind.behind = False
+            if left or bind.hinted_n > page.n:
+                bind.fall_behind()
             if not left:
                 bind.n = page.n
         if out or self.client.acks or any(bind.behind for bind, _ in pages):
@@ -396,10 +414,12 @@ class Delivery(Exchange):
         undrained = window.move(self.client, AWAY)
         self._rest = None
         self.pulls = None
+        self._again = True
         if self._changes is not None:
             self._changes.abandon()
         for bind in self.client.binds:
-            bind.behind = bind.behind or bind.product in undrained
+            if bind.product in undrained:
+                bind.fall_behind()
             self.host.fanout.fence(bind, away=True)
 
     def back(self, shell: Shell, grant: Grant, owner: Owner) -> list[bytes]:

@@ -160,5 +160,5 @@ class Rest:
         client.inflight = client.inflight or None
         bind = bind_to(client.binds, item.product)
         if bind is not None:
-            bind.behind = True
+            bind.fall_behind()
         return False

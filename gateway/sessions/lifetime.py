@@ -47,15 +47,16 @@ class Lifetime(Owner):
         self.state = State.NEW
         self.client: Client | None = None
         self.delivery: Delivery | None = None
-        self.connection = connection
-        self.last_seen = now
-        self.packet_due = NEVER
-        self.form = FIRST
         self.dirty = False
+        self._acked = False
         self.due_tick = IDLE
+        self._held = 0
+        self.last_seen = now
         self._room = room
         self._shell = shell
-        self._held = 0
+        self.connection = connection
+        self.packet_due = NEVER
+        self.form = FIRST
         self._deadline = now + room.settings.connect_timeout
         self._ask: Ask | None = None
         self._early: Early | None = None  # while OPENING: the SUBSCRIBE that came with the CONNECT
@@ -65,7 +66,6 @@ class Lifetime(Owner):
         self._token_due = NEVER
         self._uplinking: Uplinking | None = None
         self._expiry = 0
-        self._acked = False
         room.wheel.at(self, self._deadline)
 
     @property

@@ -145,6 +145,23 @@ def test_given_acks_alone_under_way_when_hinted_then_it_is_written_at_once() -> 
     assert device.pushed() == []
 
 
+def test_given_acks_alone_under_way_when_another_comes_then_it_is_told_after_the_answer() -> None:
+    world = World()
+    device = bound(world)
+    for text in ("m1", "m2"):
+        world.push(world.register.store(text))
+    device.puback(1)
+    world.register.held = True
+    world.flush()
+    device.puback(2)
+    world.flush()
+    world.register.answer()
+    assert world.register.settled == [("m1", "acked")]
+    world.flush()
+    world.register.answer()
+    assert world.register.settled == [("m1", "acked"), ("m2", "acked")]
+
+
 def test_given_acks_alone_when_the_session_is_missing_then_all_of_it_is_synced() -> None:
     world = World()
     device = bound(world)

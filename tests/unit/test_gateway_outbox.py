@@ -238,7 +238,8 @@ def test_given_a_connection_that_ends_by_its_batch_then_what_was_gathered_for_it
     with ends(seen, 2, bind=bind) as room:
         ask = Asked(None, lambda result: None)
         monkeypatch.setattr(room.world.register, "sync", lambda item, done: done(None) or ask)
-        assert room.push(room.hint(0), room.hint(1), room.hint(0, n=9)) == ["written", "written", "behind"]
+        hints = (room.hint(0), room.hint(1), room.hint(0, n=9), room.hint(0, n=10))
+        assert room.push(*hints) == ["written", "written", "behind", "gone"]
         first, last = packets(room.peers[0])
         assert isinstance(first, mqtt5.PublishPacket)
         assert isinstance(last, mqtt5.DisconnectPacket)
