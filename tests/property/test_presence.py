@@ -83,7 +83,7 @@ class Sessions(RuleBasedStateMachine):
         self.there = self.swept = self.died = False
         self.binds: set[str] = set()
         self.old_ends: list[StatusEvent] = []
-        self.reachable = {product: [(0, False)] for product in WINDOWS}
+        self.reachable = {product: [(0, False, -1)] for product in WINDOWS}  # since when, ms; is it; by the record at this offset
         self.moving: dict[str, int] = {}  # the absence, by its place, that is only because it moved
         self.moves: set[tuple[str, int]] = set()
 
@@ -96,14 +96,15 @@ class Sessions(RuleBasedStateMachine):
         self.log.append(Record(event, len(self.log), self.now))
         for product, times in self.reachable.items():
             now = self.lives() and product in self.binds
-            if times[-1][1] != now:
-                times.append((self.now, now))
-            self._note_move(event, product)
+            changed = times[-1][1] != now
+            if changed:
+                times.append((self.now, now, len(self.log) - 1))
+            self._note_move(event, product, gone=changed and not now)
 
-    def _note_move(self, event: StatusEvent, product: str) -> None:
-        """Absences in which nothing happened but that the client went to another room, and bound there."""
+    def _note_move(self, event: StatusEvent, product: str, *, gone: bool) -> None:
+        """Absences in which nothing happened but that the client went to another room, and bound there. `gone`: by this event."""
         times = self.reachable[product]
-        if event.event == Status.ONLINE and not event.again and times[-1] == (self.now, False) and times[-2][1]:
+        if event.event == Status.ONLINE and not event.again and gone:
             self.moving[product] = len(times) - 1
         elif times[-1][1]:
             if product in self.moving:
@@ -211,17 +212,17 @@ class Sessions(RuleBasedStateMachine):
             assert (bool(once) and once[-1].news == EventType.CLIENT_CONNECTED) == times[-1][1]
             self.check_absences(product, once, times)
 
-    def check_absences(self, product: str, told: list[Change], times: list[tuple[int, bool]]) -> None:
+    def check_absences(self, product: str, told: list[Change], times: list[tuple[int, bool, int]]) -> None:
         """None that is shorter than the window was told, and each that is longer than the time to come back and bind was."""
-        gone = [each.record.at_ms for each in told if each.news == EventType.CLIENT_DISCONNECTED]
-        unbound = {each.record.at_ms for each in told if each.reason == UNBOUND}
+        gone = [each.record.offset for each in told if each.news == EventType.CLIENT_DISCONNECTED]
+        unbound = {each.record.offset for each in told if each.reason == UNBOUND}
         for place in range(2, len(times) - 1, 2):
-            start, end = times[place][0], times[place + 1][0]
+            (start, _, first), (end, _, last) = times[place : place + 2]
             short = max(WINDOWS[product], REBIND_MS) if (product, place) in self.moves else WINDOWS[product]
             if end - start < short:
-                assert not [at for at in gone if start <= at < end and at not in unbound], f"{end - start} ms were told"
+                assert not [at for at in gone if first <= at < last and at not in unbound], f"{end - start} ms were told"
             if end - start > WINDOWS[product] + REBIND_MS:
-                assert [at for at in gone if start <= at <= end], f"{end - start} ms were not told"
+                assert [at for at in gone if first <= at <= last], f"{end - start} ms were not told"
 
 
 TestSessions = Sessions.TestCase

@@ -133,6 +133,25 @@ def test_given_a_room_that_was_only_stopped_then_its_clients_come_back_with_the_
     assert log.wait(20_000) == [(DISCONNECTED, 1, "")]
 
 
+def test_given_a_stopped_room_that_is_back_when_its_client_binds_what_it_had_in_the_session_before_then_that_is_told() -> None:
+    log = there("at-once")
+    log.take(1000, Status.ONLINE, 2)
+    assert log.take(1000, Status.OFFLINE, 2, reason="room lost") == [(DISCONNECTED, 2, "room lost")]
+    assert log.take(1000, Status.ONLINE, 2, again=True) == []
+    assert log.take(1000, Status.BIND, 2, "at-once") == [(CONNECTED, 2, "")]
+
+
+def test_given_an_unbind_and_an_end_then_a_copy_of_the_bind_brings_nobody_back_after_a_restart() -> None:
+    for next_session in ([], [Status.ONLINE, Status.OFFLINE]):
+        log = there("at-once")
+        log.take(0, Status.UNBIND, 1, "at-once")
+        log.take(0, Status.OFFLINE, 1)
+        for event in next_session:
+            log.take(0, event, 2)
+        log.presence = Presence(Wants())
+        assert log.take(1, Status.BIND, 1, "at-once") == []
+
+
 def test_given_an_unbind_then_it_is_told_at_once_and_binding_again_in_the_same_session_too() -> None:
     log = there()
     assert log.take(1000, Status.UNBIND, 1) == [(DISCONNECTED, 1, UNBOUND), (EventType.CLIENT_UNBOUND, 1, "")]

@@ -180,15 +180,18 @@ class Presence:
         told = self._known(record).get(product, _NOTHING)
         return told if told.mark < (*record.session, record.offset) else None
 
-    def _online(self, record: Record) -> Iterable[Change]:
+    def _online(self, record: Record) -> Iterator[Change]:
         """A new session: it has a while to bind what the one before had, which was held back or has not ended."""
-        for product, told in self._known(record).items():
+        for product, told in list(self._known(record).items()):
             before = self._held.get((record.key, product))
-            if told.online and told.session < record.session and (before is None or before.reason != NOT_BOUND_AGAIN):
+            if not told.online:
+                begins = record.event.again if told.session == record.session else not told.over
+                if begins and told.mark < (*record.session, record.offset):
+                    yield self._still_gone(record, product, told, over=False)
+            elif told.session < record.session and (before is None or before.reason != NOT_BOUND_AGAIN):
                 due = max(record.at_ms + REBIND_MS, before.due_ms if before else 0)
                 first = before.record if before else record
                 self._hold(record.key, product, _Hold(first, told.session, told.user, NOT_BOUND_AGAIN, due))
-        return ()
 
     def _bind(self, record: Record) -> Iterator[Change]:
         event = record.event
@@ -220,7 +223,11 @@ class Presence:
 
     def _offline(self, record: Record) -> Iterator[Change]:
         for product, told in list(self._known(record).items()):
-            if (told.known and not told.online) or told.mark >= (*record.session, record.offset):
+            if told.mark >= (*record.session, record.offset):
+                continue
+            if told.known and not told.online:
+                if not told.over:
+                    yield self._still_gone(record, product, told, over=True)
                 continue
             window = self.wants.window_ms(product)
             hold = _Hold(record, record.session, told.user, record.event.reason or "", record.at_ms + window)
@@ -236,6 +243,12 @@ class Presence:
         Status.UNBIND: _unbind,
         Status.OFFLINE: _offline,
     }
+
+    def _still_gone(self, record: Record, product: str, told: Told, *, over: bool) -> Change:
+        """No news, but of which session's binds there may be some yet is remembered: copies of older ones say nothing."""
+        new = Told(*record.session, record.offset, False, told.user, told.known, over)
+        self._known(record)[product] = new
+        return Change(record.key, product, record, record.session, told=new)
 
     # --- holds -----------------------------------------------------------------------------------------------------------
 
