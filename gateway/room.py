@@ -178,6 +178,10 @@ class Room:
         session = self._clients.get(key)
         return session if session is not None and session.resumable else None
 
+    def holds(self, key: str) -> bool:
+        """Has the client a session here? What it acknowledged there the saver may hear as late as when that ends."""
+        return key in self._clients
+
     def register(self, session: Lifetime, client: Client) -> bool:
         """A client has its session; an older connection of it ends. False if a newer one is here already."""
         older = self._clients.get(client.key)

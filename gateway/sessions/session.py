@@ -280,7 +280,7 @@ class Session(Lifetime):
         self._deadline = now + SAVER_TIMEOUT
         self._hold(Hold.OPENING)
         room.wheel.at(self, self._deadline)
-        if (subscribe := self._shell.subscribe_behind()) is not None:
+        if not room.holds(grant.key) and (subscribe := self._shell.subscribe_behind()) is not None:
             self._early = room.expects(Early(subscribe, packet, grant, room.host))
         self._ask_for_session()
 

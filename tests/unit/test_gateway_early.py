@@ -205,6 +205,22 @@ def test_given_a_kept_session_then_it_goes_on_and_the_subscribe_has_its_turn(wor
     assert len(world.register.items) == asked
 
 
+def test_given_an_older_session_here_that_acknowledged_something_then_it_does_not_come_again(world: World) -> None:
+    device = arrive(world, session_expiry_interval=30)
+    world.push(message := world.register.store("m1"), number=world.register.number)
+    *_, publish = device.socket.take()
+    assert isinstance(publish, mqtt5.PublishPacket)
+    assert publish.packet_id is not None
+    device.puback(publish.packet_id)
+    device.lose()
+
+    again = arrive(world, clean_start=True)
+    assert kinds(again) == [mqtt5.ConnAckPacket]  # the SUBSCRIBE is behind it yet
+    again.subscribe("push/demo")
+    assert kinds(again) == [mqtt5.SubAckPacket]
+    assert world.register.settled == [(message.id, "acked")]
+
+
 def test_given_a_revoked_token_before_the_answer_then_it_is_refused(world: World) -> None:
     world.register.held = True
     device = arrive(world)
