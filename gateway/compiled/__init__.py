@@ -36,7 +36,7 @@ MODULES: Final = (
     *(f"gateway.backend.{name}" for name in ("batcher", "saver_link")),
     *(f"gateway.broadcast.{name}" for name in ("ack_times", "caps", "eligibility", "fanout", "index", "jobs", "quiet")),
     *(f"gateway.broadcast.{name}" for name in ("together", "volley", "walk")),
-    *(f"gateway.edge.{name}" for name in ("link", "sockets", "staged")),
+    *(f"gateway.edge.{name}" for name in ("entrance", "link", "listener", "sockets", "staged")),
     *(f"gateway.mqtt.{name}" for name in ("fields", "forms", "framing", "mqtt311", "packets", "publish", "strict", "strings")),
     *(f"gateway.sessions.{name}" for name in ("ahead", "changes", "delivery", "early", "exchange", "flash", "lifetime")),
     *(f"gateway.sessions.{name}" for name in ("outbox", "pulling", "session", "states", "subscribing", "uplinking", "window")),

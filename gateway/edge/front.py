@@ -45,7 +45,8 @@ class Front:
 
     def _listen(self, sockets: Sockets, port: PortSettings, host: str) -> tuple[str, Endpoint]:
         entrance = Entrance(self._room, sockets, port, self._certificates, self._arrivals)
-        listener = Listener(entrance.accepted, shared=isinstance(port, ListenerSettings) and port.shared)
+        shared = isinstance(port, ListenerSettings) and port.shared
+        listener = Listener(entrance.accepted, shared=shared, native=sockets.native)
         number = listener.start(host, port.port)
         self._listeners.append(listener)
         return advertised(port, host, number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 import struct
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
-from infra.peers import number
+from gateway.edge.accepting import accepting
 
 BACKLOG: Final = 4096
 AT_ONCE: Final = 64
@@ -37,10 +36,12 @@ def reset(fd: int) -> None:
 class Listener:
     """One port, on every address that a host name has: IPv4, IPv6, or for the host "" all of both."""
 
-    def __init__(self, take: Callable[[int, int], object], *, shared: bool = False) -> None:
+    def __init__(self, take: Callable[[int, int], object], *, shared: bool = False, native: bool = True) -> None:
         """`take(fd, peer)`: a connection's descriptor, which does not block, and its address (`infra.peers`). `shared`:
-        other processes listen on the same port, and the system deals connections out (SO_REUSEPORT)."""
+        other processes listen on the same port, and the system deals connections out (SO_REUSEPORT). `native`: accept in C,
+        where that was built."""
         self._shared = shared
+        self._accepting = accepting(AT_ONCE, use_c=native)
         self._take = take
         self._sockets: list[socket.socket] = []
         self._paused: asyncio.TimerHandle | None = None
@@ -106,21 +107,23 @@ class Listener:
             self._paused = self._loop.call_later(PAUSE, self._watch)
 
     def _accept_waiting(self, listening: socket.socket, most: int) -> bool:
-        """Accept up to `most`; False if the system has no place for any."""
-        for _ in range(most):
-            try:
-                accepted, address = listening.accept()
-            except BlockingIOError:
-                return True
-            except OSError as error:  # of this connection alone, or the system has no place for any
-                failed.labels(errno.errorcode.get(error.errno or 0, "unknown")).inc()
-                if error.errno in EXHAUSTED:
+        """Accept up to `most`; False if the system has no place for any. All of them are ours already: what goes wrong with one
+        is logged, and the others are handed over."""
+        while most > 0:
+            wanted = min(most, AT_ONCE)
+            accepted, error = self._accepting(listening, wanted)
+            for fd, peer in accepted:
+                try:
+                    self._take(fd, peer)
+                except Exception:
+                    log.exception("connection not taken")
+            if error:  # of one connection alone, or the system has no place for any
+                failed.labels(errno.errorcode.get(error, "unknown")).inc()
+                if error in EXHAUSTED:
                     return False
-                continue
-            peer = number(address[0])
-            fd = accepted.detach()
-            os.set_blocking(fd, False)
-            self._take(fd, peer)
+            elif len(accepted) < wanted:
+                return True
+            most -= len(accepted) + (1 if error else 0)
         return True
 
 

@@ -8,14 +8,23 @@
  *                 others[counts[1]]: fd, events, and how many bytes of the buffer are its own, in this order: 0 where the peer
  *                 has closed its side, -errno where that broke, LW_UNREAD where it is not read. Who had nothing is in neither.
  *                 Returns how many were ready, or -errno.
+ *
+ * lw_accept(listening, most, accepted, error)
+ *                 accepts at most `most` of those who wait there, as sockets that do not block and that no child inherits:
+ *                 descriptor and address, of 16 bytes in network order, IPv4 as ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2), 0 for
+ *                 any other kind. Returns how many; *error is 0 where nobody waits any more or `most` are here, else what
+ *                 stopped it: of one connection alone, or the system has no place for any.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <limits.h>
 #include <stdint.h>
+#include <string.h>
 
 #define LW_UNREAD INT_MIN
 
 #ifdef __linux__
+#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -54,5 +63,41 @@ int lw_turn(int epoll, int most, const unsigned char *may, int known, unsigned c
         others[counts[1]++] = (struct other){fd, events, got};
     }
     return n;
+}
+
+struct accepted {
+    int fd;
+    unsigned char address[16];
+};
+
+static void tell_address(const struct sockaddr_storage *from, unsigned char *address)
+{
+    memset(address, 0, 16);
+    if (from->ss_family == AF_INET) {
+        address[10] = address[11] = 0xFF;
+        memcpy(address + 12, &((const struct sockaddr_in *)from)->sin_addr, 4);
+    } else if (from->ss_family == AF_INET6) {
+        memcpy(address, &((const struct sockaddr_in6 *)from)->sin6_addr, 16);
+    }
+}
+
+int lw_accept(int listening, int most, struct accepted *accepted, int *error)
+{
+    int count = 0;
+    *error = 0;
+    while (count < most) {
+        struct sockaddr_storage from;
+        socklen_t size = sizeof from;
+        int fd = accept4(listening, (struct sockaddr *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) {
+            if (errno == EINTR)
+                continue;
+            *error = errno == EAGAIN || errno == EWOULDBLOCK ? 0 : errno;
+            break;
+        }
+        accepted[count].fd = fd;
+        tell_address(&from, accepted[count++].address);
+    }
+    return count;
 }
 #endif
