@@ -12,7 +12,7 @@ LEASH = Path(__file__).with_name("leash.py")
 LOG_LIMIT = 8 << 20  # bytes; a longer log is set aside, once, at the next start
 TAIL_BYTES = 16 << 10
 # What a server needs of our environment. The rest stays here: it may hold credentials.
-PASSED_ON = ("HOME", "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ")
+PASSED_ON = ("HOME", "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OPENSSL_CONF", "TMPDIR", "TZ")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -415,6 +416,42 @@ async def test_given_names_then_each_gets_its_certificate_and_a_stranger_the_fir
             peer = await room.peer(tls=context, name=name)
             certificate = peer.writer.get_extra_info("ssl_object").getpeercert()
             assert expected in [value for _, value in certificate["subjectAltName"]]
+
+
+AES_128, AES_256, CHACHA = "TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"
+OPENSSL = """openssl_conf = all
+[all]
+ssl_conf = contexts
+[contexts]
+system_default = each
+[each]
+Ciphersuites = {}
+"""
+"""A configuration of OpenSSL: Python before 3.15 can't choose the suites of TLS 1.3."""
+ENCRYPTS = """import socket, ssl, sys
+context = ssl.create_default_context(cafile=sys.argv[1])
+raw = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+with context.wrap_socket(raw, server_hostname="room.test") as secure:
+    print(secure.cipher()[0])
+"""
+
+
+@pytest.mark.parametrize(
+    "offered", [(AES_128, AES_256, CHACHA), (AES_256, AES_128, CHACHA), (CHACHA, AES_256, AES_128), (CHACHA,)]
+)
+async def test_given_the_suites_of_a_client_then_its_first_is_taken(
+    offered: tuple[str, ...], tls: dict[str, Any], authority: Authority, tmp_path: Path
+) -> None:
+    file = tmp_path / "openssl.cnf"
+    file.write_text(OPENSSL.format(":".join(offered)))
+    async with live(transport="mqtts", tls=tls) as room:
+        client = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", ENCRYPTS, str(authority.file), str(room.front.ports[0])),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "OPENSSL_CONF": str(file)},
+        )
+        said, _ = await asyncio.wait_for(client.communicate(), WITHIN_S)
+        assert said.decode().split() == [offered[0]]
 
 
 def resumes(port: int, context: ssl.SSLContext, session: Any = None) -> tuple[bool, Any, bytes]:

@@ -15,7 +15,7 @@ import pytest
 from infra.local.errors import LocalBrokerError
 from infra.local.folder import FolderLock, require_space
 from infra.local.ports import HOST, PortLease
-from infra.local.process import LOG_LIMIT, Child
+from infra.local.process import LOG_LIMIT, Child, server_environment
 
 DEADLINE = 10.0
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -36,6 +36,16 @@ async def child(tmp_path: Path) -> AsyncIterator[Child]:
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
+
+
+def test_given_a_configuration_of_openssl_then_servers_have_it_and_no_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENSSL_CONF", "/etc/longwire/openssl.cnf")
+    monkeypatch.setenv("SOME_SECRET", "s")
+    passed = server_environment()
+    assert passed["OPENSSL_CONF"] == "/etc/longwire/openssl.cnf"
+    assert "SOME_SECRET" not in passed
 
 
 async def test_given_a_child_that_ends_by_itself_then_its_exit_and_its_last_lines_are_known(child: Child) -> None:
