@@ -10,13 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra.wire import ConnectItem
 from tests.fuzz.edge import Attack, Broken, check, judge_words
 from tests.fuzz.grammar import BUILDERS, Event, program
 from tests.unit.mqtt311_device import connect as old_connect
 from tests.unit.mqtt311_device import read
 
 genes = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.integers(0, 255)).map(bytes)
-first = st.sampled_from([b"\0\0\0\0", b"\0\0\2\0", b"\0\0\4\0", b"\0\0\x40\0", b"\0\0\x46\0", b"\x0e\0\0\0"])
+BOTH = b"\1\0\x18\4"
+"""CONNECT and SUBSCRIBE in one step, at QoS 1."""
+first = st.sampled_from([BOTH, b"\0\0\0\0", b"\0\0\2\0", b"\0\0\4\0", b"\0\0\x40\0", b"\0\0\x46\0", b"\x0e\0\0\0"])
 behind_a_connect = st.tuples(genes, first, st.lists(genes, max_size=24)).map(
     lambda drawn: drawn[0] + drawn[1] + b"".join(drawn[2])
 )
@@ -67,6 +70,22 @@ def test_the_inputs_reach_deep_states() -> None:
         assert attack.connections[1].heard[2] == 1  # session present
     finally:
         attack.end()
+
+
+@pytest.mark.parametrize("cut", [(), (7,)], ids=["in one step", "in pieces"])
+def test_the_inputs_reach_what_comes_with_a_connect(cut: tuple[int, ...]) -> None:
+    """A client that is let in and bound by one request to the saver, or by two; what comes of it is the same."""
+    attack = Attack(cut)
+    try:
+        attack.run(program(b"\0\0\0\0" + BOTH + b"\xff\x12\0\0" + b"\5\0\0\1"))
+        attack.judge()
+        assert [packet[0] >> 4 for packet in _packets(bytes(attack.connections[0].heard))] == [2, 9, 3, 3, 3, 4]
+        [connect] = [item for item in attack.world.register.items if isinstance(item, ConnectItem) and item.key == "main:c1"]
+        assert (connect.first is None) == bool(cut)
+        assert [request.split("(")[0] for request in attack.requests()["2"]] == ["ConnectItem", "BindItem"]
+    finally:
+        attack.end()
+    check(b"\0\0\0\0" + BOTH)
 
 
 def test_the_inputs_reach_deep_states_of_the_old_version() -> None:
