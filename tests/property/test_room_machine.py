@@ -45,29 +45,43 @@ class RoomMachine(RuleBasedStateMachine):
     def register(self) -> Any:
         return self.world.register
 
-    @initialize(receive_max=st.integers(1, 5))
-    def begin(self, receive_max: int) -> None:
+    @initialize(receive_max=st.integers(1, 5), together=st.booleans())
+    def begin(self, receive_max: int, together: bool) -> None:
         self.receive_max = receive_max
-        self.connect_afresh()
+        self.connect_afresh(together=together)
         self.register.held = True
 
     # --- the client ----------------------------------------------------------------------------------------------------
 
-    def connect_afresh(self) -> None:
-        """Session Present is 0, so what was in flight comes again by the bind."""
+    def connect_afresh(self, *, together: bool = False, meanwhile: int = 0) -> None:
+        """Session Present is 0, so what was in flight comes again by the bind. `together`: the SUBSCRIBE is in one segment with
+        the CONNECT, and before the saver's answer is here so many messages are stored and hinted."""
         held, self.register.held = self.register.held, False
         self.answer_all()
         self.device = Device(self.world)
+        self.register.held = together
+        if together:
+            self.device.socket.behind = mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("push/demo", max_qos=mqtt5.QoS(1))])
         self.device.connect("c1", receive_max=self.receive_max, session_expiry_interval=KEEP, clean_start=True, keep_alive=0)
-        ack = self.device.socket.one(mqtt5.ConnAckPacket)
-        assert not ack.session_present
         self.open.clear()
         self.pulls.clear()
         self.here = []
         self.noticed.clear()
         self.connected, self.fenced_at = True, -1
-        self.device.subscribe("push/demo")
-        self.look()
+        if together:
+            assert not self.device.socket.raw
+            for _ in range(meanwhile):
+                self.store(pull=False)
+                self.hint()
+            self.answer_all()
+        ack = mqtt_packets(self.device.socket.raw)[0]
+        assert isinstance(ack, mqtt5.ConnAckPacket)
+        assert not ack.session_present
+        self.look(skip=mqtt5.ConnAckPacket)
+        self.register.held = False
+        if not together or self.device.socket.behind:  # it has its turn now
+            self.device.subscribe("push/demo")
+            self.look()
         self.register.held = held
 
     def answer_all(self) -> None:
@@ -213,12 +227,12 @@ class RoomMachine(RuleBasedStateMachine):
         self.pulls.clear()
 
     @precondition(lambda self: not self.connected)
-    @rule(late=st.booleans())
-    def come_back(self, late: bool) -> None:
+    @rule(late=st.booleans(), together=st.booleans(), meanwhile=st.integers(0, 2))
+    def come_back(self, late: bool, together: bool, meanwhile: int) -> None:
         """[S5] In time the window comes again, and nobody was asked; else afresh."""
         if late or self.fenced_at >= 0:
             self.world.pass_time(KEEP + 1 if late else 0.1, step=1.0)
-            self.connect_afresh()
+            self.connect_afresh(together=together, meanwhile=meanwhile)
             return
         asked = len(self.register.items)
         self.device = Device(self.world)
