@@ -13,11 +13,12 @@ from typing import Final
 
 import msgspec
 import structlog
-from aiokafka import AIOKafkaProducer
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
 from infra import topicconfig
+from infra.producer import Placed, Producer, over
 from infra.registry import Registry, RegistryDown, SchemaRefused
 from infra.settings import KafkaSettings
 from schemas import codec, names
@@ -58,14 +59,14 @@ class Journal:
     def __init__(self, settings: KafkaSettings, *, name: str) -> None:
         self._settings = settings
         self._name = name
-        self._producer: AIOKafkaProducer | None = None
-        self._partitions: dict[str, int] = {}
+        self._producer: Producer | None = None
+        self._places: dict[str, list[TopicPartition]] = {}
         self._registry = Registry(settings) if settings.registry_url else None
 
     async def start(self) -> None:
         """Connect; raises JournalDown with the address if the broker can't be reached, or a registry that is configured can't or
         does not take our schemas."""
-        self._producer = AIOKafkaProducer(
+        self._producer = Producer(
             bootstrap_servers=self._settings.bootstrap,
             client_id=self._name,
             acks="all",
@@ -101,14 +102,17 @@ class Journal:
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has; raises JournalDown."""
-        if topic not in self._partitions:
-            producer = self._started()
-            try:
-                async with asyncio.timeout(self._settings.request_timeout):
-                    self._partitions[topic] = len(await producer.partitions_for(topic))
-            except (KafkaError, TimeoutError) as error:
-                raise JournalDown(f"{topic}: {type(error).__name__}") from error
-        return self._partitions[topic]
+        return len(self._places.get(topic) or await self._look_up(topic))
+
+    async def _look_up(self, topic: str) -> list[TopicPartition]:
+        producer = self._started()
+        try:
+            async with asyncio.timeout(self._settings.request_timeout):
+                count = await producer.follow(topic)
+        except (KafkaError, TimeoutError) as error:
+            raise JournalDown(f"{topic}: {type(error).__name__}") from error
+        self._places[topic] = [TopicPartition(topic, number) for number in range(count)]
+        return self._places[topic]
 
     async def topics(self, prefix: str) -> dict[str, int]:
         """The topics whose names begin so, with their numbers of partitions, as a broker says now; raises JournalDown.
@@ -133,20 +137,19 @@ class Journal:
         producer = self._started()
         try:
             async with asyncio.timeout(timeout or self._settings.request_timeout):
-                futures = []
-                for entry in entries:
-                    partition = partition_of(entry.by or entry.key, await self.partitions(entry.topic))
-                    value = await self._encode(entry)
-                    futures.append(await producer.send(entry.topic, key=entry.key.encode(), value=value, partition=partition))
-                results = await asyncio.gather(*futures)
+                placed = [await self._place(producer, entry) for entry in entries]
+                await over(placed)
+            return [Position(*each.found()) for each in placed]
         except (KafkaError, TimeoutError, RegistryDown, SchemaRefused) as error:
             raise JournalDown(f"{type(error).__name__}: {error}") from error
-        return [Position(result.partition, result.offset, result.timestamp) for result in results]
 
-    async def _encode(self, entry: Entry) -> bytes | None:
-        if entry.record is None:
-            return None
-        return codec.encode(entry.record) if self._registry is None else await self._registry.frame(entry.topic, entry.record)
+    async def _place(self, producer: Producer, entry: Entry) -> Placed:
+        partitions = self._places.get(entry.topic) or await self._look_up(entry.topic)
+        where, record, value = partitions[partition_of(entry.by or entry.key, len(partitions))], entry.record, None
+        if record is not None:
+            value = codec.encode(record) if self._registry is None else await self._registry.frame(entry.topic, record)
+        key = entry.key.encode()
+        return producer.place_now(where, key, value) or await producer.place(where, key, value)
 
     async def ping(self) -> None:
         """Raise JournalDown unless a broker answers a metadata request; the caller bounds the time."""
@@ -157,7 +160,7 @@ class Journal:
         if not answered:
             raise JournalDown(f"Kafka at {self._settings.bootstrap} does not answer")
 
-    def _started(self) -> AIOKafkaProducer:
+    def _started(self) -> Producer:
         if self._producer is None:
             raise JournalDown("the producer is not started")
         return self._producer
