@@ -56,6 +56,16 @@ def test_given_members_that_come_and_go_then_all_together_keep_to_the_rate_and_o
         assert total <= rate * now + rate * BURST + 1e-6
 
 
+@given(st.integers(1, 1000), st.integers(1, 500))
+def test_given_more_taken_than_a_new_assignment_had_then_nothing_is_allowed_until_that_is_paid(debt: int, rate: int) -> None:
+    throttle = Throttle(share=float(rate))
+    throttle.take(debt)
+    paid = debt / rate
+    assert throttle.allowed(paid / 2, rate) == 0
+    assert throttle.wait() == pytest.approx(paid / 2 + 1 / rate)
+    assert throttle.allowed(paid / 2 + throttle.wait() + 0.001, rate) == 1
+
+
 @given(st.integers(2, 1000), st.floats(0.02, 0.5))
 def test_given_a_backlog_then_the_rate_is_reached(rate: int, step: float) -> None:
     throttle, now, total = Throttle(), 0.0, 0

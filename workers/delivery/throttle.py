@@ -33,14 +33,14 @@ class Throttle:
     at: float = 0.0
 
     def allowed(self, now: float, share: float) -> int:
-        """Messages that may be taken now. `share` holds from now on; until now it was the last one."""
+        """Messages that may be taken now, none in debt. `share` holds from now on; until now it was the last one."""
         self.tokens += self.share * max(0.0, now - self.at)
         self.tokens = min(self.tokens, capacity(self.share), capacity(share))
         self.share, self.at = share, now
-        return int(self.tokens)
+        return max(0, int(self.tokens))
 
     def take(self, count: int) -> None:
-        """So many of the allowed ones were taken."""
+        """So many were taken. What the assignment before was allowed, and the poll that brought this one took, is a debt."""
         self.tokens -= count
 
     def wait(self) -> float:
